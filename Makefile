@@ -1,0 +1,47 @@
+# make demo: meta-train a learned optimizer on real images and compare it with Adam.   make test: the tests.
+# Both need nothing but Python 3.11 or newer; what they install goes into .venv, their data and results into runs/.
+
+PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11,$(shell \
+	$(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
+BIN := .venv/bin
+DEMO := runs/demo
+# Kept between calls: compiled programs, and the data sets that make demo and make test prepare.
+export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/runs/cache/jax
+export TFDS_DATA_DIR ?= $(CURDIR)/runs/data
+
+.PHONY: demo test test-slow check bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n '1,2s/^# //p' Makefile
+	@echo 'Also: test-slow (minutes), check (linter and type checker), bench (speed), clean (all that these made).'
+
+.venv/ready: requirements.txt
+	@test -n "$(PYTHON)" || { echo 'lopt needs Python 3.11 or newer: make PYTHON=/path/to/python demo'; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+demo: .venv/ready
+	$(BIN)/python meta_train.py --preset=mlp_digits --workdir=$(DEMO)
+	$(BIN)/python meta_eval.py --checkpoint=$(DEMO) --horizon=500 --out=$(DEMO)/eval
+	@echo
+	@echo 'The picture: $(DEMO)/eval/curves.png   The summary: $(DEMO)/eval/summary.json'
+	@echo 'Use it in your own loop: tx = lopt.load("$(DEMO)")'
+
+test: .venv/ready
+	$(BIN)/python -m pytest
+
+test-slow: .venv/ready
+	$(BIN)/python -m pytest -m slow
+
+check: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+bench: .venv/ready
+	$(BIN)/python -m benchmarks.meta_training
+
+clean:
+	rm -rf .venv runs

@@ -1,0 +1,116 @@
+"""Speed of meta-training: `python -m benchmarks.meta_training [--devices=N] [--vmap]`.
+
+Setting: the `mlp` optimizer on an MLP 64-32-10 (digits, batch 128), PES with 16 pairs, K = 50, horizon 200:2000,
+training loss as the meta-loss. An outer step is pairs x 2 x K inner steps.
+
+GFLOP/s counts the matrix products that are run, 2 a multiply-add, and nothing else. An inner step has
+  task: forward, and backward to weights and hidden layer, B (2 * 64 32 + 3 * 32 10) multiply-adds for B = 128;
+  rule: n (8 32 + 32 32 + 32 2) for n = 2,410 parameters (the 11 time features are folded into a bias, and not counted).
+The peak beside it is that of 512^3 float32 products in the same process: the better of one product on all cores and of
+one product on each device, best of five tries each, measured after every block of outer steps. Both figures are medians.
+"""
+
+import argparse
+import os
+import platform
+import time
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+
+from lopt.distributed import AXIS, PairLayout
+from lopt.estimators import PES
+from lopt.horizons import Horizon
+from lopt.optimizers.mlp import NUM_FEATURES, MLPOptimizer
+from lopt.outer import MetaTraining, OuterOptimizer, outer_steps
+from tasks.image_mlp import ImageMLP
+
+BATCH, HIDDEN, PIXELS, CLASSES = 128, 32, 64, 10
+PAIRS, TRUNCATION = 16, 50
+STEPS, REPEATS = 10, 7
+
+
+def flops_per_inner_step() -> int:
+    """Of the matrix products; see the module's docstring."""
+    task = BATCH * (2 * PIXELS * HIDDEN + 3 * HIDDEN * CLASSES)
+    num_params = PIXELS * HIDDEN + HIDDEN + HIDDEN * CLASSES + CLASSES
+    rule = num_params * (NUM_FEATURES * 32 + 32 * 32 + 32 * 2)
+    return 2 * (task + rule)
+
+
+def seconds(function, *args) -> float:
+    started = time.perf_counter()
+    jax.block_until_ready(function(*args))
+    return time.perf_counter() - started
+
+
+def peak_gflops(layout: PairLayout, size: int = 512, count: int = 100) -> float:
+    """The best of several tries, in one product over all cores or in one a device."""
+
+    def products(a):
+        return jax.lax.fori_loop(0, count, lambda _, x: x @ a / size, a)
+
+    def products_on_each(a):
+        return jax.vmap(products)(a)
+
+    split = PartitionSpec(AXIS)
+    on_each = jax.shard_map(products_on_each, mesh=layout.mesh, in_specs=split, out_specs=split)
+    rates = []
+    for function, shape in ((products, (size, size)), (on_each, (layout.num_devices, size, size))):
+        run, a = jax.jit(function), jnp.ones(shape)
+        seconds(run, a)
+        work = 2 * a.size * size * count
+        rates.append(max(work / seconds(run, a) / 1e9 for _ in range(5)))
+    return max(rates)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Speed of meta-training; see the module's docstring.")
+    parser.add_argument("--devices", type=int, default=os.cpu_count(), help="CPU devices that share the pairs")
+    parser.add_argument("--vmap", action="store_true", help="all particles of a device at once, not one after another")
+    args = parser.parse_args()
+    jax.config.update("jax_num_cpu_devices", args.devices)
+    jax.config.update("jax_enable_compilation_cache", False)  # compile time is one of the figures
+
+    layout = PairLayout(args.devices, sequential=not args.vmap)
+    family = ImageMLP(dataset="digits", size=8, hidden_sizes=(HIDDEN,), batch_size=BATCH)
+    training = MetaTraining(
+        optimizer=MLPOptimizer(),
+        families=(family,),
+        estimator=PES(num_pairs=PAIRS, truncation=TRUNCATION, horizon=Horizon(200, 2000), layout=layout),
+        outer_optimizer=OuterOptimizer(),
+        meta_loss="train",
+        layout=layout,
+    )
+    data = jax.device_put((family.load(),), layout.replicated)
+
+    started = time.perf_counter()
+    state = jax.block_until_ready(training.init(0, data))
+    start_s = time.perf_counter() - started
+    started = time.perf_counter()
+    state, _ = jax.block_until_ready(outer_steps(training, state, data, jnp.asarray(1, jnp.int32)))
+    first_s = time.perf_counter() - started
+    times, peaks = [], []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        state, _ = jax.block_until_ready(outer_steps(training, state, data, jnp.asarray(STEPS, jnp.int32)))
+        times.append((time.perf_counter() - started) / STEPS)
+        peaks.append(peak_gflops(layout))
+    median, peak = sorted(times)[REPEATS // 2], sorted(peaks)[REPEATS // 2]
+    inner_steps = PAIRS * 2 * TRUNCATION
+    gflops = inner_steps / median * flops_per_inner_step() / 1e9
+
+    how = "vmapped" if args.vmap else "one after another"
+    print(
+        f"{platform.machine()}, {os.cpu_count()} cores, JAX {jax.__version__}; devices: {args.devices}, particles {how}"
+    )
+    print(f"start of the trajectories, compilation included: {start_s:.1f} s")
+    print(f"first outer step less a later one, that is compilation: {first_s - median:.1f} s")
+    print(f"outer steps/s {1 / median:.2f}, inner steps/s {inner_steps / median:,.0f} (median of {REPEATS} blocks)")
+    print(f"{gflops:.0f} GFLOP/s at {flops_per_inner_step() / 1e6:.2f} MFLOP an inner step")
+    print(f"peak of 512^3 products: {peak:.0f} GFLOP/s; of it {gflops / peak:.0%}")
+
+
+if __name__ == "__main__":
+    main()

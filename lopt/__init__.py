@@ -1,0 +1,14 @@
+"""Learned optimizers for JAX: meta-trained update rules, used as optax transformations.
+
+tx = lopt.load("demo_mlp")
+state = tx.init(params)
+updates, state = tx.update(grads, state, params, value=loss)
+params = optax.apply_updates(params, updates)
+"""
+
+from lopt.names import InputError
+from lopt.pretrained import Pretrained, load, load_pretrained
+from lopt.transform import LearnedState, as_optax
+from lopt.version import __version__
+
+__all__ = ["InputError", "LearnedState", "Pretrained", "__version__", "as_optax", "load", "load_pretrained"]

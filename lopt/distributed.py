@@ -1,0 +1,103 @@
+"""Which device runs which antithetic pair."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.core import eval_jaxpr
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from lopt.names import InputError
+from lopt.types import PyTree
+
+AXIS = "pairs"
+
+
+@dataclasses.dataclass(frozen=True)
+class PairLayout:
+    """Splits the pair axis over devices; only sums over pairs cross them.
+
+    Attributes:
+      num_devices: how many devices; must divide the number of pairs.
+      sequential: each device takes its particles one after another (best on a CPU core, whose cache then holds the
+        particle) rather than all at once by vmap (best on an accelerator).
+    """
+
+    num_devices: int = 1
+    sequential: bool = True
+
+    @property
+    def mesh(self) -> Mesh:
+        devices = jax.devices()[: self.num_devices]
+        return jax.make_mesh((self.num_devices,), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+
+    @property
+    def replicated(self) -> NamedSharding:
+        """The sharding of what every device holds."""
+        return NamedSharding(self.mesh, PartitionSpec())
+
+    @property
+    def split(self) -> NamedSharding:
+        """The sharding of arrays with a leading pair axis."""
+        # On one device jit itself writes the split as no split; agreeing with it keeps one program.
+        return NamedSharding(self.mesh, PartitionSpec(AXIS) if self.num_devices > 1 else PartitionSpec())
+
+    def map(self, function: Callable[..., PyTree], xs: PyTree) -> PyTree:
+        """`function` over the leading axis of `xs`, within one device."""
+        return jax.lax.map(function, xs) if self.sequential else jax.vmap(function)(xs)
+
+    def map_pairs(self, function: Callable[[Any], PyTree], pairs: PyTree) -> PyTree:
+        """`function` of every pair; arguments and results have a leading pair axis."""
+        return self.sum_pairs(lambda pair: ((), function(pair)), pairs)[1]
+
+    def sum_pairs(self, function: Callable[[Any], tuple[PyTree, PyTree]], pairs: PyTree) -> tuple[PyTree, PyTree]:
+        """Maps `function: pair -> (terms, kept)`; returns the sum of `terms` over all pairs, and `kept` for each."""
+
+        one_pair = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), pairs)
+        explicit, captured = _capture(function, one_pair)
+
+        def on_one_device(captured, local_pairs):
+            terms, kept = self.map(functools.partial(explicit, captured), local_pairs)
+            sums = jax.tree.map(lambda x: jax.lax.psum(x.sum(0), AXIS), terms)
+            return sums, kept
+
+        return jax.shard_map(
+            on_one_device,
+            mesh=self.mesh,
+            in_specs=(PartitionSpec(), PartitionSpec(AXIS)),
+            out_specs=(PartitionSpec(), PartitionSpec(AXIS)),
+            check_vma=False,  # the bodies are other people's functions: they need not know about the axis
+        )(captured, pairs)
+
+
+def _capture(function: Callable[[Any], PyTree], example: PyTree) -> tuple[Callable[[list, Any], PyTree], list]:
+    """`function` with the arrays that it closes over made its first argument: `(captured, x) -> function(x)`.
+
+    Theta and the problem's data reach a pair's function by closure; shard_map wants them as arguments.
+    """
+    closed, result = jax.make_jaxpr(function, return_shape=True)(example)
+    structure = jax.tree.structure(result)
+
+    def explicit(captured: list, x: Any) -> PyTree:
+        return jax.tree.unflatten(structure, eval_jaxpr(closed.jaxpr, captured, *jax.tree.leaves(x)))
+
+    return explicit, closed.consts
+
+
+def default_layout(num_pairs: int, num_devices: int | None = None) -> PairLayout:
+    """The layout for this machine: the most devices, or the asked number of them, that divide `num_pairs`.
+
+    Raises:
+      InputError: `num_devices` is not there or does not divide `num_pairs`.
+    """
+    available = jax.device_count()
+    sequential = jax.default_backend() == "cpu"
+    if num_devices is None:
+        num_devices = max(n for n in range(1, available + 1) if num_pairs % n == 0)
+    if not 1 <= num_devices <= available:
+        raise InputError(f"{num_devices} devices asked for, {available} there")
+    if num_pairs % num_devices:
+        raise InputError(f"{num_devices} devices cannot share {num_pairs} pairs equally: choose a divisor")
+    return PairLayout(num_devices, sequential)

@@ -1,0 +1,183 @@
+"""What evolution strategies with antithetic pairs share: noise, unrolling, and the mean over pairs."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lopt.distributed import PairLayout
+from lopt.horizons import Horizon
+from lopt.names import InputError
+from lopt.types import Estimate, InnerProblem, PyTree, Theta
+
+
+class WindowKeys(NamedTuple):
+    """The keys of one window of one pair. Equal use in all estimators makes their noise comparable."""
+
+    noise: jax.Array
+    init: jax.Array
+    steps: jax.Array
+    horizon: jax.Array
+
+
+def window_keys(key: jax.Array) -> WindowKeys:
+    return WindowKeys(*jax.random.split(key, len(WindowKeys._fields)))
+
+
+def pair_keys(key: jax.Array, num_pairs: int) -> jax.Array:
+    """One key a pair `[num_pairs]`."""
+    return jax.random.split(key, num_pairs)
+
+
+def check_settings(num_pairs: int, sigma: float) -> None:
+    """Raises InputError for settings that no estimator with pairs can have."""
+    if num_pairs < 1:
+        raise InputError(f"num_pairs must be at least 1, not {num_pairs}")
+    if not sigma > 0:
+        raise InputError(f"sigma, the standard deviation of the noise, must be above 0, not {sigma}")
+
+
+def draw_noise(key: jax.Array, sigma: float, flat_theta: jax.Array) -> jax.Array:
+    """eps ~ N(0, sigma^2 I), `[P]`: one flat vector, since every separate draw costs its own compile time."""
+    return sigma * jax.random.normal(key, flat_theta.shape, flat_theta.dtype)
+
+
+class Unrolled(NamedTuple):
+    """Attributes: state after the steps; loss, sum over the steps; capped, number of steps at the problem's cap."""
+
+    state: PyTree
+    loss: jax.Array
+    capped: jax.Array
+
+
+def unroll(problem: InnerProblem, theta: Theta, state: PyTree, key: jax.Array, num_steps: int | jax.Array) -> Unrolled:
+    """Runs `num_steps` inner steps of one particle; the key of step i is `fold_in(key, i)`."""
+
+    def body(i, carry: Unrolled) -> Unrolled:
+        new_state, loss = problem.step(theta, carry.state, jax.random.fold_in(key, i))
+        capped = jnp.zeros((), bool) if problem.cap is None else loss >= problem.cap
+        return Unrolled(new_state, carry.loss + loss, carry.capped + capped)
+
+    _, loss_shape = jax.eval_shape(problem.step, theta, state, key)
+    zero = Unrolled(state, jnp.zeros((), loss_shape.dtype), jnp.zeros((), jnp.int32))
+    return jax.lax.fori_loop(0, num_steps, body, zero)
+
+
+class PairTerms(NamedTuple):
+    """What one pair adds to the sums over pairs. Every field is 0 for a pair that is left out, but the last four.
+
+    Attributes:
+      grad: `[P]`. square: |grad|^2. loss: mean loss of the steps just run. used: 1 unless left out.
+      capped, started: share of steps at the cap, and of trajectories started. position, position_square: inner step.
+    """
+
+    grad: jax.Array
+    square: jax.Array
+    loss: jax.Array
+    used: jax.Array
+    capped: jax.Array
+    started: jax.Array
+    position: jax.Array
+    position_square: jax.Array
+
+
+def pair_terms(
+    direction: jax.Array, losses: jax.Array, *, capped: jax.Array, started: jax.Array, position: jax.Array
+) -> PairTerms:
+    """The antithetic estimate of one pair: direction (L+ - L-) / 2.
+
+    Args:
+      direction: `[P]`, noise or credit, divided by sigma^2.
+      losses: `[2]`, of theta + eps and theta - eps. A pair whose difference is not finite is left out: one diverged
+        particle must not reach theta.
+    """
+    difference = (losses[0] - losses[1]) / 2
+    used = jnp.isfinite(difference)
+    grad = direction * jnp.where(used, difference, 0)
+    position = position.astype(losses.dtype)
+    return PairTerms(
+        grad=grad,
+        square=grad @ grad,
+        loss=jnp.where(used, losses.mean(), 0),
+        used=used.astype(losses.dtype),
+        capped=capped.astype(losses.dtype),
+        started=started.astype(losses.dtype),
+        position=position,
+        position_square=position**2,
+    )
+
+
+def mean_over_pairs(sums: PairTerms, num_pairs: int, unravel: Callable[[jax.Array], Theta]) -> Estimate:
+    """The mean over the pairs that are used, and what a person tunes by."""
+    used = jnp.maximum(sums.used, 1)
+    grad = sums.grad / used
+    norm_square = grad @ grad
+    position = sums.position / num_pairs
+    info: Mapping[str, jax.Array] = {
+        "grad_norm": jnp.sqrt(norm_square),
+        # Of the mean, summed over theta; from the spread of the pairs.
+        "grad_variance": jnp.maximum(sums.square / used - norm_square, 0) / jnp.maximum(used - 1, 1),
+        "capped": sums.capped / num_pairs,
+        "started": sums.started / num_pairs,
+        "left_out": 1 - sums.used / num_pairs,
+        "position": position,
+        "position_std": jnp.sqrt(jnp.maximum(sums.position_square / num_pairs - position**2, 0)),
+    }
+    return Estimate(unravel(grad), sums.loss / used, info)
+
+
+def advance_position(
+    position: jax.Array, length: jax.Array, key: jax.Array, *, horizon: Horizon, truncation: int
+) -> tuple[jax.Array, jax.Array]:
+    """(position, length) after a window: the same trajectory, or position 0 and the length of the one that follows."""
+    ended = position + truncation >= length
+    next_length = horizon.sample(key, truncation)
+    return jnp.where(ended, 0, position + truncation), jnp.where(ended, next_length, length)
+
+
+def blank_state(problem: InnerProblem, theta: Theta, horizon: jax.Array) -> PyTree:
+    """Zeros in the shape of a problem's state: the place of a trajectory that has not started."""
+    shape = jax.eval_shape(problem.init, theta, jax.random.key(0), horizon)
+
+    def zeros(leaf):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            return jax.random.split(jax.random.key(0), leaf.shape) if leaf.shape else jax.random.key(0)
+        return jnp.zeros(leaf.shape, leaf.dtype)
+
+    return jax.tree.map(zeros, shape)
+
+
+def start_staggered(
+    run_window: Callable[[PyTree, jax.Array], PyTree],
+    blank: Callable[[jax.Array], PyTree],
+    *,
+    horizon: Horizon,
+    truncation: int,
+    staggered: bool,
+    num_pairs: int,
+    layout: PairLayout,
+    key: jax.Array,
+) -> PyTree:
+    """States of all pairs, in the middle of trajectories as they would be met at a random moment.
+
+    A horizon (probability proportional to its length) and a phase (uniform over its windows) are drawn for each pair,
+    and `phase` windows are run with the estimator's own noise, so that states and credits are honest.
+
+    Args:
+      run_window: `(pair state, key) -> pair state`.
+      blank: `(horizon) -> pair state` of a trajectory about to start.
+      staggered: False starts all trajectories at once, in lockstep.
+    """
+
+    def start(pair_key):
+        length_key, phase_key, run_key = jax.random.split(pair_key, 3)
+        if not staggered:
+            return blank(horizon.sample(length_key, truncation))
+        length = horizon.sample_running(length_key, truncation)
+        phase = jax.random.randint(phase_key, (), 0, length // truncation)
+        return jax.lax.fori_loop(
+            0, phase, lambda i, state: run_window(state, jax.random.fold_in(run_key, i)), blank(length)
+        )
+
+    return layout.map_pairs(start, pair_keys(key, num_pairs))

@@ -1,0 +1,57 @@
+"""Files that a reader can trust: replaced in one step, and folders whose files can be checked against a list."""
+
+import json
+import os
+import zlib
+from pathlib import Path
+
+SEAL = "checksums.json"
+
+
+def write_atomic(path: str | os.PathLike, data: bytes | str) -> None:
+    """Replaces `path` by `data` in one step; text is written as UTF-8. On failure the old file is as it was."""
+    path = Path(path)
+    # In the same folder, because a rename is atomic only within one file system.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())  # else a power cut can leave the new name on an empty file
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def seal(folder: Path) -> None:
+    """Writes the size and the CRC-32 of every file under `folder` into it."""
+    write_atomic(folder / SEAL, json.dumps(_checksums(folder), indent=1, sort_keys=True) + "\n")
+
+
+def check_seal(folder: Path) -> None:
+    """Compares a folder with its seal; one that has none passes. Raises ValueError that names a damaged file."""
+    if not (folder / SEAL).exists():
+        return
+    try:
+        sealed = json.loads((folder / SEAL).read_text())
+    except ValueError as error:
+        raise ValueError(f"the file {SEAL} is damaged") from error
+    now = _checksums(folder)
+    for name, (size, crc) in sealed.items():
+        if name not in now:
+            raise ValueError(f"the file {name} is missing")
+        if now[name] != [size, crc]:
+            raise ValueError(f"the file {name} is damaged ({now[name][0]} bytes, written as {size})")
+
+
+def _checksums(folder: Path) -> dict[str, list[int]]:
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != SEAL]
+    return {path.relative_to(folder).as_posix(): [path.stat().st_size, _crc(path)] for path in files}
+
+
+def _crc(path: Path) -> int:
+    crc = 0
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            crc = zlib.crc32(block, crc)
+    return crc

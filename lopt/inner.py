@@ -1,0 +1,82 @@
+"""Where a learned optimizer meets a task: one inner training as an `InnerProblem`."""
+
+from typing import Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+
+from lopt.names import check_known
+from lopt.types import Config, Data, InnerProblem, LearnedOptimizer, Params, PyTree, TaskFamily, Theta
+
+MetaLoss = Literal["train", "meta_batch", "final"]
+META_LOSSES = get_args(MetaLoss)
+
+# In units of the trivial predictor's loss. A particle that has diverged pays this for the rest of its horizon, so it
+# must stand well above what a bad start costs, and low enough that one such particle does not drown the others.
+LOSS_CAP = 2.0
+
+
+class InnerState(NamedTuple):
+    """Attributes: config, one draw of the family; params; optimizer_state; step and horizon, int32."""
+
+    config: Config
+    params: Params
+    optimizer_state: PyTree
+    step: jax.Array
+    horizon: jax.Array
+
+
+def inner_training(
+    optimizer: LearnedOptimizer,
+    family: TaskFamily,
+    data: Data,
+    *,
+    meta_loss: MetaLoss = "meta_batch",
+    cap: float = LOSS_CAP,
+) -> InnerProblem:
+    """The training of a task drawn from `family` by `optimizer`, as a function of theta.
+
+    The loss of step t is min(normalize(loss), cap), NaN counted as cap, of
+      train: the training batch, before the update;
+      meta_batch: a fresh batch of the split `meta`, after the update;
+      final: the same at the last step of the horizon, 0 before.
+    """
+    check_known("meta_loss", meta_loss, META_LOSSES)
+
+    def bounded(normalized: jax.Array) -> jax.Array:
+        return jnp.where(normalized < cap, normalized, cap)  # False for NaN
+
+    def init(theta: Theta, key: jax.Array, horizon: jax.Array) -> InnerState:
+        config_key, params_key = jax.random.split(key)
+        config = family.sample(config_key)
+        params = family.task(config).init(params_key)
+        state = optimizer.init(theta, params, num_steps=horizon)
+        return InnerState(config, params, state, jnp.zeros((), jnp.int32), jnp.asarray(horizon, jnp.int32))
+
+    def evaluate(theta: Theta, state: InnerState, key: jax.Array) -> jax.Array:
+        del theta
+        batch_key, loss_key = jax.random.split(key)
+        task = family.task(state.config)
+        batch = family.sample_batch(data, batch_key, state.config, "meta")
+        return bounded(task.normalize(task.loss(state.params, loss_key, batch)))
+
+    def step(theta: Theta, state: InnerState, key: jax.Array) -> tuple[InnerState, jax.Array]:
+        batch_key, loss_key, evaluate_key = jax.random.split(key, 3)
+        task = family.task(state.config)
+        batch = family.sample_batch(data, batch_key, state.config, "train")
+        value, grads = jax.value_and_grad(task.loss)(state.params, loss_key, batch)
+        updates, optimizer_state = optimizer.update(theta, grads, state.optimizer_state, state.params, value=value)
+        params = jax.tree.map(jnp.add, state.params, updates)
+        new_state = InnerState(state.config, params, optimizer_state, state.step + 1, state.horizon)
+        if meta_loss == "train":
+            return new_state, bounded(task.normalize(value))
+        if meta_loss == "meta_batch":
+            return new_state, evaluate(theta, new_state, evaluate_key)
+        loss = jax.lax.cond(
+            new_state.step >= state.horizon,
+            lambda: evaluate(theta, new_state, evaluate_key),
+            lambda: jnp.zeros_like(value),
+        )
+        return new_state, loss
+
+    return InnerProblem(init, step, evaluate, cap=cap, final_loss=meta_loss == "final")

@@ -1,0 +1,77 @@
+"""`learnable_adam`: Adam whose hyperparameters are theta. The simplest learned optimizer, and the debugger's friend.
+
+Adam: Diederik P. Kingma, Jimmy Ba, "Adam: A method for stochastic optimization", 2015 (arXiv 1412.6980).
+"""
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lopt.names import InputError
+from lopt.types import Params, Theta
+
+
+class LearnableAdamState(NamedTuple):
+    """Attributes: adam, optax's state; num_steps, int32 scalar, 0 without a learned schedule."""
+
+    adam: optax.OptState
+    num_steps: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class LearnableAdam:
+    """Adam with theta = (ln learning rate, logit b1, logit b2) and, if asked for, a schedule over t / T.
+
+    lr(t) = exp(log_learning_rate + sum_k schedule_k cos(pi k t / T)), k = 1..schedule_terms. A fresh theta is
+    `optax.adam(learning_rate)` exactly.
+
+    Attributes:
+      learning_rate, b1, b2: where theta starts.
+      schedule_terms: number of cosines of the learned schedule; 0 for a constant learning rate.
+    """
+
+    learning_rate: float = 1e-3
+    b1: float = 0.9
+    b2: float = 0.999
+    schedule_terms: int = 0
+
+    def __post_init__(self):
+        if self.learning_rate <= 0 or not 0 < self.b1 < 1 or not 0 < self.b2 < 1 or self.schedule_terms < 0:
+            raise InputError("learning_rate must be above 0, b1 and b2 between 0 and 1, schedule_terms at least 0")
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return frozenset({"num_steps"} if self.schedule_terms else ())
+
+    def init_theta(self, key: jax.Array) -> Theta:
+        del key
+        theta = {
+            "log_learning_rate": jnp.asarray(math.log(self.learning_rate), jnp.float32),
+            "logit_b1": jnp.asarray(math.log(self.b1 / (1 - self.b1)), jnp.float32),
+            "logit_b2": jnp.asarray(math.log(self.b2 / (1 - self.b2)), jnp.float32),
+        }
+        if self.schedule_terms:
+            theta["schedule"] = jnp.zeros((self.schedule_terms,), jnp.float32)
+        return theta
+
+    def init(self, theta: Theta, params: Params, *, num_steps: int | jax.Array | None) -> LearnableAdamState:
+        del theta
+        steps = jnp.asarray(num_steps if self.schedule_terms else 0, jnp.int32)
+        return LearnableAdamState(optax.scale_by_adam().init(params), steps)
+
+    def update(
+        self, theta: Theta, grads: Params, state: LearnableAdamState, params: Params, *, value: jax.Array | None
+    ) -> tuple[Params, LearnableAdamState]:
+        del params, value
+        log_lr = theta["log_learning_rate"]
+        if self.schedule_terms:
+            waves = jnp.pi * jnp.arange(1, self.schedule_terms + 1, dtype=jnp.float32)
+            log_lr += theta["schedule"] @ jnp.cos(waves * (optax.tree.get(state.adam, "count") / state.num_steps))
+        adam = optax.scale_by_adam(b1=jax.nn.sigmoid(theta["logit_b1"]), b2=jax.nn.sigmoid(theta["logit_b2"]))
+        directions, adam_state = adam.update(grads, state.adam)
+        updates = jax.tree.map(lambda d: -jnp.exp(log_lr) * d, directions)
+        return updates, LearnableAdamState(adam_state, state.num_steps)

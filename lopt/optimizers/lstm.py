@@ -1,0 +1,121 @@
+"""`lstm`: a two-layer LSTM runs along every parameter's gradients, with shared weights and a hidden state of its own.
+
+Marcin Andrychowicz, Misha Denil, Sergio Gomez, Matthew W. Hoffman, David Pfau, Tom Schaul, Brendan Shillingford, Nando
+de Freitas, "Learning to learn by gradient descent by gradient descent", 2016 (arXiv 1606.04474).
+"""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lopt.names import InputError
+from lopt.types import Params, PyTree, Theta
+
+
+def log_and_sign(grad: jax.Array, p: float) -> tuple[jax.Array, jax.Array]:
+    """The paper's two inputs: (log|g| / p, sign g) where |g| >= e^-p, else (-1, e^p g); both of order 1."""
+    size = jnp.abs(grad)
+    large = size >= math.exp(-p)
+    log = jnp.log(jnp.where(large, size, 1.0)) / p
+    return jnp.where(large, log, -1.0), jnp.where(large, jnp.sign(grad), math.exp(p) * grad)
+
+
+class CoordinateLSTM(nn.Module):
+    """Stacked LSTM cells and a linear read-out, over `n` coordinates at once, features first.
+
+    Attributes:
+      hidden_sizes: width of each layer.
+    """
+
+    hidden_sizes: Sequence[int]
+
+    @nn.compact
+    def __call__(self, carry: PyTree, x: jax.Array) -> tuple[PyTree, jax.Array]:
+        """Args: carry, per layer (c, h), each `[hidden, n]`; x `[features, n]`. Returns (carry, `[n]`)."""
+        init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+        new_carry = []
+        for i, (size, (c, h)) in enumerate(zip(self.hidden_sizes, carry, strict=True)):
+            kernel = self.param(f"kernel_{i}", init, (x.shape[0] + size, 4 * size))
+            bias = self.param(f"bias_{i}", nn.initializers.zeros, (4 * size,))
+            # Two products rather than one of the joined inputs: joining would copy the hidden state.
+            gates = kernel[: x.shape[0]].T @ x + kernel[x.shape[0] :].T @ h + bias[:, None]
+            input_gate, forget_gate, candidate, output_gate = jnp.split(gates, 4)
+            # The +1 starts the cell as one that remembers (Jozefowicz et al. 2015).
+            c = nn.sigmoid(forget_gate + 1) * c + nn.sigmoid(input_gate) * jnp.tanh(candidate)
+            h = nn.sigmoid(output_gate) * jnp.tanh(c)
+            new_carry.append((c, h))
+            x = h
+        kernel = self.param("kernel_out", init, (x.shape[0], 1))
+        bias = self.param("bias_out", nn.initializers.zeros, (1,))
+        return tuple(new_carry), kernel[:, 0] @ x + bias
+
+
+class LSTMState(NamedTuple):
+    """Attributes: carry, a tree like params of per-layer (c, h), each `[hidden, *shape]`."""
+
+    carry: PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class LSTMOptimizer:
+    """Coordinate-wise LSTM: update = -step_scale LSTM(log_and_sign(g)).
+
+    Attributes:
+      hidden_sizes: width of each layer.
+      step_scale: size of an update when the read-out is 1.
+      gradient_log_range: the paper's p: gradients below e^-p are fed linearly.
+    """
+
+    hidden_sizes: tuple[int, ...] = (20, 20)
+    step_scale: float = 0.01
+    gradient_log_range: float = 10.0
+
+    def __post_init__(self):
+        if not self.hidden_sizes or min(self.hidden_sizes) < 1:
+            raise InputError(f"hidden_sizes must be one or more widths of at least 1, not {self.hidden_sizes}")
+        if self.step_scale <= 0 or self.gradient_log_range <= 0:
+            raise InputError("step_scale and gradient_log_range must be above 0")
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return frozenset()
+
+    @property
+    def _network(self) -> CoordinateLSTM:
+        return CoordinateLSTM(self.hidden_sizes)
+
+    def _zero_carry(self, shape: tuple[int, ...]) -> PyTree:
+        # A separate array for c and h: one array used twice could not be donated.
+        return tuple((jnp.zeros((h, *shape)), jnp.zeros((h, *shape))) for h in self.hidden_sizes)
+
+    def init_theta(self, key: jax.Array) -> Theta:
+        return self._network.init(key, self._zero_carry((1,)), jnp.zeros((2, 1)))["params"]
+
+    def init(self, theta: Theta, params: Params, *, num_steps: int | jax.Array | None) -> LSTMState:
+        del theta, num_steps
+        return LSTMState(jax.tree.map(lambda p: self._zero_carry(p.shape), params))
+
+    def update(
+        self, theta: Theta, grads: Params, state: LSTMState, params: Params, *, value: jax.Array | None
+    ) -> tuple[Params, LSTMState]:
+        del params, value
+        leaves, treedef = jax.tree.flatten(grads)
+        carries = treedef.flatten_up_to(state.carry)
+        steps, new_carries = [], []
+        for grad, carry in zip(leaves, carries, strict=True):
+            step, new_carry = self._update_tensor(theta, grad, carry)
+            steps.append(step)
+            new_carries.append(new_carry)
+        return jax.tree.unflatten(treedef, steps), LSTMState(jax.tree.unflatten(treedef, new_carries))
+
+    def _update_tensor(self, theta: Theta, grad: jax.Array, carry: PyTree) -> tuple[jax.Array, PyTree]:
+        features = jnp.stack(log_and_sign(grad.reshape(-1), self.gradient_log_range))
+        flat_carry = jax.tree.map(lambda x: x.reshape(x.shape[0], -1), carry)
+        new_carry, out = self._network.apply({"params": theta}, flat_carry, features)
+        new_carry = jax.tree.map(lambda x: x.reshape(x.shape[0], *grad.shape), new_carry)
+        return -self.step_scale * jnp.asarray(out).reshape(grad.shape), new_carry

@@ -1,0 +1,98 @@
+"""`mlp`: one small MLP, shared by all parameters, maps gradient, parameter, momenta and time to a step.
+
+Luke Metz, Niru Maheswaranathan, Jeremy Nixon, C. Daniel Freeman, Jascha Sohl-Dickstein, "Understanding and correcting
+pathologies in the training of learned optimizers", 2019 (arXiv 1810.10180); inputs as in google/learned_optimization's
+MLPLOpt.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lopt.names import InputError
+from lopt.optimizers.accumulators import init_momenta, update_momenta
+from lopt.optimizers.features import ParameterMLP, second_moment_normalize, time_features
+from lopt.types import Params, PyTree, Theta
+
+DECAYS = (0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)
+NUM_FEATURES = 2 + len(DECAYS)  # gradient, parameter, momenta
+
+
+def _features(grad: jax.Array, param: jax.Array, momenta: jax.Array) -> jax.Array:
+    """The normalized inputs of one tensor of n parameters, `[8, n]`."""
+    rows = (grad.reshape(1, -1), param.reshape(1, -1), momenta.reshape(len(DECAYS), -1))
+    return second_moment_normalize(jnp.concatenate(rows))
+
+
+class MLPState(NamedTuple):
+    """Attributes: step int32, number of updates done; momenta, a tree of `[6, *shape]`."""
+
+    step: jax.Array
+    momenta: PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class MLPOptimizer:
+    """Per-parameter MLP: (d, a) = MLP(normalize(g, p, m_1..m_6), time), update = -step_scale d exp(magnitude_scale a).
+
+    Attributes:
+      hidden_sizes: widths of the hidden layers.
+      step_scale: size of an update when the network's outputs are (1, 0).
+      magnitude_scale: how strongly the second output changes the size of the step.
+    """
+
+    hidden_sizes: tuple[int, ...] = (32, 32)
+    step_scale: float = 1e-3
+    magnitude_scale: float = 1e-3
+
+    def __post_init__(self):
+        if not self.hidden_sizes or min(self.hidden_sizes) < 1:
+            raise InputError(f"hidden_sizes must be one or more widths of at least 1, not {self.hidden_sizes}")
+        if self.step_scale <= 0:
+            raise InputError(f"step_scale must be above 0, not {self.step_scale}")
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return frozenset({"params"})
+
+    @property
+    def _network(self) -> ParameterMLP:
+        return ParameterMLP((*self.hidden_sizes, 2))
+
+    def _step(self, theta: Theta, features: jax.Array, step: jax.Array) -> jax.Array:
+        """The update of every parameter, `[n]`, from features `[8, n]`."""
+        direction, magnitude = jnp.asarray(self._network.apply({"params": theta}, features, time_features(step)))
+        return -self.step_scale * direction * jnp.exp(self.magnitude_scale * magnitude)
+
+    def init_theta(self, key: jax.Array) -> Theta:
+        features = jnp.zeros((NUM_FEATURES, 1))
+        return self._network.init(key, features, time_features(jnp.zeros((), jnp.int32)))["params"]
+
+    def init(self, theta: Theta, params: Params, *, num_steps: int | jax.Array | None) -> MLPState:
+        del theta, num_steps
+        return MLPState(jnp.zeros((), jnp.int32), jax.tree.map(lambda p: init_momenta(p, len(DECAYS)), params))
+
+    def update(
+        self, theta: Theta, grads: Params, state: MLPState, params: Params, *, value: jax.Array | None
+    ) -> tuple[Params, MLPState]:
+        del value
+        decays = jnp.asarray(DECAYS, jnp.float32)
+        momenta = jax.tree.map(lambda m, g: update_momenta(m, g, decays), state.momenta, grads)
+
+        leaves, treedef = jax.tree.flatten(params)
+        if not leaves:
+            return params, MLPState(state.step + 1, momenta)
+        # All tensors go through the network side by side: one wide product instead of one a tensor.
+        inputs = zip(jax.tree.leaves(grads), leaves, jax.tree.leaves(momenta), strict=True)
+        features = jnp.concatenate([_features(*tensor) for tensor in inputs], axis=1)
+        step = self._step(theta, features, state.step)
+
+        ends = [0]
+        for leaf in leaves:
+            ends.append(ends[-1] + leaf.size)
+        updates = [
+            step[start:end].reshape(leaf.shape) for start, end, leaf in zip(ends, ends[1:], leaves, strict=False)
+        ]
+        return jax.tree.unflatten(treedef, updates), MLPState(state.step + 1, momenta)

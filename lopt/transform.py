@@ -1,0 +1,146 @@
+"""A learned optimizer as an optax transformation: what a training loop calls."""
+
+import operator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.core import Tracer
+
+from lopt.names import InputError
+from lopt.types import LearnedOptimizer, PyTree, Theta
+
+MAX_STEPS = 2**31 - 1  # num_steps is an int32
+
+
+class LearnedState(NamedTuple):
+    """The state of `as_optax`.
+
+    Attributes:
+      theta: the meta-parameters. They are here, and not in the closure, so that a jitted step has them as an argument
+        and not as constants in its program.
+      inner: the state of the rule; its floating-point statistics are float32.
+    """
+
+    theta: Theta
+    inner: PyTree
+
+
+def as_optax(
+    optimizer: LearnedOptimizer, theta: Theta, *, num_steps: int | jax.Array | None = None
+) -> optax.GradientTransformationExtraArgs:
+    """Wraps a learned optimizer: `updates, state = tx.update(grads, state, params, value=loss)`.
+
+    The updates are added to the parameters as they are: they carry their sign and their step size, and
+    `optax.apply_updates` takes them. They have the dtype of the gradients; the rule itself works in float32. An input
+    that the rule does not read (`optimizer.requires`) may be left out, and unknown keywords are ignored.
+
+    Call `init` outside of jit: inside, a theta that is no argument of the jitted function is a constant of its program.
+
+    Args:
+      optimizer: the rule and its settings.
+      theta: meta-parameters of that rule.
+      num_steps: length of the training in updates; needed only by a rule that reads it.
+
+    Raises:
+      InputError: the rule reads `num_steps` and it is missing, or `num_steps` is not a positive integer. At `init` and
+        `update`: an input that the rule reads is missing, or is not what the rule can read.
+    """
+    name = type(optimizer).__name__
+    if num_steps is not None:
+        num_steps = _check_num_steps(num_steps)
+    elif "num_steps" in optimizer.requires:
+        raise InputError(f"{name} reads the length of the training: give num_steps, the number of updates to come")
+
+    def init(params: optax.Params) -> LearnedState:
+        from flax import nnx  # here, so that `import lopt` does not import Flax
+
+        # nnx.Optimizer gives Variables to init and bare arrays to update; a state built around Variables breaks there.
+        params = nnx.as_pure(params)
+        steps = jnp.asarray(num_steps, jnp.int32) if "num_steps" in optimizer.requires else None
+        # Copied: the caller may donate the state, and this theta must outlive it.
+        own_theta = jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), theta)
+        inner = optimizer.init(own_theta, _as_float32("params", params), num_steps=steps)
+        return LearnedState(own_theta, _strongly_typed(inner))
+
+    def update(
+        updates: optax.Updates,
+        state: Any,  # a LearnedState; optax's own type for states would not allow it
+        params: optax.Params | None = None,
+        *,
+        value: jax.typing.ArrayLike | None = None,
+        **extra_args: Any,
+    ) -> tuple[optax.Updates, LearnedState]:
+        del extra_args  # meant for other members of a chain
+        inputs = {"params": params, "value": value}
+        missing = [f"`{key}`" for key, x in inputs.items() if key in optimizer.requires and x is None]
+        if missing:
+            call = "tx.update(grads, state, params, value=loss)"
+            raise InputError(f"{name} reads {' and '.join(missing)}, which it was not given: call {call}")
+        grads = _as_float32("gradients", updates)
+        if "params" in optimizer.requires:
+            params = _as_float32("params", params)
+            _check_alike(grads, params)
+        else:
+            params = None
+        loss = _as_loss(value) if "value" in optimizer.requires else None
+        steps, inner = optimizer.update(state.theta, grads, state.inner, params, value=loss)
+        steps = jax.tree.map(lambda step, grad: step.astype(jnp.result_type(grad)), steps, updates)
+        return steps, LearnedState(state.theta, _strongly_typed(inner))
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _check_num_steps(num_steps: Any) -> int | jax.Array:
+    if isinstance(num_steps, Tracer):  # from optax.inject_hyperparams
+        return num_steps
+    try:
+        steps = None if isinstance(num_steps, bool) else operator.index(num_steps)
+    except TypeError:
+        steps = None
+    if steps is None or not 1 <= steps <= MAX_STEPS:
+        raise InputError(f"num_steps must be an integer from 1 to {MAX_STEPS}, not {num_steps!r}")
+    return steps
+
+
+def _as_float32(what: str, tree: PyTree) -> PyTree:
+    def cast(leaf):
+        dtype = jnp.result_type(leaf)
+        if not jnp.issubdtype(dtype, jnp.floating):
+            raise InputError(
+                f"a learned optimizer takes real floating-point {what}, and one is {dtype}: "
+                "leave it out with optax.masked or optax.partition"
+            )
+        return jnp.asarray(leaf).astype(jnp.float32)
+
+    return jax.tree.map(cast, tree)
+
+
+def _as_loss(value: Any) -> jax.Array:
+    loss = jnp.asarray(value)
+    if loss.shape or not jnp.issubdtype(loss.dtype, jnp.floating):
+        raise InputError(f"value must be the loss, a real scalar, not {loss.dtype}{list(loss.shape)}")
+    return loss.astype(jnp.float32)
+
+
+def _check_alike(grads: PyTree, params: PyTree) -> None:
+    """Without this, a gradient of another shape than its parameter would be broadcast in silence."""
+    if jax.tree.structure(grads) != jax.tree.structure(params):
+        raise InputError(
+            f"gradients and params are different trees: {jax.tree.structure(grads)} and {jax.tree.structure(params)}"
+        )
+    for (path, grad), param in zip(jax.tree.leaves_with_path(grads), jax.tree.leaves(params), strict=True):
+        if grad.shape != param.shape:
+            where = jax.tree_util.keystr(path)
+            raise InputError(f"the gradient of params{where} has shape {grad.shape}, the parameter {param.shape}")
+
+
+def _strongly_typed(state: PyTree) -> PyTree:
+    """Drops weak types: a state that had them after `init` and not after `update` would trace every step twice."""
+
+    def strong(leaf):
+        leaf = jnp.asarray(leaf)
+        return jax.lax.convert_element_type(leaf, leaf.dtype) if leaf.weak_type else leaf
+
+    return jax.tree.map(strong, state)

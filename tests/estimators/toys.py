@@ -1,0 +1,117 @@
+"""Small inner problems whose gradients are known, and trajectories of one pair under chosen noise."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lopt.estimators import pairs
+from lopt.types import InnerProblem
+
+
+def linear(**fields: Any) -> InnerProblem:
+    """s' = s + theta, loss s before the update: J = theta (T - 1) / 2 for a fixed horizon."""
+
+    def init(theta, key, horizon):
+        del key, horizon
+        return jnp.zeros_like(theta)
+
+    def step(theta, state, key):
+        del key
+        return state + theta, state
+
+    return InnerProblem(init, step, **fields)
+
+
+def chain(*, final: bool) -> InnerProblem:
+    """s_t = theta s_{t-1}, s_0 = 1, loss s_t after the update, or only at the horizon (check 8)."""
+
+    def init(theta, key, horizon):
+        del key
+        return jnp.ones_like(theta), jnp.zeros((), jnp.int32), horizon
+
+    def step(theta, state, key):
+        del key
+        s, t, horizon = state
+        s, t = theta * s, t + 1
+        loss = jnp.where(t == horizon, s, 0) if final else s
+        return (s, t, horizon), loss
+
+    return InnerProblem(init, step, final_loss=final)
+
+
+def linear_quadratic(key: jax.Array) -> InnerProblem:
+    """s' = A s + B theta + noise(key), s_0 = C theta, loss |s'|^2: quadratic in all copies of theta; s has size 3."""
+    a_key, b_key, c_key = jax.random.split(key, 3)
+    a, b, c = (jax.random.normal(k, shape) for k, shape in ((a_key, (3, 3)), (b_key, (3, 2)), (c_key, (3, 2))))
+
+    def init(theta, key, horizon):
+        del key, horizon
+        return c @ theta
+
+    def step(theta, state, key):
+        state = 0.5 * a @ state + b @ theta + jax.random.normal(key, (3,))
+        return state, state @ state
+
+    return InnerProblem(init, step)
+
+
+def exact_gradient(problem: InnerProblem, theta: jax.Array, horizon: int, key: jax.Array) -> jax.Array:
+    """d/dtheta of a trajectory's mean loss by reverse mode; step t uses fold_in(key, t)."""
+
+    def mean_loss(theta):
+        state = problem.init(theta, key, jnp.asarray(horizon))
+        total = 0.0
+        for t in range(horizon):
+            state, loss = problem.step(theta, state, jax.random.fold_in(key, t))
+            total += loss
+        return total / horizon
+
+    return jax.grad(mean_loss)(theta)
+
+
+def windows_under(
+    estimator: Any, problem: InnerProblem, theta: jax.Array, steps_key: jax.Array, monkeypatch
+) -> Callable[[jax.Array], jax.Array]:
+    """`noises [num_windows, P] -> estimates [num_windows, P]` of one pair's first windows, under chosen noise.
+
+    The steps of window w use fold_in(steps_key, w K + i), so that a whole trajectory has the data of `exact_gradient`.
+    """
+    truncation = estimator.truncation
+
+    def unroll(problem, theta, state, key, num_steps):
+        def body(i, carry):
+            state, loss = problem.step(theta, carry[0], jax.random.fold_in(steps_key, key + i))
+            return state, carry[1] + loss
+
+        state, loss = jax.lax.fori_loop(0, num_steps, body, (state, jnp.zeros(())))
+        return pairs.Unrolled(state, loss, jnp.zeros((), jnp.int32))
+
+    start = jax.tree.map(lambda x: x[0], estimator.init(problem, theta, jax.random.key(0)))
+
+    def run(noises):
+        state, estimates = start, []
+        for w, noise in enumerate(noises):
+            keys = pairs.WindowKeys(steps_key, steps_key, jnp.asarray(w * truncation), steps_key)
+            monkeypatch.setattr(pairs, "unroll", unroll)
+            monkeypatch.setattr(pairs, "window_keys", lambda _, keys=keys: keys)
+            monkeypatch.setattr(pairs, "draw_noise", lambda *_, noise=noise: noise)
+            terms, state = estimator._window(problem, theta, state, None)
+            estimates.append(terms.grad)
+        return jnp.stack(estimates)
+
+    return run
+
+
+def gauss_hermite_mean(
+    function: Callable[[jax.Array], jax.Array], shape: tuple[int, ...], sigma: float, num_nodes: int = 4
+) -> jax.Array:
+    """E[function(noise)] over noise ~ N(0, sigma^2) of this shape, exact for polynomials of degree 2 num_nodes - 1."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(num_nodes)
+    size = int(np.prod(shape))
+    grid = np.stack(np.meshgrid(*[sigma * nodes] * size, indexing="ij"), -1).reshape(-1, *shape)
+    product = np.stack(np.meshgrid(*[weights / weights.sum()] * size, indexing="ij"), -1).reshape(-1, size).prod(-1)
+    values = jax.jit(lambda noises: jax.lax.map(function, noises, batch_size=256))(jnp.asarray(grid))
+    return jnp.tensordot(jnp.asarray(product), values, 1)

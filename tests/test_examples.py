@@ -1,0 +1,45 @@
+"""The examples run as the README says, and their training works."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import pytest
+
+from lopt.optimizers import OPTIMIZERS
+from lopt.pretrained import save_export
+
+ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory):
+    """Adam as an export: a rule that is known to train."""
+    adam = OPTIMIZERS["learnable_adam"](learning_rate=1e-2)
+    card = {"tasks": [], "horizon": (1, 200), "meta_loss": "train", "estimator": "none", "outer_steps": 0, "seed": 0}
+    theta = adam.init_theta(jax.random.key(0))
+    return save_export(tmp_path_factory.mktemp("export") / "adam", adam, theta, card={**card, "command": "none"})
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_example_trains(name, export, tmp_path):
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command = [sys.executable, str(ROOT / "examples" / name), str(export)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "Warning" not in done.stderr
+    losses = re.fullmatch(r"first loss (\S+), last loss (\S+)\n", done.stdout)
+    assert losses, done.stdout
+    first, last = map(float, losses.groups())
+    assert last < 0.5 * first
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_example_is_short_and_uses_the_shipped_optimizer(name):
+    text = (ROOT / "examples" / name).read_text()
+    assert len(text.splitlines()) < 40
+    assert 'else "demo_mlp"' in text

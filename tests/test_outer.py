@@ -1,0 +1,138 @@
+"""The outer step: what it computes, that it compiles once, and that blocks and devices do not matter."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lopt.distributed import PairLayout, default_layout
+from lopt.estimators import PES
+from lopt.horizons import Horizon
+from lopt.inner import inner_training
+from lopt.names import InputError
+from lopt.optimizers.learnable_adam import LearnableAdam
+from lopt.outer import BLOCK_STEPS, MetaTraining, OuterOptimizer, outer_steps
+from tests.toy_family import Quadratic
+
+FAMILIES = (Quadratic(), Quadratic(dim=5))
+DATA = ({}, {})
+
+
+def make(layout=PairLayout(), **settings):
+    return MetaTraining(
+        optimizer=LearnableAdam(learning_rate=0.05),
+        families=FAMILIES,
+        estimator=PES(num_pairs=4, truncation=5, horizon=Horizon(10, 20), layout=layout),
+        outer_optimizer=OuterOptimizer(**{"num_steps": 20, **settings}),
+        layout=layout,
+    )
+
+
+def run(training, *blocks):
+    state, rows = training.init(0, DATA), []
+    for count in blocks:
+        state, metrics = outer_steps(training, state, DATA, jnp.asarray(count, jnp.int32))
+        rows.append(jax.tree.map(lambda x, count=count: np.asarray(x[:count]), metrics))
+    return jax.tree.map(np.asarray, state._replace(key=jax.random.key_data(state.key))), rows
+
+
+def assert_same(a, b, **tolerance):
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), a, b)
+
+
+@pytest.mark.parametrize("layout", [PairLayout(1), PairLayout(2)], ids=["1 device", "2 devices"])
+def test_one_trace_and_blocks_do_not_matter(layout, caplog):
+    training = make(layout)
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        whole, (rows,) = run(training, 6)
+        parts, part_rows = run(training, 1, 3, 2)
+    for event in ("Finished tracing", "Compiling"):
+        assert sum(event in message and "outer_steps" in message for message in caplog.messages) == 1
+    assert_same(whole, parts, rtol=0)
+    joined = {name: np.concatenate([part[name] for part in part_rows]) for name in rows}
+    assert_same(rows, joined, rtol=0)
+
+
+def test_devices_agree():
+    one, _ = run(make(PairLayout(1)), 6)
+    two, _ = run(make(PairLayout(2)), 6)
+    assert_same(one, two, rtol=1e-5, atol=1e-6)
+
+
+def test_a_step_is_the_mean_estimate_through_optax():
+    training = make(clip_norm=0.3)
+    state = training.init(0, DATA)
+    theta = jax.tree.map(np.asarray, state.theta)
+    step_key = jax.random.fold_in(state.key, 0)
+
+    @jax.jit
+    def estimate_both(theta, estimator_states):
+        return [
+            training.estimator.estimate(
+                inner_training(training.optimizer, family, {}), theta, old, jax.random.fold_in(step_key, i)
+            )[0]
+            for i, (family, old) in enumerate(zip(FAMILIES, estimator_states, strict=True))
+        ]
+
+    estimates = estimate_both(state.theta, state.estimator_states)
+    grad = jax.tree.map(lambda a, b: (a + b) / 2, estimates[0].grad, estimates[1].grad)
+    norm = np.sqrt(sum(float(jnp.sum(g**2)) for g in jax.tree.leaves(grad)))
+    tx = optax.adam(1e-3)
+    updates, _ = tx.update(jax.tree.map(lambda g: g * min(1, 0.3 / norm), grad), tx.init(grad))
+
+    new_state, metrics = outer_steps(training, state, DATA, jnp.asarray(1, jnp.int32))
+    jax.tree.map(
+        lambda new, old, update: np.testing.assert_allclose(new, old + np.asarray(update), rtol=1e-5),
+        new_state.theta, theta, updates,
+    )  # fmt: skip
+    np.testing.assert_allclose(metrics["grad_norm"][0], norm, rtol=1e-4)
+    np.testing.assert_allclose(metrics["meta_loss"][0], (estimates[0].loss + estimates[1].loss) / 2, rtol=1e-5)
+    np.testing.assert_allclose(metrics["meta_loss/quadratic"][0], estimates[0].loss, rtol=1e-5)
+    assert len(metrics["meta_loss"]) == BLOCK_STEPS
+
+
+def test_meta_training_improves_a_bad_learning_rate():
+    """From 1e-3, far too small for 10 to 20 steps; descent must raise it at the outer rate, 0.1 a step at most."""
+    training = MetaTraining(
+        LearnableAdam(learning_rate=1e-3),
+        FAMILIES[:1],
+        PES(num_pairs=16, truncation=5, horizon=Horizon(10, 20), sigma=0.1),
+        OuterOptimizer(learning_rate=0.1),
+        "train",
+    )
+    state, _ = outer_steps(training, training.init(0, DATA[:1]), DATA[:1], jnp.asarray(40, jnp.int32))
+    assert state.theta["log_learning_rate"] > np.log(1e-3) + 3
+
+
+def test_schedules():
+    cosine = OuterOptimizer(learning_rate=2.0, schedule="cosine", warmup_steps=10, num_steps=110)
+    schedule = cosine.learning_rate_schedule()
+    for step, expected in ((0, 0.0), (5, 1.0), (10, 2.0), (60, 1.0), (110, 0.0)):
+        np.testing.assert_allclose(schedule(step), expected, atol=1e-6)
+    linear = OuterOptimizer(learning_rate=2.0, schedule="linear", num_steps=100).learning_rate_schedule()
+    np.testing.assert_allclose(np.asarray([linear(t) for t in (0, 25, 100)], float), [2.0, 1.5, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "adm"}, "Did you mean 'adam'"),
+        ({"schedule": "cosin"}, "Did you mean 'cosine'"),
+        ({"learning_rate": 0.0}, "learning rate"),
+        ({"clip_norm": -1.0}, "clipping"),
+        ({"warmup_steps": 20}, "warm-up"),
+    ],
+)
+def test_outer_settings_out_of_range(settings, message):
+    with pytest.raises(InputError, match=message):
+        OuterOptimizer(**{"num_steps": 20, **settings})
+
+
+def test_default_layout():
+    assert default_layout(16) == PairLayout(2, sequential=True)
+    assert default_layout(3) == PairLayout(1, sequential=True)
+    with pytest.raises(InputError, match="cannot share"):
+        default_layout(3, 2)
+    with pytest.raises(InputError, match="2 there"):
+        default_layout(16, 8)
