@@ -8,7 +8,6 @@ Trains every task with each of them, prints a table, and leaves curves.npz, scor
 Adam is tuned over 15 learning rates from 1e-5 to 1 on seeds of their own. What the numbers mean: lopt/scores.py.
 """
 
-import os
 import shlex
 import sys
 import time
@@ -18,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from absl import app, flags, logging
 
-from lopt.distributed import PairLayout
+from lopt.distributed import PairLayout, num_cores
 from lopt.evaluate import MIN_HORIZON, Evaluation
 from lopt.names import InputError
 from lopt.outer import initial_theta
@@ -68,7 +67,7 @@ def main(argv: list[str]) -> int:
         raise InputError(f"unexpected argument {argv[1]!r}: flags are written --name=value")
     if not _CHECKPOINT.value:
         raise InputError("say what to evaluate: --checkpoint=runs/NAME")
-    jax.config.update("jax_num_cpu_devices", _DEVICES.value or os.cpu_count() or 1)
+    jax.config.update("jax_num_cpu_devices", _DEVICES.value or num_cores())
 
     pretrained = load_pretrained(_CHECKPOINT.value)
     card = pretrained.card

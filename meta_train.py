@@ -10,7 +10,6 @@ leaves metrics.jsonl, checkpoints/ and export/, which lopt.load and meta_eval.py
 
 import dataclasses
 import logging
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from rich.logging import RichHandler
 
 from lopt.checkpoint import CheckpointError
 from lopt.config import MetaTrainConfig
-from lopt.distributed import default_layout
+from lopt.distributed import default_layout, num_cores
 from lopt.loop import DivergedError, Run, train
 from lopt.names import InputError, check_known
 from presets import PRESETS
@@ -61,7 +60,7 @@ def main(argv: list[str]) -> int:
     config = read_config()
     families = parse_tasks(config.tasks, data_dir=_DATA_DIR.value)
 
-    jax.config.update("jax_num_cpu_devices", _DEVICES.value or os.cpu_count() or 1)
+    jax.config.update("jax_num_cpu_devices", _DEVICES.value or num_cores())
     layout = default_layout(config.num_pairs, _DEVICES.value)
     training = config.build(families, layout)
     data = jax.device_put(tuple(family.load() for family in families), layout.replicated)

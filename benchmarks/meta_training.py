@@ -7,11 +7,10 @@ GFLOP/s counts the matrix products that are run, 2 a multiply-add, and nothing e
   task: forward, and backward to weights and hidden layer, B (2 * 64 32 + 3 * 32 10) multiply-adds for B = 128;
   rule: n (8 32 + 32 32 + 32 2) for n = 2,410 parameters (the 11 time features are folded into a bias, and not counted).
 The peak beside it is that of 512^3 float32 products in the same process: the better of one product on all cores and of
-one product on each device, best of five tries each, measured after every block of outer steps. Both figures are medians.
+one product on each device, best of five tries each, measured after every block of outer steps. Both are medians.
 """
 
 import argparse
-import os
 import platform
 import time
 
@@ -19,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from lopt.distributed import AXIS, PairLayout
+from lopt.distributed import AXIS, PairLayout, num_cores
 from lopt.estimators import PES
 from lopt.horizons import Horizon
 from lopt.optimizers.mlp import NUM_FEATURES, MLPOptimizer
@@ -67,7 +66,7 @@ def peak_gflops(layout: PairLayout, size: int = 512, count: int = 100) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Speed of meta-training; see the module's docstring.")
-    parser.add_argument("--devices", type=int, default=os.cpu_count(), help="CPU devices that share the pairs")
+    parser.add_argument("--devices", type=int, default=num_cores(), help="CPU devices that share the pairs")
     parser.add_argument("--vmap", action="store_true", help="all particles of a device at once, not one after another")
     args = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", args.devices)
@@ -102,9 +101,7 @@ def main() -> None:
     gflops = inner_steps / median * flops_per_inner_step() / 1e9
 
     how = "vmapped" if args.vmap else "one after another"
-    print(
-        f"{platform.machine()}, {os.cpu_count()} cores, JAX {jax.__version__}; devices: {args.devices}, particles {how}"
-    )
+    print(f"{platform.machine()}, {num_cores()} cores, JAX {jax.__version__}; devices: {args.devices}, particles {how}")
     print(f"start of the trajectories, compilation included: {start_s:.1f} s")
     print(f"first outer step less a later one, that is compilation: {first_s - median:.1f} s")
     print(f"outer steps/s {1 / median:.2f}, inner steps/s {inner_steps / median:,.0f} (median of {REPEATS} blocks)")

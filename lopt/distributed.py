@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -84,6 +85,13 @@ def _capture(function: Callable[[Any], PyTree], example: PyTree) -> tuple[Callab
         return jax.tree.unflatten(structure, eval_jaxpr(closed.jaxpr, captured, *jax.tree.leaves(x)))
 
     return explicit, closed.consts
+
+
+def num_cores() -> int:
+    """CPU cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def default_layout(num_pairs: int, num_devices: int | None = None) -> PairLayout:
