@@ -61,9 +61,10 @@ class FullES:
             return pairs.unroll(problem, perturbed, state, keys.steps, horizon)
 
         unrolled = self.layout.map(half, jnp.stack([flat_theta + noise, flat_theta - noise]))
+        losses = unrolled.loss / self.horizon.mean()
         return pairs.pair_terms(
-            noise / self.sigma**2,
-            unrolled.loss / self.horizon.mean(),
+            noise / self.sigma**2 * pairs.half_difference(losses),
+            losses,
             capped=unrolled.capped.mean() / horizon,
             started=jnp.ones((), bool),
             position=horizon,

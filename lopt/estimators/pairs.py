@@ -19,6 +19,7 @@ class WindowKeys(NamedTuple):
     init: jax.Array
     steps: jax.Array
     horizon: jax.Array
+    evaluate: jax.Array
 
 
 def window_keys(key: jax.Array) -> WindowKeys:
@@ -82,19 +83,22 @@ class PairTerms(NamedTuple):
     position_square: jax.Array
 
 
+def half_difference(losses: jax.Array) -> jax.Array:
+    """(L+ - L-) / 2 of the losses `[2]` of theta + eps and theta - eps."""
+    return (losses[0] - losses[1]) / 2
+
+
 def pair_terms(
-    direction: jax.Array, losses: jax.Array, *, capped: jax.Array, started: jax.Array, position: jax.Array
+    grad: jax.Array, losses: jax.Array, *, capped: jax.Array, started: jax.Array, position: jax.Array
 ) -> PairTerms:
-    """The antithetic estimate of one pair: direction (L+ - L-) / 2.
+    """One pair's share in the mean; left out if it is not finite: one diverged particle must not reach theta.
 
     Args:
-      direction: `[P]`, noise or credit, divided by sigma^2.
-      losses: `[2]`, of theta + eps and theta - eps. A pair whose difference is not finite is left out: one diverged
-        particle must not reach theta.
+      grad: the pair's estimate, `[P]`.
+      losses: mean losses of its two halves, `[2]`.
     """
-    difference = (losses[0] - losses[1]) / 2
-    used = jnp.isfinite(difference)
-    grad = direction * jnp.where(used, difference, 0)
+    used = jnp.isfinite(grad).all() & jnp.isfinite(losses).all()
+    grad = jnp.where(used, grad, 0)
     position = position.astype(losses.dtype)
     return PairTerms(
         grad=grad,

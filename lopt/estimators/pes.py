@@ -5,6 +5,7 @@ Persistent Evolution Strategies", ICML 2021 (arXiv 2112.13835).
 """
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from lopt.distributed import PairLayout
-from lopt.estimators import pairs
+from lopt.estimators import pairs, windows
 from lopt.horizons import Horizon
 from lopt.types import Estimate, InnerProblem, PyTree, Theta
 
@@ -62,59 +63,26 @@ class PES:
         self.horizon.check(self.truncation)
 
     def init(self, problem: InnerProblem, theta: Theta, key: jax.Array) -> PESState:
-        flat_theta, _ = ravel_pytree(theta)
-
         def blank(horizon):
-            state = pairs.blank_state(problem, theta, horizon)
-            states = jax.tree.map(lambda x: jnp.stack([x, x]), state)
-            return PESState(states, jnp.zeros_like(flat_theta), jnp.zeros((), jnp.int32), horizon)
+            states = windows.twice(pairs.blank_state(problem, theta, horizon))
+            return PESState(states, jnp.zeros_like(ravel_pytree(theta)[0]), jnp.zeros((), jnp.int32), horizon)
 
-        return pairs.start_staggered(
-            lambda state, window_key: self._window(problem, theta, state, window_key)[1],
-            blank,
-            horizon=self.horizon,
-            truncation=self.truncation,
-            staggered=self.staggered,
-            num_pairs=self.num_pairs,
-            layout=self.layout,
-            key=key,
-        )
+        return windows.start(self, functools.partial(self._window, problem, theta), blank, key)
 
     def estimate(
         self, problem: InnerProblem, theta: Theta, state: PESState, key: jax.Array
     ) -> tuple[Estimate, PESState]:
-        _, unravel = ravel_pytree(theta)
-        keys = pairs.pair_keys(key, self.num_pairs)
-        sums, new_state = self.layout.sum_pairs(lambda pair: self._window(problem, theta, *pair), (state, keys))
-        return pairs.mean_over_pairs(sums, self.num_pairs, unravel), new_state
+        return windows.estimate(self, functools.partial(self._window, problem, theta), theta, state, key)
 
     def _window(
         self, problem: InnerProblem, theta: Theta, state: PESState, key: jax.Array
     ) -> tuple[pairs.PairTerms, PESState]:
         """One window of one pair."""
         keys = pairs.window_keys(key)
-        flat_theta, unravel = ravel_pytree(theta)
-        noise = pairs.draw_noise(keys.noise, self.sigma, flat_theta)
-        started = state.position == 0
-        credit = jnp.where(started, noise, state.credit + noise)
-
-        def half(particle):
-            flat, inner_state = particle
-            perturbed = unravel(flat)
-            inner_state = jax.lax.cond(
-                started, lambda: problem.init(perturbed, keys.init, state.horizon), lambda: inner_state
-            )
-            return pairs.unroll(problem, perturbed, inner_state, keys.steps, self.truncation)
-
-        unrolled = self.layout.map(half, (jnp.stack([flat_theta + noise, flat_theta - noise]), state.states))
-        terms = pairs.pair_terms(
-            credit / self.sigma**2,
-            unrolled.loss / self.truncation,
-            capped=unrolled.capped.mean() / self.truncation,
-            started=started,
-            position=state.position,
-        )
-        position, length = pairs.advance_position(
-            state.position, state.horizon, keys.horizon, horizon=self.horizon, truncation=self.truncation
-        )
-        return terms, PESState(unrolled.state, credit, position, length)
+        noise = pairs.draw_noise(keys.noise, self.sigma, ravel_pytree(theta)[0])
+        credit = jnp.where(state.position == 0, noise, state.credit + noise)
+        unrolled = windows.unroll_halves(self, problem, theta, noise, state, state.states, keys)
+        losses = unrolled.loss / self.truncation
+        grad = credit / self.sigma**2 * pairs.half_difference(losses)
+        terms = windows.window_terms(self, grad, losses, state, unrolled.capped)
+        return terms, PESState(unrolled.state, credit, *windows.next_position(self, state, keys.horizon))

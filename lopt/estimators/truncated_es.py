@@ -5,6 +5,7 @@ Sohl-Dickstein, ICML 2021 (arXiv 2112.13835).
 """
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import jax
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from lopt.distributed import PairLayout
-from lopt.estimators import pairs
+from lopt.estimators import pairs, windows
 from lopt.horizons import Horizon
 from lopt.names import InputError
 from lopt.types import Estimate, InnerProblem, PyTree, Theta
@@ -66,57 +67,33 @@ class TruncatedES:
         def blank(horizon):
             return TruncatedESState(pairs.blank_state(problem, theta, horizon), jnp.zeros((), jnp.int32), horizon)
 
-        return pairs.start_staggered(
-            lambda state, window_key: self._advance(problem, theta, state, pairs.window_keys(window_key)),
-            blank,
-            horizon=self.horizon,
-            truncation=self.truncation,
-            staggered=self.staggered,
-            num_pairs=self.num_pairs,
-            layout=self.layout,
-            key=key,
-        )
+        # The unperturbed trajectory needs no noise: two thirds of a window's work are left out.
+        def advance(state, window_key):
+            return (), self._advance(problem, theta, state, pairs.window_keys(window_key))
+
+        return windows.start(self, advance, blank, key)
 
     def estimate(
         self, problem: InnerProblem, theta: Theta, state: TruncatedESState, key: jax.Array
     ) -> tuple[Estimate, TruncatedESState]:
-        _, unravel = ravel_pytree(theta)
-        keys = pairs.pair_keys(key, self.num_pairs)
-        sums, new_state = self.layout.sum_pairs(lambda pair: self._window(problem, theta, *pair), (state, keys))
-        return pairs.mean_over_pairs(sums, self.num_pairs, unravel), new_state
-
-    def _run(self, problem: InnerProblem, theta: Theta, state: TruncatedESState, keys: pairs.WindowKeys):
-        """One window with this theta from the pair's state, or from its start."""
-        inner_state = jax.lax.cond(
-            state.position == 0, lambda: problem.init(theta, keys.init, state.horizon), lambda: state.state
-        )
-        return pairs.unroll(problem, theta, inner_state, keys.steps, self.truncation)
+        return windows.estimate(self, functools.partial(self._window, problem, theta), theta, state, key)
 
     def _advance(
         self, problem: InnerProblem, theta: Theta, state: TruncatedESState, keys: pairs.WindowKeys
     ) -> TruncatedESState:
         """The unperturbed trajectory, one window on."""
-        position, length = pairs.advance_position(
-            state.position, state.horizon, keys.horizon, horizon=self.horizon, truncation=self.truncation
-        )
-        return TruncatedESState(self._run(problem, theta, state, keys).state, position, length)
+        inner_state = windows.start_or_continue(problem, theta, state, state.state, keys.init)
+        unrolled = pairs.unroll(problem, theta, inner_state, keys.steps, self.truncation)
+        return TruncatedESState(unrolled.state, *windows.next_position(self, state, keys.horizon))
 
     def _window(
         self, problem: InnerProblem, theta: Theta, state: TruncatedESState, key: jax.Array
     ) -> tuple[pairs.PairTerms, TruncatedESState]:
         """One window of one pair."""
         keys = pairs.window_keys(key)
-        flat_theta, unravel = ravel_pytree(theta)
-        noise = pairs.draw_noise(keys.noise, self.sigma, flat_theta)
-        unrolled = self.layout.map(
-            lambda flat: self._run(problem, unravel(flat), state, keys),
-            jnp.stack([flat_theta + noise, flat_theta - noise]),
-        )
-        terms = pairs.pair_terms(
-            noise / self.sigma**2,
-            unrolled.loss / self.truncation,
-            capped=unrolled.capped.mean() / self.truncation,
-            started=state.position == 0,
-            position=state.position,
-        )
+        noise = pairs.draw_noise(keys.noise, self.sigma, ravel_pytree(theta)[0])
+        unrolled = windows.unroll_halves(self, problem, theta, noise, state, windows.twice(state.state), keys)
+        losses = unrolled.loss / self.truncation
+        grad = noise / self.sigma**2 * pairs.half_difference(losses)
+        terms = windows.window_terms(self, grad, losses, state, unrolled.capped)
         return terms, self._advance(problem, theta, state, keys)

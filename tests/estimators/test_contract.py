@@ -13,6 +13,9 @@ from lopt.types import InnerProblem
 from tests.estimators import toys
 
 VMAPPED = PairLayout(sequential=False)
+GENERAL = [name for name in ESTIMATORS if name != "pes_telescoping"]  # which takes final losses only
+WINDOWED = [name for name in GENERAL if name != "full_es"]
+UNBIASED = [name for name in GENERAL if name != "truncated_es"]
 
 
 def make(name, *, truncation=2, horizon=Horizon(4, 4), **settings):
@@ -47,11 +50,11 @@ def exact_linear(horizon: Horizon, multiple_of: int) -> float:
 @pytest.mark.parametrize(
     ("truncation", "horizon"), [(2, Horizon(4, 4)), (5, Horizon(20, 20)), (2, Horizon(2, 12)), (1, Horizon(1, 5))]
 )
-@pytest.mark.parametrize("name", ["pes", "full_es"])
+@pytest.mark.parametrize("name", UNBIASED)
 def test_unbiased_on_the_linear_toy(name, truncation, horizon):
     estimator = make(name, truncation=truncation, horizon=horizon, num_pairs=50_000, sigma=0.1, layout=VMAPPED)
     mean, answer = estimate(estimator, toys.linear(), jnp.asarray(0.7))
-    exact = exact_linear(horizon, truncation if name == "pes" else 1)
+    exact = exact_linear(horizon, 1 if name == "full_es" else truncation)
     error = float(jnp.sqrt(answer.info["grad_variance"]))
     assert abs(float(mean) - exact) < 4 * error
     assert error < 0.03 * exact  # else the line above would say nothing
@@ -85,7 +88,7 @@ def test_pes_of_one_window_is_full_es():
     np.testing.assert_allclose(pes, full, rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("name", GENERAL)
 def test_layouts_agree(name):
     """One device or two, one after another or vmapped."""
     problem, theta = toys.linear_quadratic(jax.random.key(5)), jnp.asarray([0.3, -0.7])
@@ -97,7 +100,7 @@ def test_layouts_agree(name):
         np.testing.assert_allclose(other, results[0], rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("name", GENERAL)
 def test_constants_cancel_and_scales_scale(name):
     theta = jnp.asarray([0.3, -0.7])
     base = toys.linear_quadratic(jax.random.key(5))
@@ -112,7 +115,7 @@ def test_constants_cancel_and_scales_scale(name):
     np.testing.assert_allclose(scaled, 3 * plain, rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("name", GENERAL)
 def test_an_exploding_particle_does_not_reach_theta(name):
     """Without a cap, a pair with a particle that is not finite is left out, and the rest is averaged."""
     base = toys.linear()
@@ -128,7 +131,7 @@ def test_an_exploding_particle_does_not_reach_theta(name):
     assert 0.3 < answer.info["left_out"] < 0.9
 
 
-@pytest.mark.parametrize("name", ["pes", "truncated_es"])
+@pytest.mark.parametrize("name", WINDOWED)
 def test_info_counts(name):
     estimator = make(name, truncation=5, horizon=Horizon(20, 20), num_pairs=4000, layout=VMAPPED)
     problem = toys.linear(cap=1.0)
@@ -147,7 +150,8 @@ def test_truncated_es_refuses_a_final_loss():
     make("truncated_es", truncation=4).init(toys.linear(final_loss=True), jnp.asarray(0.7), jax.random.key(0))
 
 
-def test_pes_follows_a_final_loss():
+@pytest.mark.parametrize("name", ["pes", "nres", "gpes", "full_es", "pes_telescoping"])
+def test_a_final_loss_is_followed(name):
     """Final loss s_T = T theta at T = 4, so J = E[s_T] / T has gradient 1."""
     problem = toys.chain(final=True)
     add = problem._replace(
@@ -157,24 +161,33 @@ def test_pes_follows_a_final_loss():
             jnp.where(state[1] + 1 == state[2], state[0] + theta, 0),
         ),
     )
-    mean, answer = estimate(make("pes", num_pairs=50_000, sigma=0.1, layout=VMAPPED), add, jnp.asarray(0.7))
+    mean, answer = estimate(make(name, num_pairs=50_000, sigma=0.1, layout=VMAPPED), add, jnp.asarray(0.7))
     error = float(jnp.sqrt(answer.info["grad_variance"]))
     assert abs(float(mean) - 1) < 4 * error < 0.2
 
 
-@pytest.mark.parametrize("name", ESTIMATORS)
+@pytest.mark.parametrize("name", GENERAL)
 @pytest.mark.parametrize("bad", [{"num_pairs": 0}, {"sigma": 0.0}, {"sigma": -1.0}, {"sigma": float("nan")}])
 def test_settings_out_of_range(name, bad):
     with pytest.raises(InputError, match=next(iter(bad))):
         make(name, **bad)
 
 
-@pytest.mark.parametrize("name", ["pes", "truncated_es"])
+@pytest.mark.parametrize("name", WINDOWED)
 def test_windows_must_fit_the_horizon(name):
     with pytest.raises(InputError, match=r"take 3 or 6 instead of 4"):
         make(name, truncation=3)
     with pytest.raises(InputError, match="longer than the shortest"):
         make(name, truncation=5)
+
+
+def test_what_an_estimator_cannot_do_is_refused():
+    with pytest.raises(InputError, match="final-loss objective"):
+        make("pes_telescoping").init(toys.linear(), jnp.asarray(0.7), jax.random.key(0))
+    with pytest.raises(InputError, match="not differentiable"):
+        make("pes_analytic").init(toys.linear(differentiable=False), jnp.asarray(0.7), jax.random.key(0))
+    with pytest.raises(InputError, match="multiple of the truncation"):
+        make("gpes", noise_period=3)
 
 
 def test_keys_and_integers_may_be_in_a_state():
@@ -186,8 +199,8 @@ def test_keys_and_integers_may_be_in_a_state():
         return (s + theta, jax.random.fold_in(own_key, 1), horizon), s + jax.random.normal(own_key)
 
     problem = InnerProblem(init, step)
-    for estimator in (make("pes", num_pairs=4), make("truncated_es", num_pairs=4), make("full_es", num_pairs=4)):
-        grad, _ = estimate(estimator, problem, jnp.asarray(0.7), num_estimates=3)
+    for name in GENERAL:
+        grad, _ = estimate(make(name, num_pairs=4), problem, jnp.asarray(0.7), num_estimates=3)
         assert jnp.isfinite(grad)
 
 

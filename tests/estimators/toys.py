@@ -39,7 +39,7 @@ def chain(*, final: bool) -> InnerProblem:
         loss = jnp.where(t == horizon, s, 0) if final else s
         return (s, t, horizon), loss
 
-    return InnerProblem(init, step, final_loss=final)
+    return InnerProblem(init, step, evaluate=lambda theta, state, key: state[0], final_loss=final)
 
 
 def linear_quadratic(key: jax.Array) -> InnerProblem:
@@ -94,7 +94,7 @@ def windows_under(
     def run(noises):
         state, estimates = start, []
         for w, noise in enumerate(noises):
-            keys = pairs.WindowKeys(steps_key, steps_key, jnp.asarray(w * truncation), steps_key)
+            keys = pairs.WindowKeys(steps_key, steps_key, jnp.asarray(w * truncation), steps_key, steps_key)
             monkeypatch.setattr(pairs, "unroll", unroll)
             monkeypatch.setattr(pairs, "window_keys", lambda _, keys=keys: keys)
             monkeypatch.setattr(pairs, "draw_noise", lambda *_, noise=noise: noise)
