@@ -34,7 +34,9 @@ class MetaTrainConfig:
     num_pairs: int = setting(16, "antithetic pairs of particles a task family")
     sigma: float = setting(0.01, "standard deviation of the perturbations of theta")
     truncation: int = setting(50, "K, inner steps a window: one meta-gradient estimate each")
-    horizon: str = setting("200:2000", "T, inner steps a trajectory: a number, or SHORTEST:LONGEST (log-uniform)")
+    horizon: str = setting(
+        "200:2000", "T, inner steps a trajectory: a number, SHORTEST:LONGEST (log-uniform) or SHORTEST:LONGEST:uniform"
+    )
     meta_loss: MetaLoss = setting(
         "meta_batch",
         "what an inner step costs: train, the loss of the batch before its update; meta_batch, the loss of a fresh "

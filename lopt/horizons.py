@@ -1,18 +1,21 @@
-"""How long trajectories are: a fixed horizon, or one drawn log-uniformly for each trajectory."""
+"""How long trajectories are: a fixed horizon, or one drawn for each trajectory, log-uniformly or uniformly."""
 
 import dataclasses
 import math
+import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lopt.names import InputError
+from lopt.names import InputError, check_known
+
+LAWS = ("log", "uniform")
 
 
 @dataclasses.dataclass(frozen=True)
 class Horizon:
-    """Log-uniform on [min_length, max_length] inner steps, rounded to multiples of a window's length.
+    """Log-uniform or uniform on [min_length, max_length] inner steps, rounded to multiples of a window's length.
 
     Resets happen at window starts, so a trajectory has whole windows. The lengths that can occur are few; their
     distribution is kept as a table, which makes the mean length, and the lengths seen at a random moment, exact.
@@ -20,25 +23,29 @@ class Horizon:
 
     min_length: int
     max_length: int
+    law: str = "log"
 
     def __post_init__(self):
+        check_known("law of horizons", self.law, LAWS)
         if not 1 <= self.min_length <= self.max_length:
-            raise InputError(f"horizon {self}: need 1 <= shortest <= longest, as in 1000 or 200:2000")
+            raise InputError(f"horizon {self}: need 1 <= shortest <= longest, as in 1000, 200:2000 or 200:2000:uniform")
 
     def __str__(self) -> str:
-        fixed = self.min_length == self.max_length
-        return f"{self.min_length}" if fixed else f"{self.min_length}:{self.max_length}"
+        if self.min_length == self.max_length:
+            return f"{self.min_length}"
+        law = "" if self.law == "log" else f":{self.law}"
+        return f"{self.min_length}:{self.max_length}{law}"
 
     @staticmethod
     def parse(text: str) -> "Horizon":
-        """Reads `1000` or `200:2000`."""
-        first, colon, last = text.partition(":")
-        try:
-            return Horizon(int(first), int(last if colon else first))
-        except ValueError as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"cannot read horizon {text!r}: write a number, or SHORTEST:LONGEST") from None
+        """Reads `1000`, `200:2000` or `200:2000:uniform`."""
+        match = re.fullmatch(r"(\d+)(?::(\d+)(?::(\w+))?)?", text)
+        if not match:
+            raise InputError(
+                f"cannot read horizon {text!r}: write a number, SHORTEST:LONGEST or SHORTEST:LONGEST:uniform"
+            )
+        first, last, law = match.groups()
+        return Horizon(int(first), int(last or first), law or "log")
 
     def check(self, truncation: int) -> None:
         """Raises InputError unless trajectories can consist of windows of `truncation` steps."""
@@ -60,9 +67,10 @@ class Horizon:
         lengths = k * np.arange(first, last + 1, dtype=np.int32)
         if first == last:
             return lengths, np.ones(1)
-        edges = np.log(np.clip((lengths[:-1] + lengths[1:]) / 2, self.min_length, self.max_length))
-        edges = np.concatenate([[math.log(self.min_length)], edges, [math.log(self.max_length)]])
-        return lengths, np.diff(edges) / (edges[-1] - edges[0])
+        edges = np.clip((lengths[:-1] + lengths[1:]) / 2, self.min_length, self.max_length)
+        edges = np.concatenate([[self.min_length], edges, [self.max_length]])
+        heights = np.log(edges) if self.law == "log" else edges
+        return lengths, np.diff(heights) / (heights[-1] - heights[0])
 
     def mean(self, multiple_of: int = 1) -> float:
         """E[T] in inner steps."""

@@ -4,13 +4,15 @@ import jax
 import numpy as np
 import pytest
 
-from lopt.horizons import Horizon
+from lopt.horizons import LAWS, Horizon
 from lopt.names import InputError
 
 
-def test_table_is_the_rounded_log_uniform_law():
-    lengths, probabilities = Horizon(200, 2000).table(50)
-    draws = np.exp(np.random.default_rng(0).uniform(np.log(200), np.log(2000), 400_000))
+@pytest.mark.parametrize("law", LAWS)
+def test_table_is_the_rounded_law(law):
+    lengths, probabilities = Horizon(200, 2000, law).table(50)
+    draw = np.random.default_rng(0).uniform
+    draws = draw(200, 2000, 400_000) if law == "uniform" else np.exp(draw(np.log(200), np.log(2000), 400_000))
     rounded = 50 * np.floor(draws / 50 + 0.5)
     counts = np.array([(rounded == n).mean() for n in lengths])
     assert lengths.tolist() == list(range(200, 2001, 50))
@@ -39,12 +41,12 @@ def test_short_range_is_rounded_up_to_one_window():
     assert Horizon(10, 12).table(50)[0].tolist() == [50]
 
 
-@pytest.mark.parametrize("text", ["200:2000", "1000"])
+@pytest.mark.parametrize("text", ["200:2000", "1000", "200:2000:uniform"])
 def test_parse_round_trip(text):
     assert str(Horizon.parse(text)) == text
 
 
-@pytest.mark.parametrize("text", ["", "x", "1:2:3", "2000:200", "0", "-5:3", "1.5"])
+@pytest.mark.parametrize("text", ["", "x", "1:2:3", "2000:200", "0", "-5:3", "1.5", "1:2:unifrom"])
 def test_parse_refuses(text):
     with pytest.raises(InputError, match="horizon"):
         Horizon.parse(text)

@@ -17,7 +17,7 @@ BAD = [
     (["--workdir=W", "--optimizer=mlp:hidden=3"], "Known: hidden_sizes"),
     (["--workdir=W", "--tasks=image_mpl"], "Did you mean 'image_mlp'"),
     (["--workdir=W", "--tasks=image_mlp/digit"], "Did you mean 'digits'"),
-    (["--workdir=W", "--estimator=ges"], "Did you mean 'pes'"),
+    (["--workdir=W", "--estimator=gpse"], "Did you mean 'gpes'"),
     (["--workdir=W", "--preset=mlp_digit"], "Did you mean 'mlp_digits'"),
     (["--workdir=W", "--sigma=0"], "sigma"),
     (["--workdir=W", "--sigma=-1"], "sigma"),
