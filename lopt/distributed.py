@@ -55,7 +55,15 @@ class PairLayout:
 
     def sum_pairs(self, function: Callable[[Any], tuple[PyTree, PyTree]], pairs: PyTree) -> tuple[PyTree, PyTree]:
         """Maps `function: pair -> (terms, kept)`; returns the sum of `terms` over all pairs, and `kept` for each."""
+        if self.sequential and self.num_devices > 1:
+            return self._sum_on_each_device(function, pairs)
+        terms, kept = self.map(function, pairs)
+        if self.num_devices > 1:
+            kept = jax.lax.with_sharding_constraint(kept, self.split)  # the compiler splits a vmapped axis by itself
+        return jax.tree.map(lambda x: x.sum(0), terms), kept
 
+    def _sum_on_each_device(self, function: Callable[[Any], tuple[PyTree, PyTree]], pairs: PyTree) -> Any:
+        """For a loop over pairs, which the compiler would run in full on every device."""
         one_pair = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), pairs)
         explicit, captured = _capture(function, one_pair)
 

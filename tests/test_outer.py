@@ -41,7 +41,7 @@ def assert_same(a, b, **tolerance):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, **tolerance), a, b)
 
 
-@pytest.mark.parametrize("layout", [PairLayout(1), PairLayout(2)], ids=["1 device", "2 devices"])
+@pytest.mark.parametrize("layout", [PairLayout(1), PairLayout(2), PairLayout(2, sequential=False)])
 def test_one_trace_and_blocks_do_not_matter(layout, caplog):
     training = make(layout)
     with jax.log_compiles(), caplog.at_level("WARNING"):
@@ -54,9 +54,10 @@ def test_one_trace_and_blocks_do_not_matter(layout, caplog):
     assert_same(rows, joined, rtol=0)
 
 
-def test_devices_agree():
+@pytest.mark.parametrize("other", [PairLayout(2), PairLayout(1, sequential=False), PairLayout(2, sequential=False)])
+def test_layouts_agree(other):
     one, _ = run(make(PairLayout(1)), 6)
-    two, _ = run(make(PairLayout(2)), 6)
+    two, _ = run(make(other), 6)
     assert_same(one, two, rtol=1e-5, atol=1e-6)
 
 
