@@ -86,7 +86,8 @@ def _capture(function: Callable[[Any], PyTree], example: PyTree) -> tuple[Callab
 
     Theta and the problem's data reach a pair's function by closure; shard_map wants them as arguments.
     """
-    closed, result = jax.make_jaxpr(function, return_shape=True)(example)
+    # jit makes it one equation, which is traced anew inside of shard_map: others would keep the mesh of theta.
+    closed, result = jax.make_jaxpr(jax.jit(function), return_shape=True)(example)
     structure = jax.tree.structure(result)
 
     def explicit(captured: list, x: Any) -> PyTree:

@@ -1,5 +1,7 @@
 """The outer step: what it computes, that it compiles once, and that blocks and devices do not matter."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,10 +9,10 @@ import optax
 import pytest
 
 from lopt.distributed import PairLayout, default_layout
-from lopt.estimators import PES
+from lopt.estimators import ESTIMATORS, PES
 from lopt.horizons import Horizon
 from lopt.inner import inner_training
-from lopt.names import InputError
+from lopt.names import InputError, Spec, build
 from lopt.optimizers.learnable_adam import LearnableAdam
 from lopt.outer import BLOCK_STEPS, MetaTraining, OuterOptimizer, outer_steps
 from tests.toy_family import Quadratic
@@ -59,6 +61,18 @@ def test_layouts_agree(other):
     one, _ = run(make(PairLayout(1)), 6)
     two, _ = run(make(other), 6)
     assert_same(one, two, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("layout", [PairLayout(2), PairLayout(2, sequential=False)])
+@pytest.mark.parametrize("name", ESTIMATORS)
+def test_every_estimator_traces_with_arrays_where_a_run_has_them(name, layout):
+    settings = {"num_pairs": 4, "truncation": 5, "horizon": Horizon(10, 20), "layout": layout}
+    estimator = build("estimator", Spec(name, {}), ESTIMATORS, **settings)
+    meta_loss = "final" if name == "pes_telescoping" else "train"
+    training = dataclasses.replace(make(layout), estimator=estimator, meta_loss=meta_loss)
+    state = training.template(DATA)
+    after, _ = outer_steps.eval_shape(training, state, DATA, jnp.asarray(1, jnp.int32))
+    assert jax.tree.map(jnp.shape, after) == jax.tree.map(jnp.shape, state)
 
 
 def test_a_step_is_the_mean_estimate_through_optax():

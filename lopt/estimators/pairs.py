@@ -6,8 +6,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from lopt.distributed import PairLayout
-from lopt.horizons import Horizon
 from lopt.names import InputError
 from lopt.types import Estimate, InnerProblem, PyTree, Theta
 
@@ -131,15 +129,6 @@ def mean_over_pairs(sums: PairTerms, num_pairs: int, unravel: Callable[[jax.Arra
     return Estimate(unravel(grad), sums.loss / used, info)
 
 
-def advance_position(
-    position: jax.Array, length: jax.Array, key: jax.Array, *, horizon: Horizon, truncation: int
-) -> tuple[jax.Array, jax.Array]:
-    """(position, length) after a window: the same trajectory, or position 0 and the length of the one that follows."""
-    ended = position + truncation >= length
-    next_length = horizon.sample(key, truncation)
-    return jnp.where(ended, 0, position + truncation), jnp.where(ended, next_length, length)
-
-
 def blank_state(problem: InnerProblem, theta: Theta, horizon: jax.Array) -> PyTree:
     """Zeros in the shape of a problem's state: the place of a trajectory that has not started."""
     shape = jax.eval_shape(problem.init, theta, jax.random.key(0), horizon)
@@ -150,38 +139,3 @@ def blank_state(problem: InnerProblem, theta: Theta, horizon: jax.Array) -> PyTr
         return jnp.zeros(leaf.shape, leaf.dtype)
 
     return jax.tree.map(zeros, shape)
-
-
-def start_staggered(
-    run_window: Callable[[PyTree, jax.Array], PyTree],
-    blank: Callable[[jax.Array], PyTree],
-    *,
-    horizon: Horizon,
-    truncation: int,
-    staggered: bool,
-    num_pairs: int,
-    layout: PairLayout,
-    key: jax.Array,
-) -> PyTree:
-    """States of all pairs, in the middle of trajectories as they would be met at a random moment.
-
-    A horizon (probability proportional to its length) and a phase (uniform over its windows) are drawn for each pair,
-    and `phase` windows are run with the estimator's own noise, so that states and credits are honest.
-
-    Args:
-      run_window: `(pair state, key) -> pair state`.
-      blank: `(horizon) -> pair state` of a trajectory about to start.
-      staggered: False starts all trajectories at once, in lockstep.
-    """
-
-    def start(pair_key):
-        length_key, phase_key, run_key = jax.random.split(pair_key, 3)
-        if not staggered:
-            return blank(horizon.sample(length_key, truncation))
-        length = horizon.sample_running(length_key, truncation)
-        phase = jax.random.randint(phase_key, (), 0, length // truncation)
-        return jax.lax.fori_loop(
-            0, phase, lambda i, state: run_window(state, jax.random.fold_in(run_key, i)), blank(length)
-        )
-
-    return layout.map_pairs(start, pair_keys(key, num_pairs))
