@@ -5,16 +5,17 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 	$(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
 BIN := .venv/bin
 DEMO := runs/demo
+PAPER := influence_balancing toy_regression ridge_l2 lorenz
 # Kept between calls: compiled programs, and the data sets that make demo and make test prepare.
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/runs/cache/jax
 export TFDS_DATA_DIR ?= $(CURDIR)/runs/data
 
-.PHONY: demo test test-slow check bench clean
+.PHONY: help demo test test-slow check paper bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@sed -n '1,2s/^# //p' Makefile
-	@echo 'Also: test-slow (minutes), check (linter and type checker), bench (speed), clean (all that these made).'
+	@echo 'Also: test-slow (minutes), check (linter and type checker), paper (experiments, minutes), bench (speed), clean (all that these made).'
 
 .venv/ready: requirements.txt
 	@test -n "$(PYTHON)" || { echo 'lopt needs Python 3.11 or newer: make PYTHON=/path/to/python demo'; exit 1; }
@@ -39,6 +40,9 @@ check: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+paper: .venv/ready
+	for name in $(PAPER); do echo "== $$name"; $(BIN)/python -m experiments.$$name || exit 1; done
 
 bench: .venv/ready
 	$(BIN)/python -m benchmarks.meta_training
