@@ -122,6 +122,46 @@ def test_constants_cancel_and_scales_scale(name):
 
 
 @pytest.mark.parametrize("name", GENERAL)
+def test_an_even_loss_has_no_gradient(name):
+    def step(theta, state, key):
+        del key
+        return state + jnp.square(theta), jnp.cos(theta) + state
+
+    problem = InnerProblem(lambda theta, key, horizon: jnp.zeros_like(theta), step)
+    grad, _ = estimate(make(name, num_pairs=6, sigma=0.1), problem, jnp.asarray(0.0), num_estimates=3)
+    assert grad == 0
+
+
+@pytest.mark.parametrize(("name", "grows"), [("pes", True), ("nres", False)])
+def test_noise_floor(name, grows):
+    """Losses that are noise of variance v on their own: a pair's estimate in window w has variance P w v / (2 sigma^2),
+    without the w for NRES (check 18)."""
+    size, variance, sigma, num_pairs = 3, 4.0, 0.1, 20_000
+
+    def step(theta, state, key):
+        own = jax.lax.bitcast_convert_type(theta.sum(), jnp.uint32)  # the halves of a pair share the key
+        return state, jnp.sqrt(variance) * jax.random.normal(jax.random.fold_in(key, own))
+
+    problem = InnerProblem(lambda theta, key, horizon: jnp.zeros(()), step)
+    horizon, theta = Horizon(4, 4), jnp.zeros(size)
+    estimator = make(name, truncation=1, horizon=horizon, num_pairs=num_pairs, sigma=sigma, staggered=False,
+                     layout=VMAPPED)  # fmt: skip
+
+    @jax.jit
+    def variances(theta):
+        def one(state, key):
+            answer, state = estimator.estimate(problem, theta, state, key)
+            return state, answer.info["grad_variance"] * (num_pairs - 1)
+
+        keys = jax.random.split(jax.random.key(1), 4)
+        return jax.lax.scan(one, estimator.init(problem, theta, jax.random.key(0)), keys)[1]
+
+    windows = np.arange(1, 5) if grows else np.ones(4)
+    # A variance of products of normals: the relative standard error at 20,000 pairs is below 1.5 %.
+    np.testing.assert_allclose(variances(theta), size * windows * variance / (2 * sigma**2), rtol=0.06)
+
+
+@pytest.mark.parametrize("name", GENERAL)
 def test_an_exploding_particle_does_not_reach_theta(name):
     """Without a cap, a pair with a particle that is not finite is left out, and the rest is averaged."""
     base = toys.linear()

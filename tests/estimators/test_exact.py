@@ -226,3 +226,12 @@ def test_nres_windows_add_up_to_full_es(monkeypatch):
     windows = reusing_noise(run, 3)(noise)
     whole = toys.windows_under(one_pair(NRES, truncation=6, horizon=6), problem, theta, jax.random.key(3), monkeypatch)
     np.testing.assert_allclose(windows.mean(0), whole(noise)[0], rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [PES, NRES, PESAnalytic, TruncatedES])
+def test_swapping_the_halves_changes_nothing(kind, monkeypatch):
+    problem, theta = toys.linear_quadratic(jax.random.key(2)), jnp.asarray([0.3, -0.7])
+    run = toys.windows_under(one_pair(kind, truncation=2, horizon=6), problem, theta, jax.random.key(3), monkeypatch)
+    noise = jax.random.normal(jax.random.key(4), (4, 2))
+    both = jax.jit(lambda noise: jnp.stack([run(noise), run(-noise)]))(noise)
+    np.testing.assert_allclose(both[0], both[1], rtol=1e-10)
