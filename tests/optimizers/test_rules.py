@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 
+from lopt.optimizers.features import CHUNK, ParameterMLP
 from lopt.optimizers.learnable_adam import LearnableAdam
 from lopt.optimizers.lstm import LSTMOptimizer, log_and_sign
 from lopt.optimizers.mlp import MLPOptimizer
@@ -65,6 +66,24 @@ def test_mlp_in_numpy():
                 x = np.maximum(x, 0) if layer < 2 else x
             expected = (-0.01 * x[:, 0] * np.exp(0.1 * x[:, 1])).reshape(param.shape)
             np.testing.assert_allclose(updates[name], expected, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("n", [1, CHUNK, CHUNK + 1, 3 * CHUNK - 37])
+def test_network_is_the_same_for_every_parameter_however_many(n):
+    network = ParameterMLP((5, 3))
+    x = jax.random.normal(jax.random.key(1), (4, n))
+    theta = network.init(jax.random.key(0), x[:, :1], jnp.zeros((0,)))
+
+    def outputs(x):
+        return jnp.asarray(network.apply(theta, x, jnp.zeros((0,))))
+
+    slope = jax.grad(lambda x: outputs(x)[0].sum())(x)
+
+    weights = {name: np.asarray(w, np.float64) for name, w in theta["params"].items()}
+    hidden = np.maximum(weights["kernel_0"].T @ np.asarray(x, np.float64), 0)
+    np.testing.assert_allclose(outputs(x), weights["kernel_1"].T @ hidden, rtol=1e-4, atol=1e-6)
+    expected = weights["kernel_0"] @ ((hidden > 0) * weights["kernel_1"][:, :1])
+    np.testing.assert_allclose(slope, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_lstm_in_numpy():
