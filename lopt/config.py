@@ -35,7 +35,9 @@ class MetaTrainConfig:
     sigma: float = setting(0.01, "standard deviation of the perturbations of theta")
     truncation: int = setting(50, "K, inner steps a window: one meta-gradient estimate each")
     horizon: str = setting(
-        "200:2000", "T, inner steps a trajectory: a number, SHORTEST:LONGEST (log-uniform) or SHORTEST:LONGEST:uniform"
+        "200:2000",
+        "T, inner steps a trajectory: a number, SHORTEST:LONGEST (log-uniform) or SHORTEST:LONGEST:uniform; with :grow=N "
+        "behind, LONGEST is reached after N outer steps",
     )
     meta_loss: MetaLoss = setting(
         "meta_batch",

@@ -11,6 +11,7 @@ import numpy as np
 from lopt.names import InputError, check_known
 
 LAWS = ("log", "uniform")
+FORMS = "1000, 200:2000 (log-uniform), 200:2000:uniform or 200:2000:grow=500 (reached after 500 outer steps)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,33 +20,38 @@ class Horizon:
 
     Resets happen at window starts, so a trajectory has whole windows. The lengths that can occur are few; their
     distribution is kept as a table, which makes the mean length, and the lengths seen at a random moment, exact.
+
+    A horizon may grow: after `step` estimates the law is cut off at its quantile step / growth, so that the longest
+    trajectory rises from min_length, geometrically if log-uniform, to max_length after `growth` estimates.
     """
 
     min_length: int
     max_length: int
     law: str = "log"
+    growth: int = 0
 
     def __post_init__(self):
         check_known("law of horizons", self.law, LAWS)
+        if self.growth < 0 or (self.growth and self.min_length == self.max_length):
+            raise InputError(f"horizon {self}: growth is a number of outer steps, for a range such as 200:2000")
         if not 1 <= self.min_length <= self.max_length:
-            raise InputError(f"horizon {self}: need 1 <= shortest <= longest, as in 1000, 200:2000 or 200:2000:uniform")
+            raise InputError(f"horizon {self}: need 1 <= shortest <= longest, as in {FORMS}")
 
     def __str__(self) -> str:
         if self.min_length == self.max_length:
             return f"{self.min_length}"
         law = "" if self.law == "log" else f":{self.law}"
-        return f"{self.min_length}:{self.max_length}{law}"
+        growth = f":grow={self.growth}" if self.growth else ""
+        return f"{self.min_length}:{self.max_length}{law}{growth}"
 
     @staticmethod
     def parse(text: str) -> "Horizon":
-        """Reads `1000`, `200:2000` or `200:2000:uniform`."""
-        match = re.fullmatch(r"(\d+)(?::(\d+)(?::(\w+))?)?", text)
+        """Reads `1000`, `200:2000`, `200:2000:uniform` or, growing over 500 outer steps, `200:2000:grow=500`."""
+        match = re.fullmatch(r"(\d+)(?::(\d+)(?::([a-z]+))?(?::grow=(\d+))?)?", text)
         if not match:
-            raise InputError(
-                f"cannot read horizon {text!r}: write a number, SHORTEST:LONGEST or SHORTEST:LONGEST:uniform"
-            )
-        first, last, law = match.groups()
-        return Horizon(int(first), int(last or first), law or "log")
+            raise InputError(f"cannot read horizon {text!r}: write it as in {FORMS}")
+        first, last, law, growth = match.groups()
+        return Horizon(int(first), int(last or first), law or "log", int(growth or 0))
 
     def check(self, truncation: int) -> None:
         """Raises InputError unless trajectories can consist of windows of `truncation` steps."""
@@ -61,7 +67,7 @@ class Horizon:
             )
 
     def table(self, multiple_of: int = 1) -> tuple[np.ndarray, np.ndarray]:
-        """`(lengths [n] int32, probabilities [n] float64)` after rounding to multiples, at least one of them."""
+        """`(lengths [n] int32, probabilities [n] float64)`, full grown, rounded to multiples, at least one of them."""
         k = multiple_of
         first, last = (max(1, math.floor(x / k + 0.5)) for x in (self.min_length, self.max_length))
         lengths = k * np.arange(first, last + 1, dtype=np.int32)
@@ -72,24 +78,36 @@ class Horizon:
         heights = np.log(edges) if self.law == "log" else edges
         return lengths, np.diff(heights) / (heights[-1] - heights[0])
 
-    def mean(self, multiple_of: int = 1) -> float:
-        """E[T] in inner steps."""
+    def mean(self, multiple_of: int = 1, step: int | jax.Array = 0) -> float | jax.Array:
+        """E[T] in inner steps, after `step` estimates if it grows."""
         lengths, probabilities = self.table(multiple_of)
-        return float(lengths @ probabilities)
+        if not self.growth:
+            return float(lengths @ probabilities)
+        reached = self._reached(probabilities, step)
+        cut = jnp.diff(jnp.minimum(jnp.asarray(np.cumsum(probabilities)), reached), prepend=0)
+        return (jnp.asarray(lengths, cut.dtype) @ cut) / reached
 
-    def sample(self, key: jax.Array, multiple_of: int = 1) -> jax.Array:
-        """The horizon of a trajectory that starts, int32."""
+    def sample(self, key: jax.Array, multiple_of: int = 1, step: int | jax.Array = 0) -> jax.Array:
+        """The horizon of a trajectory that starts after `step` estimates, int32."""
         lengths, probabilities = self.table(multiple_of)
-        return _draw(key, lengths, probabilities)
+        reached = self._reached(probabilities, step) if self.growth else 1
+        return _draw(key, lengths, probabilities, reached)
 
     def sample_running(self, key: jax.Array, multiple_of: int = 1) -> jax.Array:
-        """The horizon of the trajectory met at a random moment: probability proportional to its length."""
+        """The horizon of the trajectory met at a random moment: probability proportional to its length.
+
+        Before the first estimate, so the shortest one if it grows.
+        """
         lengths, probabilities = self.table(multiple_of)
-        return _draw(key, lengths, probabilities * lengths)
+        return jnp.asarray(lengths[0]) if self.growth else _draw(key, lengths, probabilities * lengths, 1)
+
+    def _reached(self, probabilities: np.ndarray, step: int | jax.Array) -> jax.Array:
+        """The quantile at which the law is cut off; never less than the shortest length's share."""
+        return jnp.clip(jnp.asarray(step) / self.growth, float(probabilities[0]), 1)
 
 
-def _draw(key: jax.Array, lengths: np.ndarray, weights: np.ndarray) -> jax.Array:
+def _draw(key: jax.Array, lengths: np.ndarray, weights: np.ndarray, reached: int | jax.Array) -> jax.Array:
     if len(lengths) == 1:
         return jnp.asarray(lengths[0], jnp.int32)
     cumulative = jnp.asarray(np.cumsum(weights) / np.sum(weights), jnp.float32)[:-1]
-    return jnp.asarray(lengths)[jnp.searchsorted(cumulative, jax.random.uniform(key), side="right")]
+    return jnp.asarray(lengths)[jnp.searchsorted(cumulative, reached * jax.random.uniform(key), side="right")]

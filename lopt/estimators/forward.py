@@ -5,17 +5,12 @@ ICLR 2022.
 """
 
 import dataclasses
-import functools
-from typing import Literal, NamedTuple, get_args
+from typing import ClassVar, Literal, NamedTuple, get_args
 
 import jax
-import jax.numpy as jnp
 
-from lopt.distributed import PairLayout
-from lopt.estimators import gradients, pairs
-from lopt.horizons import Horizon
+from lopt.estimators import gradients
 from lopt.names import check_known
-from lopt.types import Estimate, InnerProblem, Theta
 
 Tangent = Literal["normal", "rademacher"]
 TANGENTS = get_args(Tangent)
@@ -34,24 +29,8 @@ def draw_tangent(key: jax.Array, theta: jax.Array, tangent: Tangent) -> jax.Arra
     return draw(key, theta.shape, theta.dtype)
 
 
-def begin(init: gradients.InitFn, theta: jax.Array, key: jax.Array, *, tangent: Tangent) -> gradients.Started:
-    """A fresh v, and what it does to the initial state."""
-    v = draw_tangent(key, theta, tangent)
-    state, of_state, rest = jax.jvp(init, (theta,), (v,), has_aux=True)
-    return gradients.Started(state, rest, Direction(v, of_state))
-
-
-def advance(
-    step: gradients.StepFn, theta: jax.Array, state: jax.Array, carried: Direction, key: jax.Array
-) -> gradients.Advanced:
-    """u' = F_state u + F_theta v, and v times the loss's derivative along (v, u)."""
-    del key
-    (state, loss), (of_state, slope), rest = jax.jvp(step, (theta, state), tuple(carried), has_aux=True)
-    return gradients.Advanced(state, rest, Direction(carried.of_theta, of_state), loss, carried.of_theta * slope)
-
-
-@dataclasses.dataclass(frozen=True)
-class Forward:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Forward(gradients.CarryingMethod):
     """g = 1 / (K N) sum_i v_i sum_t (v_i . dl_t / dtheta), v_i drawn when trajectory i starts and kept to its end.
 
     The limit of antithetic evolution strategies with one noise a trajectory as sigma goes to 0: unbiased without
@@ -60,48 +39,29 @@ class Forward:
     floating numbers in a state and P those in theta. The state's tangent refers to the thetas that made it.
 
     Attributes:
-      num_pairs: N, the number of trajectories; nothing is paired.
       tangent: law of v, `rademacher` (signs) or `normal`.
-      truncation: K, inner steps a window.
-      horizon: lengths of trajectories.
-      staggered: whether trajectories start spread out over the horizon.
-      layout: which device runs which trajectory.
     """
 
-    num_pairs: int = 16
     tangent: Tangent = "rademacher"
-    truncation: int = 50
-    horizon: Horizon = Horizon(200, 2000)
-    staggered: bool = True
-    layout: PairLayout = PairLayout()
+    name: ClassVar[str] = "forward"
 
     def __post_init__(self):
-        gradients.check_num_pairs(self.num_pairs)
+        super().__post_init__()
         check_known("tangent", self.tangent, TANGENTS)
-        self.horizon.check(self.truncation)
 
-    def init(self, problem: InnerProblem, theta: Theta, key: jax.Array) -> gradients.Trajectory:
-        gradients.check_differentiable("forward", problem)
-        flat_theta, flat_state = gradients.flat_shapes(problem, theta)
-        return gradients.start(
-            self,
-            functools.partial(self._window, problem, theta),
-            problem,
-            theta,
-            Direction(jnp.zeros(flat_theta.shape, flat_theta.dtype), jnp.zeros(flat_state.shape, flat_state.dtype)),
-            key,
-        )
+    def _place(self, theta: jax.Array, state: jax.Array) -> Direction:
+        return Direction(theta, state)
 
-    def estimate(
-        self, problem: InnerProblem, theta: Theta, state: gradients.Trajectory, key: jax.Array
-    ) -> tuple[Estimate, gradients.Trajectory]:
-        window = functools.partial(self._window, problem, theta)
-        return gradients.estimate(self, window, theta, state, key)
+    def _begin(self, init: gradients.InitFn, theta: jax.Array, key: jax.Array) -> gradients.Started:
+        """A fresh v, and what it does to the initial state."""
+        v = draw_tangent(key, theta, self.tangent)
+        state, of_state, rest = jax.jvp(init, (theta,), (v,), has_aux=True)
+        return gradients.Started(state, rest, Direction(v, of_state))
 
-    def _window(
-        self, problem: InnerProblem, theta: Theta, trajectory: gradients.Trajectory, key: jax.Array
-    ) -> tuple[pairs.PairTerms, gradients.Trajectory]:
-        """One window of one trajectory."""
-        return gradients.forward_window(
-            self, problem, theta, trajectory, key, begin=functools.partial(begin, tangent=self.tangent), advance=advance
-        )
+    def _advance(
+        self, step: gradients.StepFn, theta: jax.Array, state: jax.Array, carried: Direction, key: jax.Array
+    ) -> gradients.Advanced:
+        """u' = F_state u + F_theta v, and v times the loss's derivative along (v, u)."""
+        del key
+        (state, loss), (of_state, slope), rest = jax.jvp(step, (theta, state), tuple(carried), has_aux=True)
+        return gradients.Advanced(state, rest, Direction(carried.of_theta, of_state), loss, carried.of_theta * slope)

@@ -5,8 +5,9 @@ is zero. Nothing here differentiates through a `cond` or a mask: a branch that i
 a trajectory, cannot turn a gradient into NaN.
 """
 
+import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,7 @@ from jax.flatten_util import ravel_pytree
 
 from lopt.estimators import pairs, windows
 from lopt.names import InputError
-from lopt.types import Estimate, InnerProblem, PyTree, Theta
+from lopt.types import InnerProblem, PyTree, Theta
 
 # Functions of `[P]` theta and `[S]` state that can be differentiated. What they return last is carried along.
 InitFn = Callable[[jax.Array], tuple[jax.Array, PyTree]]  # theta -> state, rest
@@ -29,17 +30,12 @@ class Trajectory(NamedTuple):
     Attributes:
       state: inner state.
       carried: what the method knows of d state / d theta; () if nothing.
-      position: inner step, int32; 0 for a trajectory that starts with the next window.
-      horizon: its length, int32.
+      clock: where it stands.
     """
 
     state: PyTree
     carried: PyTree
-    position: jax.Array
-    horizon: jax.Array
-
-
-Window = Callable[[Trajectory, jax.Array], tuple[pairs.PairTerms, Trajectory]]
+    clock: windows.Clock
 
 
 class Started(NamedTuple):
@@ -58,12 +54,6 @@ class Advanced(NamedTuple):
     carried: PyTree
     loss: jax.Array
     grad: jax.Array
-
-
-def check_num_pairs(num_pairs: int) -> None:
-    """Raises InputError unless there is a trajectory."""
-    if num_pairs < 1:
-        raise InputError(f"num_pairs, here the number of trajectories, must be at least 1, not {num_pairs}")
 
 
 def check_differentiable(name: str, problem: InnerProblem) -> None:
@@ -122,56 +112,6 @@ def step_function(problem: InnerProblem, theta: Theta, state: PyTree, rest: PyTr
 def count_capped(problem: InnerProblem, loss: jax.Array) -> jax.Array:
     """1 for a step at the problem's cap, int32."""
     return jnp.zeros((), jnp.int32) if problem.cap is None else (loss >= problem.cap).astype(jnp.int32)
-
-
-def forward_window(
-    settings: windows.Windowed,
-    problem: InnerProblem,
-    theta: Theta,
-    trajectory: Trajectory,
-    key: jax.Array,
-    *,
-    begin: Callable[[InitFn, jax.Array, jax.Array], Started],
-    advance: Callable[[StepFn, jax.Array, jax.Array, PyTree, jax.Array], Advanced],
-) -> tuple[pairs.PairTerms, Trajectory]:
-    """One window of one trajectory by a method that carries d state / d theta along.
-
-    Args:
-      begin: `(init, theta [P], key) -> Started`.
-      advance: `(step, theta [P], state [S], carried, key) -> Advanced`.
-    """
-    keys = pairs.window_keys(key)
-    begin_key, advance_key = jax.random.split(keys.noise)
-    flat_theta, _ = ravel_pytree(theta)
-    started = trajectory.position == 0
-    init = init_function(problem, theta, keys.init, trajectory.horizon)
-    first = jax.lax.cond(
-        started,
-        lambda: begin(init, flat_theta, begin_key),
-        lambda: Started(*split(trajectory.state), trajectory.carried),
-    )
-
-    def body(i, carry):
-        before, loss, grad, capped = carry
-        step = step_function(problem, theta, trajectory.state, before.rest, jax.random.fold_in(keys.steps, i))
-        after = advance(step, flat_theta, before.state, before.carried, jax.random.fold_in(advance_key, i))
-        capped += count_capped(problem, after.loss)
-        return Started(after.state, after.rest, after.carried), loss + after.loss, grad + after.grad, capped
-
-    zero_loss = jnp.zeros((), _loss_dtype(problem, theta, trajectory.state))
-    end, loss, grad, capped = jax.lax.fori_loop(
-        0, settings.truncation, body, (first, zero_loss, jnp.zeros_like(flat_theta), jnp.zeros((), jnp.int32))
-    )
-    terms = window_terms(settings, grad, loss, trajectory, capped)
-    new_state = merger(trajectory.state)(end.state, end.rest)
-    return terms, after_window(settings, trajectory, new_state, end.carried, keys)
-
-
-def after_window(
-    settings: windows.Windowed, trajectory: Trajectory, state: PyTree, carried: PyTree, keys: pairs.WindowKeys
-) -> Trajectory:
-    """The trajectory one window on, with this state, or the place of the one that follows."""
-    return Trajectory(state, carried, *windows.next_position(settings, trajectory, keys.horizon))
 
 
 def _loss_dtype(problem: InnerProblem, theta: Theta, state: PyTree) -> jnp.dtype:
@@ -237,30 +177,79 @@ def pull_init(init: InitFn, flat_theta: jax.Array, cotangent: jax.Array) -> jax.
     return pull(cotangent)[0]
 
 
-def window_terms(
-    settings: windows.Windowed, grad: jax.Array, loss: jax.Array, trajectory: Trajectory, capped: jax.Array
-) -> pairs.PairTerms:
-    """A trajectory's share in the mean, from the sums over a window's steps; left out if it is not finite."""
-    k = settings.truncation
-    return windows.window_terms(settings, grad / k, loss[None] / k, trajectory, capped[None])  # one loss, not a pair
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GradientMethod(windows.WindowedEstimator):
+    """A method without noise on theta that gives an estimate for every window of `num_pairs` trajectories."""
+
+    name: ClassVar[str]
+
+    def check(self, problem: InnerProblem, theta: Theta) -> None:
+        check_differentiable(self.name, problem)
+
+    def _place(self, theta: jax.Array, state: jax.Array) -> PyTree:
+        """Zeros in the shape of what is carried, for theta `[P]` and state `[S]`."""
+        del theta, state
+        return ()
+
+    def _blank(self, problem: InnerProblem, theta: Theta, clock: windows.Clock) -> Trajectory:
+        zeros = [jnp.zeros(shape.shape, shape.dtype) for shape in flat_shapes(problem, theta)]
+        return Trajectory(pairs.blank_state(problem, theta, clock.horizon), self._place(*zeros), clock)
+
+    def _after(
+        self,
+        clock: windows.Clock,
+        grad: jax.Array,
+        loss: jax.Array,
+        capped: jax.Array,
+        state: PyTree,
+        carried: PyTree,
+        keys: pairs.WindowKeys,
+    ) -> tuple[pairs.PairTerms, Trajectory]:
+        """A trajectory's share in the mean, from sums over the window's steps, and the trajectory one window on."""
+        k = self.truncation
+        terms = self._terms(grad / k, loss[None] / k, clock, capped[None])  # one loss, not a pair
+        return terms, Trajectory(state, carried, self._tick(clock, keys.horizon))
 
 
-def start(
-    settings: windows.Windowed, window: Window, problem: InnerProblem, theta: Theta, carried: PyTree, key: jax.Array
-) -> Trajectory:
-    """All trajectories, where they would be met at a random moment; `carried` is the place of what is carried."""
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CarryingMethod(GradientMethod):
+    """A gradient method that carries what it knows of d state / d theta along, step by step."""
 
-    def blank(length):
-        return Trajectory(pairs.blank_state(problem, theta, length), carried, jnp.zeros((), jnp.int32), length)
+    def _begin(self, init: InitFn, theta: jax.Array, key: jax.Array) -> Started:
+        """The first state of a trajectory, and what is carried of it; theta `[P]`."""
+        raise NotImplementedError
 
-    return windows.start(settings, window, blank, key)
+    def _advance(self, step: StepFn, theta: jax.Array, state: jax.Array, carried: PyTree, key: jax.Array) -> Advanced:
+        """One inner step; theta `[P]`, state `[S]`."""
+        raise NotImplementedError
 
+    def _window(
+        self, problem: InnerProblem, theta: Theta, state: Trajectory, key: jax.Array
+    ) -> tuple[pairs.PairTerms, Trajectory]:
+        """One window of one trajectory."""
+        clock, keys = state.clock, pairs.window_keys(key)
+        begin_key, advance_key = jax.random.split(keys.noise)
+        flat_theta, _ = ravel_pytree(theta)
+        init = init_function(problem, theta, keys.init, clock.horizon)
+        first = jax.lax.cond(
+            clock.starts,
+            lambda: self._begin(init, flat_theta, begin_key),
+            lambda: Started(*split(state.state), state.carried),
+        )
 
-def estimate(
-    settings: windows.Windowed, window: Window, theta: Theta, state: Trajectory, key: jax.Array
-) -> tuple[Estimate, Trajectory]:
-    """One window of every trajectory, and the mean of their estimates."""
-    return windows.estimate(settings, window, theta, state, key)
+        def body(i, carry):
+            before, loss, grad, capped = carry
+            step = step_function(problem, theta, state.state, before.rest, jax.random.fold_in(keys.steps, i))
+            after = self._advance(step, flat_theta, before.state, before.carried, jax.random.fold_in(advance_key, i))
+            capped += count_capped(problem, after.loss)
+            return Started(after.state, after.rest, after.carried), loss + after.loss, grad + after.grad, capped
+
+        zero_loss = jnp.zeros((), _loss_dtype(problem, theta, state.state))
+        end, loss, grad, capped = jax.lax.fori_loop(
+            0, self.truncation, body, (first, zero_loss, jnp.zeros_like(flat_theta), jnp.zeros((), jnp.int32))
+        )
+        new_state = merger(state.state)(end.state, end.rest)
+        return self._after(clock, grad, loss, capped, new_state, end.carried, keys)
 
 
 def flat_shapes(problem: InnerProblem, theta: Theta) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:

@@ -1,13 +1,40 @@
-"""What evolution strategies with antithetic pairs share: noise, unrolling, and the mean over pairs."""
+"""What all estimators share: settings, keys, unrolling, and the mean over pairs."""
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
 
+from lopt.distributed import PairLayout
+from lopt.horizons import Horizon
 from lopt.names import InputError
 from lopt.types import Estimate, InnerProblem, PyTree, Theta
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PairEstimator:
+    """The settings of every estimator.
+
+    Attributes:
+      num_pairs: N, antithetic pairs; for methods without noise on theta, trajectories.
+      horizon: lengths of trajectories.
+      layout: which device runs which pair.
+    """
+
+    num_pairs: int = 16
+    horizon: Horizon = Horizon(200, 2000)
+    layout: PairLayout = PairLayout()
+
+    def __post_init__(self):
+        if self.num_pairs < 1:
+            raise InputError(f"num_pairs must be at least 1, not {self.num_pairs}")
+
+    def _no_estimates(self) -> jax.Array:
+        """A count of estimates for each pair, int32 `[num_pairs]`, lying as it will after the first one."""
+        return jax.lax.with_sharding_constraint(jnp.zeros(self.num_pairs, jnp.int32), self.layout.split)
 
 
 class WindowKeys(NamedTuple):
@@ -27,19 +54,6 @@ def window_keys(key: jax.Array) -> WindowKeys:
 def pair_keys(key: jax.Array, num_pairs: int) -> jax.Array:
     """One key a pair `[num_pairs]`."""
     return jax.random.split(key, num_pairs)
-
-
-def check_settings(num_pairs: int, sigma: float) -> None:
-    """Raises InputError for settings that no estimator with pairs can have."""
-    if num_pairs < 1:
-        raise InputError(f"num_pairs must be at least 1, not {num_pairs}")
-    if not sigma > 0:
-        raise InputError(f"sigma, the standard deviation of the noise, must be above 0, not {sigma}")
-
-
-def draw_noise(key: jax.Array, sigma: float, flat_theta: jax.Array) -> jax.Array:
-    """eps ~ N(0, sigma^2 I), `[P]`: one flat vector, since every separate draw costs its own compile time."""
-    return sigma * jax.random.normal(key, flat_theta.shape, flat_theta.dtype)
 
 
 class Unrolled(NamedTuple):
@@ -81,11 +95,6 @@ class PairTerms(NamedTuple):
     position_square: jax.Array
 
 
-def half_difference(losses: jax.Array) -> jax.Array:
-    """(L+ - L-) / 2 of the losses `[2]` of theta + eps and theta - eps."""
-    return (losses[0] - losses[1]) / 2
-
-
 def pair_terms(
     grad: jax.Array, losses: jax.Array, *, capped: jax.Array, started: jax.Array, position: jax.Array
 ) -> PairTerms:
@@ -110,7 +119,7 @@ def pair_terms(
     )
 
 
-def mean_over_pairs(sums: PairTerms, num_pairs: int, unravel: Callable[[jax.Array], Theta]) -> Estimate:
+def mean_over_pairs(sums: PairTerms, num_pairs: int, theta: Theta) -> Estimate:
     """The mean over the pairs that are used, and what a person tunes by."""
     used = jnp.maximum(sums.used, 1)
     grad = sums.grad / used
@@ -126,7 +135,7 @@ def mean_over_pairs(sums: PairTerms, num_pairs: int, unravel: Callable[[jax.Arra
         "position": position,
         "position_std": jnp.sqrt(jnp.maximum(sums.position_square / num_pairs - position**2, 0)),
     }
-    return Estimate(unravel(grad), sums.loss / used, info)
+    return Estimate(ravel_pytree(theta)[1](grad), sums.loss / used, info)
 
 
 def blank_state(problem: InnerProblem, theta: Theta, horizon: jax.Array) -> PyTree:

@@ -85,8 +85,11 @@ def test_full_es_smooths_the_trajectory_as_a_whole(monkeypatch):
     problem = toys.chain(final=True)
 
     def estimate(noise):
-        monkeypatch.setattr("lopt.estimators.pairs.draw_noise", lambda *_: noise)
-        return 3 * estimator._trajectory(problem, jnp.asarray(THETA), jax.random.key(0)).grad[0]
+        monkeypatch.setattr("lopt.estimators.evolution.draw_noise", lambda *_: noise)
+        return (
+            3
+            * estimator._trajectory(problem, jnp.asarray(THETA), jnp.zeros((), jnp.int32), jax.random.key(0))[0].grad[0]
+        )
 
     mean = toys.gauss_hermite_mean(estimate, (1,), SIGMA)
     np.testing.assert_allclose(mean, 3 * THETA**2 + 3 * SIGMA**2, rtol=1e-12)

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lopt.estimators import pairs
+from lopt.estimators import evolution, pairs
 from lopt.types import InnerProblem
 
 
@@ -97,7 +97,7 @@ def windows_under(
             keys = pairs.WindowKeys(steps_key, steps_key, jnp.asarray(w * truncation), steps_key, steps_key)
             monkeypatch.setattr(pairs, "unroll", unroll)
             monkeypatch.setattr(pairs, "window_keys", lambda _, keys=keys: keys)
-            monkeypatch.setattr(pairs, "draw_noise", lambda *_, noise=noise: noise)
+            monkeypatch.setattr(evolution, "draw_noise", lambda *_, noise=noise: noise)
             terms, state = estimator._window(problem, theta, state, None)
             estimates.append(terms.grad)
         return jnp.stack(estimates)
