@@ -9,6 +9,19 @@ params = optax.apply_updates(params, updates)
 from lopt.names import InputError
 from lopt.pretrained import Pretrained, load, load_pretrained
 from lopt.transform import LearnedState, as_optax
+from lopt.tunables import Tunable
+from lopt.tuning import Tuned, tune
 from lopt.version import __version__
 
-__all__ = ["InputError", "LearnedState", "Pretrained", "__version__", "as_optax", "load", "load_pretrained"]
+__all__ = [
+    "InputError",
+    "LearnedState",
+    "Pretrained",
+    "Tunable",
+    "Tuned",
+    "__version__",
+    "as_optax",
+    "load",
+    "load_pretrained",
+    "tune",
+]

@@ -36,8 +36,8 @@ class MetaTrainConfig:
     truncation: int = setting(50, "K, inner steps a window: one meta-gradient estimate each")
     horizon: str = setting(
         "200:2000",
-        "T, inner steps a trajectory: a number, SHORTEST:LONGEST (log-uniform) or SHORTEST:LONGEST:uniform; with :grow=N "
-        "behind, LONGEST is reached after N outer steps",
+        "T, inner steps a trajectory: a number, SHORTEST:LONGEST (log-uniform) or SHORTEST:LONGEST:uniform; with "
+        ":grow=N behind, LONGEST is reached after N outer steps",
     )
     meta_loss: MetaLoss = setting(
         "meta_batch",

@@ -14,6 +14,7 @@ from lopt.pretrained import save_export
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
+LOADING = [name for name in EXAMPLES if name != "tune_optax.py"]
 
 
 @pytest.fixture(scope="module")
@@ -25,20 +26,30 @@ def export(tmp_path_factory):
     return save_export(tmp_path_factory.mktemp("export") / "adam", adam, theta, card={**card, "command": "none"})
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_example_trains(name, export, tmp_path):
+def run(name, folder, *arguments):
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    command = [sys.executable, str(ROOT / "examples" / name), str(export)]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    command = [sys.executable, str(ROOT / "examples" / name), *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "Warning" not in done.stderr
-    losses = re.fullmatch(r"first loss (\S+), last loss (\S+)\n", done.stdout)
-    assert losses, done.stdout
+    return done.stdout
+
+
+@pytest.mark.parametrize("name", LOADING)
+def test_example_trains(name, export, tmp_path):
+    printed = run(name, tmp_path, str(export))
+    losses = re.fullmatch(r"first loss (\S+), last loss (\S+)\n", printed)
+    assert losses, printed
     first, last = map(float, losses.groups())
     assert last < 0.5 * first
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+def test_tuning_beats_the_default(tmp_path):
+    default, tuned = map(float, re.findall(r"AdamW.*: (\S+)\n", run("tune_optax.py", tmp_path)))
+    assert tuned < 0.6 * default
+
+
+@pytest.mark.parametrize("name", LOADING)
 def test_example_is_short_and_uses_the_shipped_optimizer(name):
     text = (ROOT / "examples" / name).read_text()
     assert len(text.splitlines()) < 40
