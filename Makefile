@@ -41,8 +41,13 @@ check: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-paper: .venv/ready
-	for name in $(PAPER); do echo "== $$name"; $(BIN)/python -m experiments.$$name || exit 1; done
+# One stamp an experiment, so that a run that was stopped goes on where it was; without runs/paper, all run anew.
+paper: $(PAPER:%=runs/paper/%)
+
+runs/paper/%: experiments/%.py | .venv/ready
+	@echo '== $*'
+	$(BIN)/python -m experiments.$*
+	@mkdir -p $(@D) && touch $@
 
 bench: .venv/ready
 	$(BIN)/python -m benchmarks.meta_training
