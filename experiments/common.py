@@ -52,7 +52,7 @@ class Job(NamedTuple):
             **{key: str(value) if isinstance(value, Horizon) else value for key, value in fields.items()},
             "optimizer": self.optimizer.__name__,
             **self.optimizer_settings,
-            "theta": jax.tree.map(lambda x: np.asarray(x).tolist(), self.theta),
+            "theta": jax.tree.map(_describe_array, self.theta),
             "num_steps": self.num_steps,
         }
 
@@ -67,7 +67,7 @@ class Run(NamedTuple):
     Attributes:
       steps: `[num_records + 1]`, updates made at each record of theta.
       theta: from the start on, so with one record more than the others.
-      grad: the last estimate before each record.
+      grad: the mean of the estimates since the record before.
       seconds: with compiling.
     """
 
@@ -75,6 +75,11 @@ class Run(NamedTuple):
     theta: Any
     grad: Any
     seconds: float
+
+
+def _describe_array(x: jax.Array) -> Any:
+    """The numbers, or if they are many how many."""
+    return np.asarray(x).tolist() if x.size <= 16 else f"{x.dtype}{list(x.shape)}"
 
 
 def run_all(jobs: Mapping[str, Job], key: jax.Array) -> dict[str, Run]:
@@ -126,7 +131,7 @@ def run(
     def record(carry: PyTree, first: jax.Array) -> tuple[PyTree, tuple[Theta, Theta]]:
         steps = first + jnp.arange(record_every, dtype=jnp.int32)
         carry, grads = jax.lax.scan(update, carry, steps)
-        return carry, (carry[0], jax.tree.map(lambda x: x[-1], grads))
+        return carry, (carry[0], jax.tree.map(lambda x: x.mean(0), grads))
 
     @jax.jit
     @jax.vmap
