@@ -104,8 +104,8 @@ def jobs(quick: bool) -> dict[str, Job]:
     return {
         f"{estimator} {text} {num_windows}": job(estimator, text, num_windows)
         for text in TEXTS
-        for estimator, unrolls in (("pes", size.windows), ("nres", size.nres_windows))
-        for num_windows in unrolls
+        for estimator, numbers in (("pes", size.windows), ("nres", size.nres_windows))
+        for num_windows in numbers
     }
 
 
@@ -131,11 +131,11 @@ def findings(quick: bool, runs: Mapping[str, Run]) -> dict[str, list[Finding]]:
             bounds = {"above": (1 - margin) * expected, "below": (1 + margin) * expected}
             found[f"{estimator} {text} {num_windows}"] = [Finding("variance", x, **bounds), Finding("theory", expected)]
         if estimator == "pes":
-            found[f"{estimator} {text} {max(mean)}"] += shape(quick, text, mean)
+            found[f"{estimator} {text} {max(mean)}"] += growth(quick, text, mean)
     return found
 
 
-def shape(quick: bool, text: str, variance: Mapping[int, float]) -> list[Finding]:
+def growth(quick: bool, text: str, variance: Mapping[int, float]) -> list[Finding]:
     """What the variance of PES does as U grows."""
     if quick:
         end = {"genesis": {"above": 3.0}, "repeated": {"below": 0.7}, "random": {"above": 10.0}}[text]
