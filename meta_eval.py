@@ -20,6 +20,7 @@ from absl import app, flags, logging
 from lopt.distributed import PairLayout, num_cores
 from lopt.evaluate import MIN_HORIZON, Evaluation
 from lopt.names import InputError
+from lopt.optimizers import OPTIMIZERS
 from lopt.outer import initial_theta
 from lopt.plots import draw, to_png
 from lopt.pretrained import Pretrained, load_pretrained, versions
@@ -76,7 +77,7 @@ def main(argv: list[str]) -> int:
     tasks = _TASKS.value or card.get("tasks")
     if not isinstance(tasks, str):
         raise InputError(f"{pretrained.path} does not say what it was trained on: give --tasks")
-    families = parse_tasks(tasks, data_dir=_DATA_DIR.value)
+    families = parse_tasks(tasks, data_dir=_DATA_DIR.value, optimizers=OPTIMIZERS)
     configuration = {
         "optimizer": str(pretrained.optimizer),
         "theta_sha256": card["theta_sha256"],

@@ -24,8 +24,9 @@ from lopt.config import MetaTrainConfig
 from lopt.distributed import default_layout, num_cores
 from lopt.loop import DivergedError, Run, train
 from lopt.names import InputError, check_known
+from lopt.optimizers import OPTIMIZERS
 from presets import PRESETS
-from tasks import parse_tasks
+from tasks import parse_mixture
 
 _DEFINE = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float}
 for _field in dataclasses.fields(MetaTrainConfig):
@@ -58,12 +59,11 @@ def main(argv: list[str]) -> int:
     if not _WORKDIR.value:
         raise InputError("give a folder for the run: --workdir=runs/NAME")
     config = read_config()
-    families = parse_tasks(config.tasks, data_dir=_DATA_DIR.value)
+    tasks = parse_mixture(config.tasks, data_dir=_DATA_DIR.value, optimizers=OPTIMIZERS)
 
     jax.config.update("jax_num_cpu_devices", _DEVICES.value or num_cores())
     layout = default_layout(config.num_pairs, _DEVICES.value)
-    training = config.build(families, layout)
-    data = jax.device_put(tuple(family.load() for family in families), layout.replicated)
+    training = config.build(tasks, layout)
     run = Run(
         workdir=Path(_WORKDIR.value),
         checkpoint_every=_CHECKPOINT_EVERY.value,
@@ -71,7 +71,7 @@ def main(argv: list[str]) -> int:
         wandb=_WANDB.value,
         command=("python", *sys.argv),
     )
-    outcome = train(training, data, config, run)
+    outcome = train(training, config, run)
 
     done = f"step {outcome.step} of {config.outer_steps}"
     if outcome.finished:

@@ -10,7 +10,7 @@ from lopt.inner import META_LOSSES, MetaLoss
 from lopt.names import InputError, build, check_known, parse_spec
 from lopt.optimizers import OPTIMIZERS
 from lopt.outer import MetaTraining, OuterOptimizer
-from lopt.types import TaskFamily
+from lopt.types import TaskMixture
 
 
 def setting(default: Any, doc: str) -> Any:
@@ -26,8 +26,11 @@ class MetaTrainConfig:
         "mlp", f"learned optimizer, NAME[:setting=value]...; names: {', '.join(sorted(OPTIMIZERS))}"
     )
     tasks: str = setting(
-        "image_mlp", "tasks to train on: a comma list of FAMILY/DATASET[:setting=value]...; FAMILY alone: its sets"
+        "image_mlp",
+        "tasks to train on: a comma list of [WEIGHT*]FAMILY[/DATASET][:setting=value]...[+AUGMENTATION...], or a named "
+        "pool; python -m tasks list shows them all",
     )
+    tasks_per_step: int = setting(0, "task families that an outer step draws, by their weights; 0: all of them")
     estimator: str = setting(
         "pes", f"meta-gradient estimator, NAME[:setting=value]...; names: {', '.join(sorted(ESTIMATORS))}"
     )
@@ -59,25 +62,27 @@ class MetaTrainConfig:
         if not 0 <= self.seed < 2**32:
             raise InputError(f"seed must be between 0 and 2^32 - 1, not {self.seed}")
         check_known("meta_loss", self.meta_loss, META_LOSSES)
-        self.build((), PairLayout())  # every setting is checked by what it sets
+        self.build(TaskMixture((), ()), PairLayout())  # every setting is checked by what it sets
 
     @property
     def may_grow(self) -> tuple[str, ...]:
         """Settings that may change when a run goes on. Without a schedule, more steps leave the earlier ones alone."""
         return ("outer_steps",) if self.outer_schedule == "constant" else ()
 
-    def build(self, families: tuple[TaskFamily, ...], layout: PairLayout) -> MetaTraining:
+    def build(self, tasks: TaskMixture, layout: PairLayout) -> MetaTraining:
         """What the settings stand for.
 
         Args:
-          families: what `tasks` stands for; this library does not know the pool.
+          tasks: what the setting `tasks` stands for; this library does not know the pool.
 
         Raises:
           InputError: a setting is unknown or out of its range.
         """
         return MetaTraining(
             optimizer=build("optimizer", parse_spec(self.optimizer), OPTIMIZERS),
-            families=families,
+            families=tasks.families,
+            weights=tasks.weights,
+            families_per_step=self.tasks_per_step,
             estimator=build(
                 "estimator",
                 parse_spec(self.estimator),

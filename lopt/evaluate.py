@@ -74,7 +74,7 @@ def train(
     config = family.sample(config_key)
     task = family.task(config)
     params = task.init(params_key)
-    transformation = rule.transformation(hyper, num_steps)
+    transformation = optax.chain(task.corrupt, rule.transformation(hyper, num_steps))
 
     def step(t, carry):
         params, state, losses = carry

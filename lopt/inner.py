@@ -17,11 +17,12 @@ LOSS_CAP = 2.0
 
 
 class InnerState(NamedTuple):
-    """Attributes: config, one draw of the family; params; optimizer_state; step and horizon, int32."""
+    """Attributes: config, one draw of the family; params; optimizer_state, corruption_state; step, horizon, int32."""
 
     config: Config
     params: Params
     optimizer_state: PyTree
+    corruption_state: PyTree
     step: jax.Array
     horizon: jax.Array
 
@@ -49,9 +50,10 @@ def inner_training(
     def init(theta: Theta, key: jax.Array, horizon: jax.Array) -> InnerState:
         config_key, params_key = jax.random.split(key)
         config = family.sample(config_key)
-        params = family.task(config).init(params_key)
-        state = optimizer.init(theta, params, num_steps=horizon)
-        return InnerState(config, params, state, jnp.zeros((), jnp.int32), jnp.asarray(horizon, jnp.int32))
+        task = family.task(config)
+        params = task.init(params_key)
+        states = optimizer.init(theta, params, num_steps=horizon), task.corrupt.init(params)
+        return InnerState(config, params, *states, jnp.zeros((), jnp.int32), jnp.asarray(horizon, jnp.int32))
 
     def evaluate(theta: Theta, state: InnerState, key: jax.Array) -> jax.Array:
         del theta
@@ -65,9 +67,11 @@ def inner_training(
         task = family.task(state.config)
         batch = family.sample_batch(data, batch_key, state.config, "train")
         value, grads = jax.value_and_grad(task.loss)(state.params, loss_key, batch)
+        grads, corruption_state = task.corrupt.update(grads, state.corruption_state, state.params)
         updates, optimizer_state = optimizer.update(theta, grads, state.optimizer_state, state.params, value=value)
         params = jax.tree.map(jnp.add, state.params, updates)
-        new_state = InnerState(state.config, params, optimizer_state, state.step + 1, state.horizon)
+        states = optimizer_state, corruption_state
+        new_state = InnerState(state.config, params, *states, state.step + 1, state.horizon)
         if meta_loss == "train":
             return new_state, bounded(task.normalize(value))
         if meta_loss == "meta_batch":

@@ -18,12 +18,12 @@ import numpy as np
 
 from lopt.checkpoint import Checkpoints, check_config
 from lopt.config import MetaTrainConfig
+from lopt.feed import Feed
 from lopt.horizons import Horizon
 from lopt.metrics import MetricsLog, Progress, open_tracker
 from lopt.names import InputError
 from lopt.outer import BLOCK_STEPS, MetaTraining, OuterState, outer_steps
 from lopt.pretrained import save_export
-from lopt.types import Data
 
 BLOCK_SECONDS = 1.0  # a dispatch cannot be interrupted, so this is how long a signal may wait
 
@@ -59,25 +59,26 @@ class Outcome(NamedTuple):
     export: Path
 
 
-def train(training: MetaTraining, data: tuple[Data, ...], config: MetaTrainConfig, run: Run) -> Outcome:
+def train(training: MetaTraining, config: MetaTrainConfig, run: Run) -> Outcome:
     """Runs `config` in `run.workdir`, from its latest checkpoint if there is one.
 
     Raises:
-      InputError: the combination cannot be trained, the workdir is of another config or in use, or a checkpoint is
-        damaged. Nothing has been overwritten then.
+      InputError: the combination cannot be trained, its data cannot be read, the workdir is of another config or in
+        use, or a checkpoint is damaged. Nothing has been overwritten then.
       CheckpointError: a checkpoint could not be written; the one before is intact.
       DivergedError: theta is no longer finite.
     """
-    template = training.template(data)
-    run.workdir.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
+        feed = stack.enter_context(Feed(training.families, training.layout, config.seed))
+        template = training.template(feed.at(0))
+        run.workdir.mkdir(parents=True, exist_ok=True)
         stack.enter_context(_only_user_of(run.workdir))
         check_config(run.workdir, _as_dict(config), may_change=config.may_grow)
         checkpoints = stack.enter_context(Checkpoints(run.workdir))
         signals = stack.enter_context(_caught_signals())
         if checkpoints.latest_step() is None:
             logging.info("compiling, and bringing the trajectories to their starting points")
-            step, state = 0, training.init(config.seed, data)
+            step, state = 0, training.init(config.seed, feed.at(0))
         else:
             step, state = checkpoints.restore(template)
             logging.info("going on from step %d", step)
@@ -95,9 +96,9 @@ def train(training: MetaTraining, data: tuple[Data, ...], config: MetaTrainConfi
         saved, block = step, 1
         while step < target and not signals:
             next_checkpoint = (step // run.checkpoint_every + 1) * run.checkpoint_every
-            count = min(block, target - step, next_checkpoint - step)
+            count = min(block, target - step, next_checkpoint - step, feed.steps_left(step))
             started = time.monotonic()
-            state, metrics = outer_steps(training, state, data, jnp.asarray(count, jnp.int32))
+            state, metrics = outer_steps(training, state, feed.at(step), jnp.asarray(count, jnp.int32))
             rows = _rows(metrics, step, count)
             block = _next_block(block, count, time.monotonic() - started)
             step += count

@@ -2,8 +2,9 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -102,7 +103,13 @@ class OuterState(NamedTuple):
 class MetaTraining:
     """What is trained, on what, and how: everything static of a run, hashable, so that jit knows it by value.
 
+    The meta-gradient is that of sum_i w_i J_i / sum_i w_i over the families. An outer step estimates it from all of
+    them, or from `families_per_step` of them, drawn independently with probability w_i / sum_j w_j: unbiased too.
     `data` is everywhere a tuple with one entry a family, what their `load` gave.
+
+    Attributes:
+      weights: w, one a family; empty for equal ones.
+      families_per_step: how many an outer step draws; 0 for all of them.
     """
 
     optimizer: LearnedOptimizer
@@ -111,6 +118,21 @@ class MetaTraining:
     outer_optimizer: OuterOptimizer
     meta_loss: MetaLoss = "meta_batch"
     layout: PairLayout = PairLayout()
+    weights: tuple[float, ...] = ()
+    families_per_step: int = 0
+
+    def __post_init__(self):
+        if self.weights and len(self.weights) != len(self.families):
+            raise InputError(f"{len(self.weights)} weights for {len(self.families)} task families")
+        if not all(math.isfinite(weight) and weight > 0 for weight in self.weights):
+            raise InputError(f"the weights of the tasks must be above 0, not {', '.join(map(str, self.weights))}")
+        if self.families_per_step < 0:
+            raise InputError(f"tasks_per_step must be at least 0, not {self.families_per_step}")
+
+    def _shares(self) -> list[float]:
+        """The weights, scaled so that their mean is 1."""
+        weights = self.weights or (1.0,) * len(self.families)
+        return [weight * len(weights) / sum(weights) for weight in weights]
 
     def _problems(self, data: tuple[Data, ...]) -> list[InnerProblem]:
         return [
@@ -128,16 +150,50 @@ class MetaTraining:
         optimizer_state = self.outer_optimizer.transformation().init(theta)
         return OuterState(theta, optimizer_state, states, jnp.zeros((), jnp.int32), key)
 
-    def _step(self, state: OuterState, data: tuple[Data, ...]) -> tuple[OuterState, Mapping[str, jax.Array]]:
-        step_key = jax.random.fold_in(state.key, state.step)
-        estimates: list[Estimate] = []
-        new_states = []
-        for i, (problem, old) in enumerate(zip(self._problems(data), state.estimator_states, strict=True)):
-            estimate, new = self.estimator.estimate(problem, state.theta, old, jax.random.fold_in(step_key, i))
-            estimates.append(estimate)
-            new_states.append(new)
+    def _estimate(self, i: int, problem: InnerProblem, theta: Theta, state: PyTree, key: jax.Array) -> Any:
+        """Family i's estimate and new estimator state; `key` is the outer step's."""
+        return self.estimator.estimate(problem, theta, state, jax.random.fold_in(key, i))
 
-        grad, loss, info = jax.tree.map(lambda *xs: jnp.mean(jnp.stack(xs), axis=0), *estimates)
+    def _estimate_all(self, state: OuterState, data: tuple[Data, ...], key: jax.Array) -> tuple[Estimate, Any, Any]:
+        """The weighted mean of all families' estimates, the new estimator states, each family's loss."""
+        problems = self._problems(data)
+        done = [
+            self._estimate(i, problem, state.theta, old, key)
+            for i, (problem, old) in enumerate(zip(problems, state.estimator_states, strict=True))
+        ]
+        estimates = [
+            Estimate(*jax.tree.map(lambda x, w=w: w * x, e)) for (e, _), w in zip(done, self._shares(), strict=True)
+        ]
+        mean = jax.tree.map(lambda *xs: jnp.mean(jnp.stack(xs), axis=0), *estimates)
+        return mean, tuple(new for _, new in done), [e.loss for e, _ in done]
+
+    def _estimate_some(self, state: OuterState, data: tuple[Data, ...], key: jax.Array) -> tuple[Estimate, Any, Any]:
+        """As `_estimate_all` of the families drawn; the loss of one that is not drawn is NaN."""
+        problems = self._problems(data)
+        draw_key, slots_key = jax.random.split(key)
+        logits = jnp.log(jnp.asarray(self._shares()))
+
+        def visit(i: int, states: tuple[PyTree, ...], key: jax.Array) -> tuple[Estimate, tuple[PyTree, ...]]:
+            estimate, new = self._estimate(i, problems[i], state.theta, states[i], key)
+            return estimate, (*states[:i], new, *states[i + 1 :])
+
+        def body(carry, slot):
+            states, losses = carry
+            drawn = jax.random.categorical(jax.random.fold_in(draw_key, slot), logits)
+            branches = [functools.partial(visit, i) for i in range(len(problems))]
+            # Drawn twice, a family goes on by two windows; the slot keeps their randomness apart.
+            estimate, states = jax.lax.switch(drawn, branches, states, jax.random.fold_in(slots_key, slot))
+            return (states, losses.at[drawn].set(estimate.loss)), estimate
+
+        losses = jnp.full(len(problems), jnp.nan)
+        slots = jnp.arange(self.families_per_step)
+        (states, losses), estimates = jax.lax.scan(body, (state.estimator_states, losses), slots)
+        return jax.tree.map(lambda x: x.mean(0), estimates), states, list(losses)
+
+    def _step(self, state: OuterState, data: tuple[Data, ...]) -> tuple[OuterState, Mapping[str, jax.Array]]:
+        estimate = self._estimate_some if self.families_per_step else self._estimate_all
+        step_key = jax.random.fold_in(state.key, state.step)
+        (grad, loss, info), estimator_states, losses = estimate(state, data, step_key)
         transformation = self.outer_optimizer.transformation()
         updates, optimizer_state = transformation.update(grad, state.optimizer_state, state.theta)
         theta = optax.apply_updates(state.theta, updates)
@@ -146,9 +202,9 @@ class MetaTraining:
             **info,
             "grad_norm": optax.tree.norm(grad),  # of the mean, not the mean of the norms
             "update_norm": optax.tree.norm(updates),
-            **{f"meta_loss/{f.name}": e.loss for f, e in zip(self.families, estimates, strict=True)},
+            **{f"meta_loss/{f.name}": loss for f, loss in zip(self.families, losses, strict=True)},
         }
-        return OuterState(theta, optimizer_state, tuple(new_states), state.step + 1, state.key), metrics
+        return OuterState(theta, optimizer_state, estimator_states, state.step + 1, state.key), metrics
 
     def shardings(self, state: OuterState) -> OuterState:
         """Where a state lives: estimator states are split over devices by pairs, the rest is everywhere."""

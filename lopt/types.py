@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import optax
 
 PyTree = Any
 Theta = PyTree  # meta-parameters
@@ -17,6 +18,7 @@ Batch = PyTree
 Config = PyTree  # one draw of a task family, as arrays, so that tasks can be vmapped
 
 SPLITS = ("train", "meta", "valid", "test")
+NOTHING = optax.identity()  # one object, so that tasks without corruption are equal
 
 
 class Task(NamedTuple):
@@ -27,12 +29,14 @@ class Task(NamedTuple):
       loss: `(params, key, batch) -> scalar`, in the task's own unit.
       normalize: `(loss) -> scalar`; 1 is the loss of the trivial predictor.
       metrics: `(params, key, batch) -> {name: scalar}`, `{"accuracy": ...}` where there is one, else `{}`.
+      corrupt: what befalls the gradients before the optimizer sees them, such as noise or delay.
     """
 
     init: Callable[[jax.Array], Params]
     loss: Callable[[Params, jax.Array, Batch], jax.Array]
     normalize: Callable[[jax.Array], jax.Array]
     metrics: Callable[[Params, jax.Array, Batch], Mapping[str, jax.Array]]
+    corrupt: optax.GradientTransformation = NOTHING
 
 
 class TaskFamily(Protocol):
@@ -43,8 +47,17 @@ class TaskFamily(Protocol):
         """What `--tasks` calls it: `family/dataset`, with its settings where they are not the defaults."""
         ...
 
-    def load(self) -> Data:
-        """Reads the arrays that batches are drawn from; the only method that touches files."""
+    @property
+    def streams(self) -> bool:
+        """Whether the data are too many to be held, so that `load` reads a block of them at a time."""
+        ...
+
+    def load(self, seed: int = 0, block: int = 0) -> Data:
+        """Reads the arrays that batches are drawn from; the only method that touches files.
+
+        Where the family streams, these are a sample by (seed, block), of the same shapes for every block; where it does
+        not, all the data, whatever the arguments.
+        """
         ...
 
     def sample(self, key: jax.Array) -> Config:
@@ -58,6 +71,13 @@ class TaskFamily(Protocol):
     def sample_batch(self, data: Data, key: jax.Array, config: Config, split: str) -> Batch:
         """Draws one batch, with replacement, from a split in `SPLITS`; `split` is static."""
         ...
+
+
+class TaskMixture(NamedTuple):
+    """Attributes: families; weights, how much each counts, above 0."""
+
+    families: tuple[TaskFamily, ...]
+    weights: tuple[float, ...]
 
 
 class LearnedOptimizer(Protocol):

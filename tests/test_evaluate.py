@@ -33,7 +33,9 @@ class Bowl:
     def name(self):
         return "bowl"
 
-    def load(self):
+    streams: ClassVar[bool] = False
+
+    def load(self, seed=0, block=0):
         return {"train": jnp.ones(8), "valid": jnp.full(8, 1.5)}
 
     def sample(self, key):

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMANDS = ("meta_train.py", "meta_eval.py")
-HOUSE = ("lopt", "tasks", "presets", "experiments", "examples", "benchmarks", *COMMANDS)
+COMMANDS = ("meta_train.py", "meta_eval.py", "tasks/__main__.py")
+HOUSE = ("lopt", "tasks", "presets", "experiments", "examples", "benchmarks", "meta_train.py", "meta_eval.py")
 LAYERS = {"types": 0, "names": 0, "optimizers": 1, "estimators": 1, "inner": 1, "horizons": 1, "outer": 2, "loop": 3}
 
 
@@ -76,7 +76,7 @@ def test_the_library_imports_no_tasks_and_no_commands(source):
 @pytest.mark.parametrize("source", sources("tasks"))
 def test_tasks_import_only_types_and_names_from_the_library(source):
     ours = [name for name in imported(source) if within(name, "lopt")]
-    assert [name for name in ours if not within(name, "lopt.types", "lopt.names")] == []
+    assert source in COMMANDS or [name for name in ours if not within(name, "lopt.types", "lopt.names")] == []
 
 
 @pytest.mark.parametrize("source", sources("lopt/optimizers", "lopt/estimators"))
@@ -108,7 +108,7 @@ def test_global_jax_settings_are_left_to_the_commands(source):
 @pytest.mark.parametrize("source", sources(*HOUSE))
 def test_tensorflow_datasets_has_one_door(source):
     used = [name for name in imported(source) if within(name, "tensorflow_datasets", "tensorflow")]
-    assert source == "tasks/datasets.py" or used == []
+    assert source.startswith("tasks/datasets/") or used == []
 
 
 def run(program: str) -> str:

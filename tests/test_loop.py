@@ -15,9 +15,10 @@ from lopt.distributed import PairLayout
 from lopt.loop import DivergedError, Run, train
 from lopt.names import InputError
 from lopt.pretrained import load_pretrained
+from lopt.types import TaskMixture
 from tests.toy_family import Quadratic
 
-FAMILIES, DATA = (Quadratic(),), ({},)
+TASKS, DATA = TaskMixture((Quadratic(),), (1.0,)), ({},)
 CONFIG = MetaTrainConfig(
     optimizer="learnable_adam", tasks="quadratic", num_pairs=4, truncation=5, horizon="10:20", outer_steps=4,
     outer_schedule="constant",
@@ -25,13 +26,13 @@ CONFIG = MetaTrainConfig(
 
 
 def run(workdir, config=CONFIG, **options):
-    training = config.build(FAMILIES, PairLayout(2))
-    return train(training, DATA, config, Run(workdir=workdir, **options))
+    training = config.build(TASKS, PairLayout(2))
+    return train(training, config, Run(workdir=workdir, **options))
 
 
 def saved(workdir, config=CONFIG):
     with Checkpoints(workdir) as checkpoints:
-        step, state = checkpoints.restore(config.build(FAMILIES, PairLayout(2)).template(DATA))
+        step, state = checkpoints.restore(config.build(TASKS, PairLayout(2)).template(DATA))
     return step, [np.asarray(jax.random.key_data(x) if x.dtype == jax.random.key(0).dtype else x)
                   for x in jax.tree.leaves(state)]  # fmt: skip
 

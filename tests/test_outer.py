@@ -151,3 +151,57 @@ def test_default_layout():
         default_layout(3, 2)
     with pytest.raises(InputError, match="2 there"):
         default_layout(16, 8)
+
+
+def test_weights_are_those_of_the_mean():
+    """A family of weight 3 beside one of weight 1 counts three quarters, whatever their sum."""
+    state = make(clip_norm=0.0, name="sgd", learning_rate=1.0).init(0, DATA)
+    thetas = {}
+    for weights in ((1.0, 1.0), (6.0, 2.0), (1e-9, 1.0)):
+        training = dataclasses.replace(make(clip_norm=0.0, name="sgd", learning_rate=1.0), weights=weights)
+        copied = jax.tree.map(jnp.copy, state)
+        after, metrics = outer_steps(training, copied, DATA, jnp.asarray(1, jnp.int32))
+        thetas[weights] = np.asarray(after.theta["log_learning_rate"] - state.theta["log_learning_rate"], np.float64)
+        expected = [weights[0] * metrics[f"meta_loss/{FAMILIES[0].name}"][0],
+                    weights[1] * metrics[f"meta_loss/{FAMILIES[1].name}"][0]]  # fmt: skip
+        np.testing.assert_allclose(metrics["meta_loss"][0], sum(expected) / sum(weights), rtol=1e-5)
+    second = thetas[(1e-9, 1.0)]
+    first = 2 * thetas[(1.0, 1.0)] - second
+    np.testing.assert_allclose(thetas[(6.0, 2.0)], (3 * first + second) / 4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("layout", [PairLayout(1), PairLayout(2)])
+def test_families_drawn_are_visited_by_their_weights_and_the_others_stay(layout, caplog):
+    training = dataclasses.replace(make(layout), weights=(3.0, 1.0), families_per_step=1)
+    state = training.init(0, DATA)
+    visits, blocks = [], 3
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        for _ in range(blocks):
+            before = jax.tree.map(np.asarray, [s.clock.step for s in state.estimator_states])
+            state, metrics = outer_steps(training, state, DATA, jnp.asarray(BLOCK_STEPS, jnp.int32))
+            losses = np.stack([metrics[f"meta_loss/{family.name}"] for family in FAMILIES], 1)
+            seen = np.isfinite(losses)
+            visits.append(seen)
+            after = [s.clock.step for s in state.estimator_states]
+            for family, (old, new) in enumerate(zip(before, after, strict=True)):
+                np.testing.assert_array_equal(new - old, seen[:, family].sum())
+            np.testing.assert_allclose(metrics["meta_loss"], np.nansum(losses, axis=1), rtol=1e-6)
+    assert sum("Compiling" in message and "outer_steps" in message for message in caplog.messages) == 1
+    visited = np.concatenate(visits)
+    assert (visited.sum(1) == 1).all()
+    # A share of 3/4 over 192 draws has a standard error of 0.031.
+    np.testing.assert_allclose(visited[:, 0].mean(), 0.75, atol=4 * 0.031)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"weights": (1.0,)}, "1 weights for 2"),
+        ({"weights": (1.0, 0.0)}, "above 0"),
+        ({"weights": (1.0, float("nan"))}, "above 0"),
+        ({"families_per_step": -1}, "at least 0"),
+    ],
+)
+def test_mixtures_that_make_no_sense(settings, message):
+    with pytest.raises(InputError, match=message):
+        dataclasses.replace(make(), **settings)

@@ -12,7 +12,7 @@ from lopt.outer import initial_theta
 from lopt.pretrained import load_pretrained, shipped
 from lopt.scores import COMPARISONS, score_task
 from presets import PRESETS
-from tasks import parse_tasks
+from tasks import parse_mixture, parse_tasks
 
 SHIPPED = {"mlp_digits": "demo_mlp", "lstm_digits": "demo_lstm"}
 
@@ -61,8 +61,6 @@ def test_shipped_optimizers_keep_their_promise(name, tmp_path):
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_reach_their_promise(name, tmp_path):
     config, layout = PRESETS[name], PairLayout(2)
-    families = parse_tasks(config.tasks, data_dir=str(tmp_path / "data"))
-    training = config.build(families, layout)
-    data = jax.device_put(tuple(family.load() for family in families), layout.replicated)
-    train(training, data, config, Run(workdir=tmp_path / "run"))
+    training = config.build(parse_mixture(config.tasks, data_dir=str(tmp_path / "data")), layout)
+    train(training, config, Run(workdir=tmp_path / "run"))
     check_promise(load_pretrained(tmp_path / "run"), config.tasks, str(tmp_path / "data"), num_seeds=5)

@@ -19,7 +19,12 @@ class Quadratic:
     def name(self) -> str:
         return "quadratic" if self == Quadratic() else f"quadratic:dim={self.dim}:noise={self.noise}"
 
-    def load(self) -> Data:
+    @property
+    def streams(self) -> bool:
+        return False
+
+    def load(self, seed: int = 0, block: int = 0) -> Data:
+        del seed, block
         return {}
 
     def sample(self, key: jax.Array) -> Config:

@@ -1,4 +1,4 @@
-"""Built-in sets against the packages they come from, public sets that somebody prepared, and all that can be wrong."""
+"""The two oldest built-in sets against their packages, public sets that somebody prepared, all that can be wrong."""
 
 import io
 import json
@@ -16,16 +16,17 @@ from sklearn.datasets import load_digits
 
 from lopt.names import InputError
 from lopt.types import SPLITS
-from tasks import builtin, datasets, parse_tasks
+from tasks import datasets, parse_tasks
+from tasks.datasets import writing
 
 NUM_TRAIN, NUM_TEST = 20, 6  # of the made-up mnist
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """A data directory that every built-in set has been read from once."""
+    """A data directory that both sets have been read from once."""
     root = tmp_path_factory.mktemp("prepared")
-    for name in builtin.BUILTIN:
+    for name in ("digits", "mnist_5k"):
         datasets.load_images(name, root)
     return root
 
@@ -111,7 +112,7 @@ def test_builtin_set_is_what_its_package_holds(prepared, name, sizes):
     assert [len(data[split]["label"]) for split in SPLITS] == sizes == list(info.split_sizes.values())
     for arrays in data.values():
         assert arrays["image"].dtype == np.uint8
-        assert arrays["image"].shape[1:] == info.image_shape
+        assert arrays["image"].shape[1:] == info.shape
         assert arrays["label"].dtype == np.int32
         # Stratified: every class has its share to within one image.
         counts = np.bincount(arrays["label"], minlength=info.num_classes)
@@ -125,7 +126,7 @@ def test_builtin_set_is_what_its_package_holds(prepared, name, sizes):
 
 
 def test_every_row_of_the_table_is_consistent():
-    for name, entry in builtin.BUILTIN.items():
+    for name, entry in datasets.BUILTIN.items():
         assert entry.name == name
         assert tuple(entry.split_sizes) == SPLITS
         assert entry.description
@@ -134,10 +135,10 @@ def test_every_row_of_the_table_is_consistent():
 
 
 def test_builtin_splits_are_the_same_every_time_and_mixed():
-    first, second = builtin.BUILTIN["digits"].load(), builtin.BUILTIN["digits"].load()
+    first, second = datasets.BUILTIN["digits"].load(), datasets.BUILTIN["digits"].load()
     for split in SPLITS:
-        np.testing.assert_array_equal(first[split][0], second[split][0])
-        assert len(set(first[split][1][:20])) > 5  # not sorted by class
+        np.testing.assert_array_equal(first[split]["image"], second[split]["image"])
+        assert len(set(first[split]["label"][:20])) > 5  # not sorted by class
 
 
 def test_second_read_is_quick_and_writes_nothing(prepared):
@@ -169,14 +170,14 @@ def test_interrupted_preparation_is_made_anew(tmp_path, monkeypatch):
 
 
 def test_a_slower_process_uses_the_faster_ones_files(tmp_path, monkeypatch):
-    write = datasets._write
+    write = writing._write
 
-    def overtaken(entry, root):
-        write(entry, root)
-        monkeypatch.setattr(datasets, "_write", write)
+    def overtaken(entry, splits, root):
+        write(entry, splits, root)
+        monkeypatch.setattr(writing, "_write", write)
         datasets.load_images("digits", tmp_path)
 
-    monkeypatch.setattr(datasets, "_write", overtaken)
+    monkeypatch.setattr(writing, "_write", overtaken)
     assert len(datasets.load_images("digits", tmp_path)["train"]["label"]) == 1000
 
 
@@ -195,7 +196,7 @@ def test_a_missing_package_is_an_input_error(tmp_path, monkeypatch):
 def test_prepared_public_set_is_read(mnist, tmp_path):
     info = datasets.describe("mnist", tmp_path)
     assert info == datasets.DatasetInfo(
-        "mnist", 10, (28, 28, 1), {"train": 16, "meta": 2, "valid": 2, "test": NUM_TEST}
+        "mnist", "image", 10, (28, 28, 1), {"train": 16, "meta": 2, "valid": 2, "test": NUM_TEST}, False
     )
     data = datasets.load_images("mnist", tmp_path)
     assert {split: len(arrays["image"]) for split, arrays in data.items()} == info.split_sizes

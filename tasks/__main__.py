@@ -1,0 +1,139 @@
+"""Lists, prepares and shows tasks and data sets.
+
+python -m tasks list                      families, augmentations, named pools, data sets
+python -m tasks prepare glyphs kjv        write built-in data sets into the data directory; without names, all
+python -m tasks show image_vit/glyphs     a page of samples, and how Adam trains it: runs/tasks/NAME.png
+"""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from absl import app, flags, logging
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from lopt.files import write_atomic
+from lopt.names import InputError, check_known
+from lopt.optimizers import OPTIMIZERS
+from lopt.plots import to_png
+from tasks import AUGMENTATIONS, FAMILIES, POOLS, datasets, parse_tasks
+from tasks.naming import settings
+from tasks.page import draw_page
+
+_DATA_DIR = flags.DEFINE_string("data_dir", None, "where data sets are; default: TFDS_DATA_DIR, or TFDS's own")
+_OUT = flags.DEFINE_string("out", "runs/tasks", "folder for the pages of show")
+_STEPS = flags.DEFINE_integer("steps", 200, "training steps that show draws", lower_bound=1)
+_SEED = flags.DEFINE_integer("seed", 0, "of what show draws", lower_bound=0)
+
+
+def show_lists(names: list[str]) -> None:
+    if names:
+        raise InputError(f"list takes no names, and got {' '.join(names)}: python -m tasks show {names[0]}")
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    _print(
+        console,
+        "Task families: FAMILY[/DATASET][:setting=value]...",
+        ("family", "what is trained", "settings and their defaults"),
+        [
+            (name, row.description, ", ".join(f"{f.name}={f.default!r}" for f in settings(row.constructor)))
+            for name, row in FAMILIES.items()
+        ],
+    )
+    _print(
+        console,
+        "Augmentations, behind a family: FAMILY...+AUGMENTATION[:setting=value]...",
+        ("augmentation", "what it does"),
+        [(name, (known.__doc__ or "").splitlines()[0]) for name, known in AUGMENTATIONS.items()],
+    )
+    _print(console, "Named pools", ("pool", "tasks"), [(name, "\n".join(items)) for name, items in POOLS.items()])
+    rows = [
+        (
+            entry.info.name,
+            entry.info.kind,
+            " x ".join(map(str, entry.info.shape)) or "-",
+            ", ".join(f"{size:,}" for size in entry.info.split_sizes.values()),
+            "prepared" if entry.prepared else "when first used",
+            entry.licence,
+        )
+        for entry in datasets.list_builtin(_DATA_DIR.value)
+    ]
+    for name in datasets.list_prepared(_DATA_DIR.value):
+        rows.append((name, *_public_row(name)))
+    title = f"Data sets in {datasets.resolve_data_dir(_DATA_DIR.value)}"
+    _print(console, title, ("set", "kind", "shape", "train, meta, valid, test", "state", "licence"), rows)
+    console.print(
+        "Public sets of TensorFlow Datasets (mnist, cifar10, lm1b, ...) are read if they lie there as array_record."
+    )
+
+
+def _public_row(name: str) -> tuple[str, ...]:
+    try:
+        info = datasets.describe(name, _DATA_DIR.value)
+    except InputError as error:
+        return ("-", "-", "-", f"cannot be read: {error}", "-")
+    sizes = ", ".join(f"{size:,}" for size in info.split_sizes.values())
+    return (info.kind, " x ".join(map(str, info.shape)) or "-", sizes, "prepared", "see TFDS")
+
+
+def _print(console: Console, title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    table = Table(
+        title=Text(title, style="bold"), title_justify="left", box=box.SIMPLE_HEAD, show_lines=False, pad_edge=False
+    )
+    for i, column in enumerate(columns):
+        table.add_column(column, no_wrap=i == 0, overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console.print(table)
+
+
+def prepare(names: list[str]) -> None:
+    for name in names:  # all of them known before the first is written
+        datasets.describe(name, _DATA_DIR.value)
+    for name in names or datasets.BUILTIN:
+        print(f"{name} ...", end=" ", flush=True)
+        print(datasets.prepare(name, _DATA_DIR.value), flush=True)
+
+
+def show(names: list[str]) -> None:
+    if not names:
+        raise InputError("say what to show: python -m tasks show image_mlp/digits")
+    families = parse_tasks(",".join(names), data_dir=_DATA_DIR.value, optimizers=OPTIMIZERS)
+    folder = Path(_OUT.value)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot use {folder} for the pages: {error}") from error
+    for family in families:
+        path = folder / f"{''.join(c if c.isalnum() or c in '._-' else '_' for c in family.name)}.png"
+        write_atomic(path, to_png(draw_page(family, _STEPS.value, _SEED.value)))
+        print(path, flush=True)
+
+
+ACTIONS: dict[str, Callable[[list[str]], None]] = {"list": show_lists, "prepare": prepare, "show": show}
+
+
+def main(argv: list[str]) -> int:
+    try:
+        action = argv[1] if len(argv) > 1 else "list"
+        check_known("action", action, ACTIONS)
+        ACTIONS[action](argv[2:])
+    except InputError as error:
+        print(f"tasks: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        print(f"tasks: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    logging.set_verbosity(logging.WARNING)
+    app.run(main, flags_parser=_parse_flags)

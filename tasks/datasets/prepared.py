@@ -1,0 +1,236 @@
+"""Data sets that lie prepared in the data directory: finding one, opening it, checking what it holds.
+
+Read as array_record, the one TFDS format that can be written and read without TensorFlow. A public set is never
+downloaded, as TFDS prepares its public sets with TensorFlow only and waits minutes for a network that is missing.
+"""
+
+import contextlib
+import difflib
+import io
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lopt.names import InputError
+from lopt.types import SPLITS
+from tasks.datasets import blocks
+from tasks.datasets.builtin import BUILTIN
+
+KINDS = ("image", "text", "table")
+_VERSION = re.compile(r"\d+\.\d+\.\d+")
+_REPAIR = "Copy the folder again; a built-in set is made anew once its folder is deleted."
+
+
+class DatasetInfo(NamedTuple):
+    """What a data set holds.
+
+    Attributes:
+      name: of the data set.
+      kind: `"image"`, `"text"` or `"table"`.
+      num_classes: labels are 0..num_classes-1; 0 for text and regression.
+      shape: of an image `(height, width, channels)`; of a row `(features,)`; of a text `()`.
+      split_sizes: of each split in `lopt.types.SPLITS`, the whole of it: images, rows, or characters (of a public
+        text about so many: it is not read for that).
+      streams: whether it is too large to be held and is read in blocks.
+    """
+
+    name: str
+    kind: str
+    num_classes: int
+    shape: tuple[int, ...]
+    split_sizes: dict[str, int]
+    streams: bool
+
+
+class Part(NamedTuple):
+    """One of our splits: the stretch from `first` to `last` per cent of a split that TFDS has."""
+
+    source: str
+    first: int
+    last: int
+
+    def bounds(self, length: int) -> tuple[int, int]:
+        """Of something of this length; rounded as TFDS rounds `train[10%:20%]`."""
+        return round(self.first * length / 100), round(self.last * length / 100)
+
+
+class Prepared(NamedTuple):
+    """A prepared set: what it holds, where, TFDS's read-only builder of it, and where our splits are found."""
+
+    info: DatasetInfo
+    folder: Path
+    builder: Any
+    parts: dict[str, Part]
+
+
+def resolve_data_dir(data_dir: str | os.PathLike[str] | None = None) -> Path:
+    """The directory that data sets lie in: the argument, else the variable TFDS_DATA_DIR, else TFDS's own default."""
+    chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or Path("~", "tensorflow_datasets")
+    return Path(chosen).expanduser().absolute()
+
+
+def list_public(root: Path) -> list[str]:
+    """NAME or NAME/CONFIG of the sets under `root` that are not built in."""
+    versions = [*root.glob("[!.]*/[0-9]*.*.*"), *root.glob("[!.]*/[!.]*/[0-9]*.*.*")]
+    folders = {path.parent.relative_to(root) for path in versions if _VERSION.fullmatch(path.name) and path.is_dir()}
+    return sorted(str(folder) for folder in folders if folder.parts[0] not in BUILTIN)
+
+
+def find(name: str, root: Path) -> Path:
+    """The folder of the newest version of a set that somebody prepared under `root`."""
+    if re.fullmatch(r"\w+(/\w[\w.-]*)?", name) and (root / name).is_dir():  # NAME or NAME/CONFIG
+        versions = [path for path in (root / name).iterdir() if _VERSION.fullmatch(path.name)]
+        if not versions:
+            held = ", ".join(sorted(path.name for path in (root / name).iterdir())) or "nothing"
+            raise InputError(
+                f"{name!r} is not prepared in {root / name}: it should hold a folder named after a version, such as "
+                f"3.0.1, but holds {held}. Copy the whole folder {name} again, or name a configuration: {name}/CONFIG."
+            )
+        return max(versions, key=lambda path: [int(part) for part in path.name.split(".")])
+
+    import tensorflow_datasets as tfds
+    import tensorflow_datasets.text  # so that wikipedia and other texts are listed
+
+    # Community sets are left out: to list them TFDS goes to the network.
+    public = tfds.list_builders(with_community_datasets=False)
+    if name.partition("/")[0] in public:
+        raise InputError(
+            f"data set {name!r} is not prepared in {root}. On a machine with network: pip install tensorflow "
+            f"tensorflow-datasets; tfds build {name} --file_format=array_record --data_dir=DIR; then copy the folder "
+            f"DIR/{name} to {root / name}. Sets that need no network: {', '.join(BUILTIN)}."
+        )
+    held = list_public(root)
+    near = difflib.get_close_matches(name, [*BUILTIN, *held, *public], n=1, cutoff=0.5)
+    raise InputError(
+        f"unknown data set {name!r}.{f' Did you mean {near[0]!r}?' if near else ''} Built in: {', '.join(BUILTIN)}. "
+        f"Prepared in {root}: {', '.join(held) or 'none'}. Any set of labelled images or of text of TensorFlow "
+        f"Datasets can be prepared there."
+    )
+
+
+def open_folder(name: str, folder: Path) -> Prepared:
+    """Opens a prepared set; refuses what cannot be read. Reads no examples."""
+    import tensorflow_datasets as tfds
+
+    with damage_reported(folder), quiet():
+        builder = tfds.builder_from_directory(folder)
+
+    def refuse(reason: str) -> InputError:
+        return InputError(f"cannot use data set {name!r} in {folder}: {reason}")
+
+    formats = {form.value for form in builder.info.available_file_formats()}
+    if "array_record" not in formats:
+        raise refuse(
+            f"it was prepared as {', '.join(sorted(formats)) or 'no known format'}, which needs TensorFlow to be read. "
+            f"Prepare it again with tfds build {name} --file_format=array_record."
+        )
+    try:
+        kind, num_classes, shape = _features(builder.info.features)
+        parts = _parts(set(builder.info.splits))
+    except ValueError as error:
+        raise refuse(str(error)) from None
+
+    splits = {source: builder.info.splits[source] for source in {part.source for part in parts.values()}}
+    absent = [path.name for split in splits.values() for path in split.filepaths if not path.exists()]
+    if absent:
+        raise refuse(f"it is incomplete: {', '.join(sorted(absent))} missing. {_REPAIR}")
+    examples = {source: split.num_examples for source, split in splits.items()}
+    num_bytes = sum(split.num_bytes for split in splits.values())
+    if kind != "text":
+        num_bytes = sum(examples.values()) * int(np.prod(shape))
+    streams = blocks.too_large(kind, num_bytes, sum(examples.values()))
+    lengths = examples  # what a split is measured, and cut, by
+    if kind == "text" and not streams:
+        lengths = {source: split.num_bytes for source, split in splits.items()}
+    sizes = _sizes(parts, lengths)
+    if not all(sizes.values()):
+        raise refuse(f"a split is empty: {sizes}")
+    if kind == "text":
+        sizes = _sizes(parts, {source: split.num_bytes for source, split in splits.items()})
+    return Prepared(DatasetInfo(name, kind, num_classes, shape, sizes, streams), folder, builder, parts)
+
+
+def _sizes(parts: dict[str, Part], lengths: dict[str, int]) -> dict[str, int]:
+    bounds = {split: part.bounds(lengths[part.source]) for split, part in parts.items()}
+    return {split: stop - start for split, (start, stop) in bounds.items()}
+
+
+def _features(features: Any) -> tuple[str, int, tuple[int, ...]]:
+    """Kind, number of classes and shape of what a set holds; raises ValueError for what we cannot read."""
+    import tensorflow_datasets as tfds
+
+    if "text" in features and "image" not in features:
+        if not isinstance(features["text"], tfds.features.Text):
+            raise ValueError(f"its text is no string: {features['text']}")
+        return "text", 0, ()
+    table = "x" in features and "y" in features
+    x, y = ("x", "y") if table else ("image", "label")
+    missing = [feature for feature in (x, y) if feature not in features]
+    if missing:
+        also = "" if "image" in features else ", nor a text"
+        raise ValueError(f"it has no feature {' or '.join(missing)}{also}, but {', '.join(features)}")
+    inputs, target = features[x], features[y]
+    shape = inputs.shape
+    classes = isinstance(target, tfds.features.ClassLabel)
+    if table:
+        if len(shape) != 1 or None in shape or inputs.np_dtype != np.float32:
+            raise ValueError(f"its x is not a row of float32: {inputs}")
+        if not classes and (target.shape != () or target.np_dtype != np.float32):
+            raise ValueError(f"its y is neither a class nor a float32: {target}")
+        return "table", target.num_classes or 0 if classes else 0, shape
+    if not classes or not target.num_classes:
+        raise ValueError(f"its label is no class label: {target}")
+    if (
+        type(inputs) not in (tfds.features.Image, tfds.features.Tensor)
+        or len(shape) != 3
+        or inputs.np_dtype != np.uint8
+    ):
+        raise ValueError(f"its image is not an array of bytes [height, width, channels]: {inputs}")
+    if None in shape or shape[-1] not in (1, 3):
+        raise ValueError(f"its images must share one size and have 1 or 3 channels: {shape}")
+    return "image", target.num_classes, shape
+
+
+def _parts(held: set[str]) -> dict[str, Part]:
+    """Where our splits are found among those of a set. TFDS has shuffled the examples when it prepared them."""
+    if set(SPLITS) <= held:
+        return {split: Part(split, 0, 100) for split in SPLITS}
+    if {"train", "validation", "test"} <= held:
+        cuts = (("train", 0, 90), ("train", 90, 100), ("validation", 0, 100), ("test", 0, 100))
+    elif {"train", "test"} <= held or {"train", "validation"} <= held:  # without a labelled test: imagenet_resized
+        last = "test" if "test" in held else "validation"
+        cuts = (("train", 0, 80), ("train", 80, 90), ("train", 90, 100), (last, 0, 100))
+    elif "train" in held:
+        cuts = (("train", 0, 80), ("train", 80, 85), ("train", 85, 90), ("train", 90, 100))
+    else:
+        raise ValueError(f"it has no split train, but {', '.join(sorted(held)) or 'none'}")
+    return {split: Part(*cut) for split, cut in zip(SPLITS, cuts, strict=True)}
+
+
+@contextlib.contextmanager
+def damage_reported(folder: Path) -> Iterator[None]:
+    """Turns what TFDS raises about unreadable files into an InputError."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # TFDS and array_record raise nearly every type there is, depending on the damage
+        raise InputError(f"the data set in {folder} is damaged or half prepared: {error}. {_REPAIR}") from error
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silences what TFDS prints and logs, such as its advice to install OpenCV."""
+    from absl import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.set_verbosity(before)

@@ -1,0 +1,106 @@
+"""What the networks of several families share: activations, initialisation in one draw, an MLP, patches."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, cast
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from lopt.names import InputError
+from lopt.types import Params
+
+# Activation, and the weight variance times fan-in that keeps the size of its outputs: He's 2 where half is cut off.
+ACTIVATIONS = {"relu": (jax.nn.relu, 2.0), "gelu": (jax.nn.gelu, 2.0), "tanh": (jnp.tanh, 1.0)}
+
+EMBEDDING_STD = 0.02
+
+
+def init_params(
+    module: nn.Module,
+    key: jax.Array,
+    input_shape: tuple[int, ...],
+    *,
+    gain: float = 1.0,
+    gains: Mapping[str, float] | None = None,
+) -> Params:
+    """Initial params of a flax module, whose own initialisers only give the shapes.
+
+    Kernels are normal of variance gain / fan-in, where fan-in is the product of all axes but the last; embeddings are
+    normal of standard deviation 0.02; biases are zero, scales one.
+
+    Args:
+      module: called with float32 of `input_shape`.
+      key: consumed.
+      input_shape: with the batch axis, of any length.
+      gain: of kernels in general.
+      gains: of the kernels under a submodule of that name, instead.
+    """
+    variables = jax.eval_shape(lambda key: module.init(key, jnp.zeros(input_shape)), key)
+    leaves, structure = jax.tree_util.tree_flatten_with_path(variables["params"])
+
+    def std(path: Any, shape: tuple[int, ...]) -> float:
+        *modules, kind = (str(part.key) for part in path)
+        if kind == "embedding":
+            return EMBEDDING_STD
+        if kind == "kernel":
+            chosen = [gains[name] for name in modules if gains and name in gains]
+            return math.sqrt((chosen[-1] if chosen else gain) / math.prod(shape[:-1]))
+        return {"bias": 0.0, "scale": 0.0}[kind]
+
+    stds = [std(path, leaf.shape) for path, leaf in leaves]
+    # One draw for all leaves, as each call of normal costs a third of a second of compile time.
+    size = sum(leaf.size for (_, leaf), scale in zip(leaves, stds, strict=True) if scale)
+    flat = jax.random.normal(key, (size,))
+    params, start = [], 0
+    for (path, leaf), scale in zip(leaves, stds, strict=True):
+        if scale:
+            params.append(flat[start : start + leaf.size].reshape(leaf.shape) * scale)
+            start += leaf.size
+        else:
+            params.append(jnp.full(leaf.shape, float(path[-1].key == "scale")))
+    return jax.tree_util.tree_unflatten(structure, params)
+
+
+def apply(module: nn.Module, params: Params, x: jax.Array) -> jax.Array:
+    """The module's output for `x`."""
+    return cast(jax.Array, module.apply({"params": params}, x))
+
+
+class MLP(nn.Module):
+    """Dense layers with an activation between them: [..., d] -> [..., output_size].
+
+    Attributes:
+      hidden_sizes: width of each hidden layer.
+      output_size: width of the last layer, called `output`, which has no activation.
+      activation: one of `ACTIVATIONS`.
+    """
+
+    hidden_sizes: tuple[int, ...]
+    output_size: int
+    activation: str = "gelu"
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        for layer, width in enumerate(self.hidden_sizes):
+            x = ACTIVATIONS[self.activation][0](nn.Dense(width, name=f"layer_{layer}")(x))
+        return nn.Dense(self.output_size, name="output")(x)
+
+
+def check_patches(size: int, patch_size: int) -> None:
+    """Raises InputError unless square patches of that side tile an image."""
+    if type(patch_size) is not int or patch_size < 1 or size % patch_size:
+        raise InputError(f"patch_size must be a whole number that divides size={size}, not {patch_size!r}")
+
+
+def patches_shape(size: int, channels: int, patch_size: int) -> tuple[int, int]:
+    """Number N of patches of an image, and number P of values in a patch."""
+    return (size // patch_size) ** 2, patch_size**2 * channels
+
+
+def to_patches(images: jax.Array, size: int, channels: int, patch_size: int) -> jax.Array:
+    """Flattened images [B, F] -> patches [B, N, P], in reading order, and so the pixels within a patch."""
+    side = size // patch_size
+    x = images.reshape(-1, side, patch_size, side, patch_size, channels)
+    return x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, *patches_shape(size, channels, patch_size))

@@ -1,0 +1,116 @@
+"""The meta-task: training a small learned optimizer, by gradient descent through its unrolled inner trainings.
+
+Metz et al. 2022 (VeLO, arXiv:2211.09760) have it among their tasks, under the name of learned-optimizer training.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from lopt.types import Batch, Config, Data, LearnedOptimizer, Params, PyTree, Task, TaskFamily
+from tasks.checks import check_number, check_whole
+from tasks.naming import UNNAMED, family_name
+from tasks.synthetic import split_key
+
+# Entries of the inner parameters and gradients are held within these bounds. Both lie far beyond where the loss has
+# reached the cap, and low enough that their squares are finite: a bounded loss passes back 0, and 0 times what is
+# infinite would be NaN.
+_PARAMS_BOUND = 1e6
+_GRADS_BOUND = 1e12
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainOptimizer:
+    """Minimises, over theta of `optimizer`, the mean normalised training loss of `num_steps` inner steps on `task`.
+
+    loss(theta) = mean over t < num_steps of min(normalize(l_t), cap), NaN counted as cap, with l_t the loss of inner
+    batch t before the update: as `lopt.inner` has it for the meta-loss `train`. An update that is NaN costs the cap in
+    all later steps. The gradient is exact, through all the steps. 1 is an inner training that stays at the trivial
+    predictor.
+
+    The fields are objects, since a family imports neither optimizers nor other families: who builds it looks the
+    names up, and gives the optimizer's own along for the name.
+
+    Attributes:
+      optimizer: the learned optimizer to be trained; all in it must be differentiable.
+      task_family: the family whose tasks it is trained on; one draw of it is one task of this family.
+      optimizer_name: what the optimizer is called in this family's name; its class where empty.
+      num_steps: inner steps of an unroll.
+      cap: bound of an inner step's normalised loss.
+    """
+
+    optimizer: LearnedOptimizer = dataclasses.field(metadata=UNNAMED)
+    task_family: TaskFamily = dataclasses.field(metadata=UNNAMED)
+    optimizer_name: str = dataclasses.field(default="", compare=False, metadata=UNNAMED)
+    num_steps: int = 10
+    cap: float = 2.0
+
+    def __post_init__(self):
+        check_whole(self, num_steps=1)
+        check_number(self, cap=1)
+
+    @property
+    def name(self) -> str:
+        """`train_optimizer[OPTIMIZER][TASK]`, followed by `:setting=value` for each that is not the default."""
+        optimizer = self.optimizer_name or type(self.optimizer).__name__
+        return family_name(self, f"train_optimizer[{optimizer}][{self.task_family.name}]")
+
+    @property
+    def streams(self) -> bool:
+        return self.task_family.streams
+
+    def load(self, seed: int = 0, block: int = 0) -> Data:
+        """The data of the inner task."""
+        return self.task_family.load(seed, block)
+
+    def sample(self, key: jax.Array) -> Config:
+        """A draw of the inner family."""
+        return self.task_family.sample(key)
+
+    def task(self, config: Config) -> Task:
+        """The task's functions; see `sample_batch` for the batch."""
+
+        def loss(params: Params, key: jax.Array, batch: Batch) -> jax.Array:
+            del key  # the batch has its own: a loss is a function of theta and the batch
+            return self._unroll(params, config, batch)
+
+        return Task(self.optimizer.init_theta, loss, lambda loss: loss, lambda params, key, batch: {})
+
+    def sample_batch(self, data: Data, key: jax.Array, config: Config, split: str) -> Batch:
+        """`{"batches": inner batches of the split, stacked [num_steps, ...], "key": for the start and the losses}`."""
+        batch_key, unroll_key = jax.random.split(split_key(key, split))
+        keys = jax.random.split(batch_key, self.num_steps)
+        data = jax.tree.map(jnp.asarray, data)  # numpy arrays take no index that is mapped
+        draw = jax.vmap(lambda key: self.task_family.sample_batch(data, key, config, split))
+        return {"batches": draw(keys), "key": unroll_key}
+
+    def _unroll(self, theta: Params, config: Config, batch: Batch) -> jax.Array:
+        task = self.task_family.task(config)
+        init_key, loss_key = jax.random.split(batch["key"])
+        params = task.init(init_key)
+        state = self.optimizer.init(theta, params, num_steps=self.num_steps)
+
+        def step(carry: PyTree, inputs: PyTree) -> tuple[PyTree, jax.Array]:
+            params, state, corruption, lost = carry
+            t, inner_batch = inputs
+            value, grads = jax.value_and_grad(task.loss)(params, jax.random.fold_in(loss_key, t), inner_batch)
+            normalized = task.normalize(value)
+            bounded = jnp.where((normalized < self.cap) & ~lost, normalized, self.cap)  # False for NaN
+            grads = jax.tree.map(lambda leaf: _hold(leaf, _GRADS_BOUND), grads)
+            grads, corruption = task.corrupt.update(grads, corruption, params)
+            value = jnp.where(jnp.isfinite(value), value, self.cap)
+            updates, state = self.optimizer.update(theta, grads, state, params, value=value)
+            for update in jax.tree.leaves(updates):
+                lost |= jnp.any(jnp.isnan(update))
+            updates = jax.tree.map(lambda leaf: _hold(leaf, _PARAMS_BOUND), updates)
+            params = jax.tree.map(lambda leaf, update: _hold(leaf + update, _PARAMS_BOUND), params, updates)
+            return (params, state, corruption, lost), bounded
+
+        start = params, state, task.corrupt.init(params), jnp.zeros((), bool)
+        return jnp.mean(jax.lax.scan(step, start, (jnp.arange(self.num_steps), batch["batches"]))[1])
+
+
+def _hold(x: jax.Array, bound: float) -> jax.Array:
+    """x within [-bound, bound]; 0 where it is NaN."""
+    return jnp.clip(jnp.where(jnp.isnan(x), 0.0, x), -bound, bound)

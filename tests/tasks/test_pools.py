@@ -1,0 +1,150 @@
+"""The named sets: what is in them, that nothing held out leaks, and the command that lists and shows them."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lopt.distributed import PairLayout
+from lopt.estimators import PES
+from lopt.horizons import Horizon
+from lopt.optimizers import OPTIMIZERS
+from lopt.optimizers.learnable_adam import LearnableAdam
+from lopt.outer import MetaTraining, OuterOptimizer, outer_steps
+from tasks import FAMILIES, POOLS, parse_mixture, parse_tasks
+from tasks.augment import Augmented
+from tasks.random_mlp import RandomMLP
+
+ROOT = Path(__file__).resolve().parents[2]
+TRAINING = ("pool_small", "pool_wide")
+
+
+def plain(family):
+    return plain(family.family) if isinstance(family, Augmented) else family
+
+
+def read(pool):
+    return parse_mixture(pool, optimizers=OPTIMIZERS)
+
+
+def origin(family) -> tuple[str, set[str]]:
+    """The family's name in the table, and the data sets that it reads."""
+    family = plain(family)
+    (name,) = (name for name, row in FAMILIES.items() if row.constructor is type(family))
+    sets = set(family.datasets) if isinstance(family, RandomMLP) else {getattr(family, "dataset", "")} - {""}
+    return name, sets
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_every_task_of_a_pool_can_be_named_alone(pool):
+    mixture = read(pool)
+    assert parse_tasks(",".join(f.name for f in mixture.families), optimizers=OPTIMIZERS) == mixture.families
+    assert len(mixture.weights) == len(mixture.families)
+
+
+def test_nothing_held_out_is_trained_on():
+    """A held-out task has a family or a data set that no training pool has: not a setting alone."""
+    trained = [origin(family) for pool in TRAINING for family in read(pool).families]
+    families = {name for name, _ in trained}
+    sets = set().union(*(names for _, names in trained))
+    for family in read("held_out").families:
+        name, own = origin(family)
+        assert name not in families or (own and not own & sets), family.name
+
+
+def test_held_out_has_the_breadth_that_it_claims():
+    names = [origin(family)[0] for family in read("held_out").families]
+    assert len(names) >= 12
+    assert {"image_conv", "image_vit", "image_autoencoder", "quadratic"} <= set(names)
+    assert sum(name.startswith("text_") for name in names) >= 2
+    assert any(name.startswith("table_") for name in names)
+
+
+def test_weights_multiply_through_pools_and_lists():
+    mixture = parse_mixture("0.5*pool_small,3*quadratic:dimension=4,table_mlp:hidden_sizes=(4,)", optimizers=OPTIMIZERS)
+    small = read("pool_small")
+    assert mixture.families[: len(small.families)] == small.families
+    assert mixture.weights == (*(w / 2 for w in small.weights), 3.0, 1.0, 1.0)
+    assert max(small.weights) == 2.0
+
+
+@pytest.mark.slow
+def test_the_wide_pool_trains_as_one_program(caplog):
+    """A mixture compiles the start and the outer step, whatever is drawn."""
+    mixture = read("pool_wide")
+    training = MetaTraining(
+        LearnableAdam(), mixture.families, PES(num_pairs=1, truncation=2, horizon=Horizon(4, 4)), OuterOptimizer(),
+        layout=PairLayout(), weights=mixture.weights, families_per_step=2,
+    )  # fmt: skip
+    data = tuple(family.load() for family in mixture.families)
+    with jax.log_compiles(), caplog.at_level("WARNING"):
+        state = training.init(0, data)
+        for count in (1, 3):
+            state, metrics = outer_steps(training, state, data, jnp.asarray(count, jnp.int32))
+            assert np.isfinite(metrics["meta_loss"][:count]).all()
+    compiled = [message for message in caplog.messages if "Compiling" in message]
+    assert sum("outer_steps" in message for message in compiled) == 1
+
+
+def command(*arguments, data_dir=None):
+    data = [f"--data_dir={data_dir}"] if data_dir else []
+    return subprocess.run(
+        [sys.executable, "-m", "tasks", *arguments, *data], capture_output=True, text=True, cwd=ROOT, timeout=120
+    )
+
+
+def test_list_shows_families_pools_and_sets(tmp_path):
+    result = command("list", data_dir=tmp_path)
+    assert (result.returncode, result.stderr) == (0, "")
+    for word in (
+        "image_vit",
+        "reparametrize",
+        "held_out",
+        "2*image_mlp/digits",
+        "kjv",
+        "when first used",
+        str(tmp_path),
+    ):
+        assert word in result.stdout
+    assert list(tmp_path.iterdir()) == []  # listing prepares nothing
+
+
+def test_prepare_writes_a_set_once(tmp_path):
+    result = command("prepare", "wine", data_dir=tmp_path)
+    assert result.returncode == 0
+    folder = Path(result.stdout.split("... ")[1].strip())
+    assert folder.is_dir()
+    assert folder.parent.parent == tmp_path
+    assert "prepared" in command("list", data_dir=tmp_path).stdout
+
+
+def test_show_draws_a_page(tmp_path):
+    result = command("show", "table_mlp/wine:hidden_sizes=(4,)", "test_function", f"--out={tmp_path}", "--steps=5")
+    assert (result.returncode, result.stderr) == (0, "")
+    pages = [Path(line) for line in result.stdout.split()]
+    assert [page.parent for page in pages] == [tmp_path] * 2
+    assert all(page.read_bytes()[:4] == b"\x89PNG" for page in pages)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("lst",), "Did you mean 'list'"),
+        (("prepare", "wine", "mnistt"), "mnist"),
+        (("show",), "say what to show"),
+        (("show", "image_mlp/nothing"), "unknown data set 'nothing'"),
+        (("list", "x"), "takes no names"),
+        (("list", "--dir=x"), "Unknown command line flag"),
+    ],
+)
+def test_wrong_commands_say_what_to_do(arguments, message, tmp_path):
+    result = command(*arguments, data_dir=tmp_path)
+    assert result.returncode == 2
+    assert message in result.stderr
+    assert result.stderr.startswith("tasks: ")
+    assert "Traceback" not in result.stderr
+    assert list(tmp_path.iterdir()) == []
