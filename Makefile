@@ -5,7 +5,8 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 	$(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
 BIN := .venv/bin
 DEMO := runs/demo
-PAPER := influence_balancing toy_regression ridge_l2 lstm_variance lorenz swimmer char_rnn many_hyperparameters lr_schedule
+PAPER := influence_balancing toy_regression ridge_l2 lstm_variance lorenz swimmer char_rnn many_hyperparameters lr_schedule \
+	learned_optimizer
 # Kept between calls: compiled programs, and the data sets that make demo and make test prepare.
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/runs/cache/jax
 export TFDS_DATA_DIR ?= $(CURDIR)/runs/data
