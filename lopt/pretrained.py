@@ -78,9 +78,15 @@ def load(path_or_name: str | os.PathLike, *, num_steps: int | None = None) -> op
 def load_pretrained(path_or_name: str | os.PathLike) -> Pretrained:
     """Reads an export folder, a run directory (the export in it), or an optimizer that ships with lopt, by its name.
 
+    A file is read as weights that others have published: see `lopt.released`.
+
     Raises:
       InputError: there is no such thing, or it is damaged, or this version of lopt cannot run it.
     """
+    if Path(path_or_name).is_file():
+        from lopt.released import read_released  # here, so that `import lopt` does not import Flax
+
+        return Pretrained(*read_released(path_or_name), Path(path_or_name).resolve())
     path = find_export(path_or_name)
     card = _read_card(path / CARD_FILE)
     try:

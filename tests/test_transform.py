@@ -16,6 +16,8 @@ from lopt.optimizers import OPTIMIZERS
 
 as_optax: Any = lopt.as_optax  # optax's types for states and updates are too wide to look inside
 
+RULES = ("learnable_adam", "lstm", "mlp", "celo_adam")  # one of each kind; the others are in optimizers/test_contract
+
 LR, MOMENTUM = 0.1, 0.9
 THETA = {"lr": np.float32(LR), "momentum": np.float32(MOMENTUM)}
 
@@ -149,7 +151,7 @@ def test_a_rule_that_reads_everything_traces_once_in_every_wrapper(wrapper):
     assert traces == 1
 
 
-@pytest.mark.parametrize("rule", OPTIMIZERS)
+@pytest.mark.parametrize("rule", RULES)
 def test_every_rule_traces_once(rule):
     tx = as_optax(*make_rule(rule), num_steps=10)
     tx = optax.apply_if_finite(multi_steps(optax.partition({"a": tx, "b": optax.adam(0.1)}, labels), 2), 3)
@@ -158,10 +160,10 @@ def test_every_rule_traces_once(rule):
     assert all(np.isfinite(p).all() for p in jax.tree.leaves(params))
 
 
-@pytest.mark.parametrize("rule", OPTIMIZERS)
+@pytest.mark.parametrize("rule", RULES)
 def test_every_rule_takes_every_rank_and_dtype_with_float32_inside(rule):
     optimizer, theta = make_rule(rule)
-    tx = as_optax(optimizer, theta)
+    tx = as_optax(optimizer, theta, num_steps=10)
     full = make_params()
     half = {name: full.pop(name).astype(jnp.bfloat16) for name in ("scalar", "matrix", "kernel")}
     params = {"full": full, "half": half, "none": None, "masked": optax.MaskedNode(), "empty": {}}
@@ -174,16 +176,17 @@ def test_every_rule_takes_every_rank_and_dtype_with_float32_inside(rule):
     @jax.jit
     def by_hand(grads, params):
         grads, params = (jax.tree.map(lambda x: x.astype(jnp.float32), tree) for tree in (grads, params))
-        return optimizer.update(theta, grads, optimizer.init(theta, params, num_steps=None), params, value=None)[0]
+        state = optimizer.init(theta, params, num_steps=10)
+        return optimizer.update(theta, grads, state, params, value=jnp.asarray(1.0))[0]
 
     wanted = by_hand(grads, params)
-    assert_close(updates["full"], wanted["full"])
+    assert_close(updates["full"], wanted["full"], rtol=1e-5)
     assert_close(updates["half"], jax.tree.map(lambda u: u.astype(jnp.bfloat16), wanted["half"]), rtol=2**-8)
 
 
-@pytest.mark.parametrize("rule", OPTIMIZERS)
+@pytest.mark.parametrize("rule", RULES)
 def test_every_rule_takes_a_tree_without_leaves(rule):
-    tx = as_optax(*make_rule(rule))
+    tx = as_optax(*make_rule(rule), num_steps=10)
     for params in ({}, [None], {"a": optax.MaskedNode()}):
         updates, _ = tx.update(params, tx.init(params), params, value=1.0)
         assert updates == params
@@ -198,9 +201,9 @@ def test_inputs_reach_the_rule():
         np.testing.assert_allclose(updates["w"], -LR * (1 - t / 4) * 0.5 * np.array([4.0, 1.0]), rtol=1e-6)
 
 
-@pytest.mark.parametrize("rule", OPTIMIZERS)
+@pytest.mark.parametrize("rule", RULES)
 def test_nnx_optimizer_gives_the_same_as_plain_jax(rule):
-    tx = as_optax(*make_rule(rule))
+    tx = as_optax(*make_rule(rule), num_steps=10)
     model = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
     wanted, _ = train(tx, nnx.as_pure(nnx.state(model, nnx.Param)), num_updates=3)
     nnx_optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)

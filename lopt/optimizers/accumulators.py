@@ -1,5 +1,9 @@
 """Running statistics of gradients that rules share."""
 
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 
@@ -19,3 +23,102 @@ def update_momenta(momenta: jax.Array, grad: jax.Array, decays: jax.Array) -> ja
     """
     b = decays.reshape(-1, *[1] * grad.ndim)
     return b * momenta + (1 - b) * grad[None]
+
+
+def init_rms(param: jax.Array, num_decays: int) -> jax.Array:
+    """Zeros `[num_decays, *param.shape]`, float32."""
+    return jnp.zeros((num_decays, *param.shape), jnp.float32)
+
+
+def update_rms(rms: jax.Array, grad: jax.Array, decays: jax.Array) -> jax.Array:
+    """One mean square per decay b, without bias correction: v_b <- b v_b + (1 - b) g^2; shapes as `update_momenta`."""
+    return update_momenta(rms, jnp.square(grad), decays)
+
+
+class FactoredMoments(NamedTuple):
+    """Second moments of a tensor, one per decay, in factored form (Shazeer and Stern 2018, arXiv 1804.04235).
+
+    The two largest axes are factored; where a tensor has fewer than two, `row` is the full second moment.
+
+    Attributes:
+      row: means over the largest axis, `[num_decays, *shape]` with a 1 in the place of that axis.
+      column: means over the second largest axis, likewise; None for tensors with fewer than two axes.
+    """
+
+    row: jax.Array
+    column: jax.Array | None
+
+
+def factored_axes(shape: Sequence[int]) -> tuple[int, int] | None:
+    """The second largest and the largest axis, of equal ones the later is the larger; None below two axes."""
+    if len(shape) < 2:
+        return None
+    order = sorted(range(len(shape)), key=lambda axis: shape[axis])
+    return order[-2], order[-1]
+
+
+def init_factored(param: jax.Array, num_decays: int) -> FactoredMoments:
+    """Zeros, float32."""
+    axes = factored_axes(param.shape)
+    if axes is None:
+        return FactoredMoments(jnp.zeros((num_decays, *param.shape), jnp.float32), None)
+    second, largest = axes
+    shapes = ([1 if i == axis else size for i, size in enumerate(param.shape)] for axis in (largest, second))
+    row, column = (jnp.zeros((num_decays, *shape), jnp.float32) for shape in shapes)
+    return FactoredMoments(row, column)
+
+
+def update_factored(moments: FactoredMoments, grad: jax.Array, decays: jax.Array) -> FactoredMoments:
+    """row_b <- b row_b + (1 - b) mean_largest(g^2), and so the columns; without bias correction.
+
+    Args:
+      moments: of the tensor.
+      grad: `[*shape]`.
+      decays: `[num_decays]`.
+    """
+    squares = jnp.square(grad) + 1e-30
+    axes = factored_axes(grad.shape)
+    if axes is None or moments.column is None:
+        return FactoredMoments(update_momenta(moments.row, squares, decays), None)
+    second, largest = axes
+    row = update_momenta(moments.row, mean(squares, (largest,)), decays)
+    return FactoredMoments(row, update_momenta(moments.column, mean(squares, (second,)), decays))
+
+
+def factored_scales(moments: FactoredMoments, shape: Sequence[int]) -> tuple[jax.Array, jax.Array]:
+    """Row and column factors of 1 / sqrt(second moment), each `[num_decays, ...]`, to be broadcast to the tensor.
+
+    row_factor = rsqrt(row / mean(row)), column_factor = rsqrt(column), both at most 10^4.5; their product with the
+    gradient is Adafactor's direction. Below two axes they are rsqrt(v) and 1.
+
+    Args:
+      moments: of the tensor.
+      shape: the tensor's.
+    """
+    row, column = moments
+    axes = factored_axes(shape)
+    if axes is None or column is None:
+        return _bounded_rsqrt(row + 1e-9), jnp.ones((len(row), *[1] * len(shape)), jnp.float32)
+    row_mean = mean(row, (1 + axes[0],))  # axis 0 holds the decays
+    return _bounded_rsqrt(row / (row_mean + 1e-9)), _bounded_rsqrt(column)
+
+
+def mean(x: jax.Array, axes: Sequence[int]) -> jax.Array:
+    """The mean over `axes`, which are kept with length 1; 0 for none."""
+    count = math.prod(x.shape[axis] for axis in axes)
+    return jnp.sum(x, axis=tuple(axes), keepdims=True) / max(count, 1)
+
+
+def _bounded_rsqrt(x: jax.Array) -> jax.Array:
+    return jax.lax.rsqrt(jnp.maximum(x, 1e-9))
+
+
+def learned_decays(offsets: jax.Array, start: Sequence[float]) -> jax.Array:
+    """Decays 1 - exp(10 (log(1 - start) / 10 + offset)), within [0, 1]; offset 0 gives `start`.
+
+    Args:
+      offsets: part of theta, `[num_decays]`.
+      start: `[num_decays]` decays.
+    """
+    log_start = jnp.log1p(-jnp.asarray(start, jnp.float32))
+    return jnp.clip(-jnp.expm1(log_start + 10 * offsets), 0, 1)

@@ -4,7 +4,6 @@ Adam: Diederik P. Kingma, Jimmy Ba, "Adam: A method for stochastic optimization"
 """
 
 import dataclasses
-import math
 from typing import NamedTuple
 
 import jax
@@ -12,6 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from lopt.names import InputError
+from lopt.optimizers.learned_schedule import init_learning_rate, init_logit, learning_rate
 from lopt.types import Params, Theta
 
 
@@ -49,14 +49,11 @@ class LearnableAdam:
 
     def init_theta(self, key: jax.Array) -> Theta:
         del key
-        theta = {
-            "log_learning_rate": jnp.asarray(math.log(self.learning_rate), jnp.float32),
-            "logit_b1": jnp.asarray(math.log(self.b1 / (1 - self.b1)), jnp.float32),
-            "logit_b2": jnp.asarray(math.log(self.b2 / (1 - self.b2)), jnp.float32),
+        return {
+            **init_learning_rate(self.learning_rate, self.schedule_terms),
+            "logit_b1": init_logit(self.b1),
+            "logit_b2": init_logit(self.b2),
         }
-        if self.schedule_terms:
-            theta["schedule"] = jnp.zeros((self.schedule_terms,), jnp.float32)
-        return theta
 
     def init(self, theta: Theta, params: Params, *, num_steps: int | jax.Array | None) -> LearnableAdamState:
         del theta
@@ -67,11 +64,8 @@ class LearnableAdam:
         self, theta: Theta, grads: Params, state: LearnableAdamState, params: Params, *, value: jax.Array | None
     ) -> tuple[Params, LearnableAdamState]:
         del params, value
-        log_lr = theta["log_learning_rate"]
-        if self.schedule_terms:
-            waves = jnp.pi * jnp.arange(1, self.schedule_terms + 1, dtype=jnp.float32)
-            log_lr += theta["schedule"] @ jnp.cos(waves * (optax.tree.get(state.adam, "count") / state.num_steps))
         adam = optax.scale_by_adam(b1=jax.nn.sigmoid(theta["logit_b1"]), b2=jax.nn.sigmoid(theta["logit_b2"]))
         directions, adam_state = adam.update(grads, state.adam)
-        updates = jax.tree.map(lambda d: -jnp.exp(log_lr) * d, directions)
+        lr = learning_rate(theta, optax.tree.get(state.adam, "count"), state.num_steps)
+        updates = jax.tree.map(lambda d: -lr * d, directions)
         return updates, LearnableAdamState(adam_state, state.num_steps)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from lopt.names import InputError
+from lopt.optimizers.recurrent import INIT, lstm_cell
 from lopt.types import Params, PyTree, Theta
 
 
@@ -37,20 +38,14 @@ class CoordinateLSTM(nn.Module):
     @nn.compact
     def __call__(self, carry: PyTree, x: jax.Array) -> tuple[PyTree, jax.Array]:
         """Args: carry, per layer (c, h), each `[hidden, n]`; x `[features, n]`. Returns (carry, `[n]`)."""
-        init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
         new_carry = []
         for i, (size, (c, h)) in enumerate(zip(self.hidden_sizes, carry, strict=True)):
-            kernel = self.param(f"kernel_{i}", init, (x.shape[0] + size, 4 * size))
+            kernel = self.param(f"kernel_{i}", INIT, (x.shape[0] + size, 4 * size))
             bias = self.param(f"bias_{i}", nn.initializers.zeros, (4 * size,))
-            # Two products rather than one of the joined inputs: joining would copy the hidden state.
-            gates = kernel[: x.shape[0]].T @ x + kernel[x.shape[0] :].T @ h + bias[:, None]
-            input_gate, forget_gate, candidate, output_gate = jnp.split(gates, 4)
-            # The +1 starts the cell as one that remembers (Jozefowicz et al. 2015).
-            c = nn.sigmoid(forget_gate + 1) * c + nn.sigmoid(input_gate) * jnp.tanh(candidate)
-            h = nn.sigmoid(output_gate) * jnp.tanh(c)
+            c, h = lstm_cell(kernel, bias, (c, h), x)
             new_carry.append((c, h))
             x = h
-        kernel = self.param("kernel_out", init, (x.shape[0], 1))
+        kernel = self.param("kernel_out", INIT, (x.shape[0], 1))
         bias = self.param("bias_out", nn.initializers.zeros, (1,))
         return tuple(new_carry), kernel[:, 0] @ x + bias
 

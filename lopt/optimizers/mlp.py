@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from lopt.names import InputError
 from lopt.optimizers.accumulators import init_momenta, update_momenta
 from lopt.optimizers.features import ParameterMLP, second_moment_normalize, time_features
+from lopt.optimizers.networks import BLOCK, mean_squares, over_blocks
 from lopt.types import Params, PyTree, Theta
 
 DECAYS = (0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)
@@ -82,17 +83,48 @@ class MLPOptimizer:
         momenta = jax.tree.map(lambda m, g: update_momenta(m, g, decays), state.momenta, grads)
 
         leaves, treedef = jax.tree.flatten(params)
-        if not leaves:
-            return params, MLPState(state.step + 1, momenta)
-        # All tensors go through the network side by side: one wide product instead of one a tensor.
-        inputs = zip(jax.tree.leaves(grads), leaves, jax.tree.leaves(momenta), strict=True)
-        features = jnp.concatenate([_features(*tensor) for tensor in inputs], axis=1)
-        step = self._step(theta, features, state.step)
-
-        ends = [0]
-        for leaf in leaves:
-            ends.append(ends[-1] + leaf.size)
-        updates = [
-            step[start:end].reshape(leaf.shape) for start, end, leaf in zip(ends, ends[1:], leaves, strict=False)
-        ]
+        tensors = list(zip(jax.tree.leaves(grads), leaves, jax.tree.leaves(momenta), strict=True))
+        updates = []
+        for group in _groups([leaf.size for leaf in leaves]):
+            if tensors[group[0]][1].size > BLOCK:
+                updates.append(self._update_large(theta, *tensors[group[0]], state.step))
+            else:
+                updates += self._update_side_by_side(theta, [tensors[i] for i in group], state.step)
         return jax.tree.unflatten(treedef, updates), MLPState(state.step + 1, momenta)
+
+    def _update_side_by_side(
+        self, theta: Theta, tensors: list[tuple[jax.Array, jax.Array, jax.Array]], step: jax.Array
+    ) -> list[jax.Array]:
+        """The updates of tensors (grad, param, momenta): one wide product instead of one a tensor."""
+        outputs = self._step(theta, jnp.concatenate([_features(*tensor) for tensor in tensors], axis=1), step)
+        ends = [0]
+        for grad, _, _ in tensors:
+            ends.append(ends[-1] + grad.size)
+        return [
+            outputs[start:end].reshape(grad.shape)
+            for start, end, (grad, _, _) in zip(ends, ends[1:], tensors, strict=False)
+        ]
+
+    def _update_large(
+        self, theta: Theta, grad: jax.Array, param: jax.Array, momenta: jax.Array, step: jax.Array
+    ) -> jax.Array:
+        """The update of one tensor, a block at a time, so that its features are never in memory together."""
+        means = mean_squares([grad, param, *momenta], grad.shape, 0)
+
+        def update_block(grad: jax.Array, param: jax.Array, momenta: jax.Array, means: list[jax.Array]) -> jax.Array:
+            rows = [x * jax.lax.rsqrt(1e-5 + mean) for x, mean in zip([grad, param, *momenta], means, strict=True)]
+            return self._step(theta, jnp.stack([x.reshape(-1) for x in rows]), step).reshape(grad.shape)
+
+        return over_blocks(update_block, (grad, param, momenta, means), grad.shape)
+
+
+def _groups(sizes: list[int]) -> list[list[int]]:
+    """Neighbouring tensors of together at most BLOCK parameters, by their indices; larger ones are alone."""
+    groups, total = [], 0
+    for i, size in enumerate(sizes):
+        total += size
+        if not groups or total > BLOCK:
+            groups.append([])
+            total = size
+        groups[-1].append(i)
+    return groups

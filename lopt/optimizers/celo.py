@@ -1,0 +1,88 @@
+"""`celo`: one tiny MLP for every parameter, and an LSTM that schedules the size of its steps over the training.
+
+Abhinav Moudgil, Boris Knyazev, Guillaume Lajoie, Eugene Belilovsky, "Celo: training versatile learned optimizers on a
+compute diet", 2025 (arXiv 2501.12670).
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lopt.names import InputError
+from lopt.optimizers.adafac_mlp import check_hidden_sizes
+from lopt.optimizers.recurrent import draw_kernels
+from lopt.optimizers.scheduler import Scheduler, SchedulerState
+from lopt.optimizers.velo_rule import (
+    VeloStatistics,
+    clip_gradients,
+    init_statistics,
+    map_tensors,
+    mlp_shapes,
+    update_statistics,
+    velo_step,
+)
+from lopt.types import Params, Theta
+
+
+class CeloState(NamedTuple):
+    """Attributes: statistics of the gradients; schedule, None without a scheduler."""
+
+    statistics: VeloStatistics
+    schedule: SchedulerState | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Celo:
+    """Update = -1e-3 s_t d exp(1e-3 a) rms(p), (d, a) = MLP of a parameter, s_t of a scheduler that all tensors share.
+
+    Theta has two parts, `mlp` and `scheduler`. The paper trains them one after the other: first `mlp` with
+    `scheduled=False`, where s_t = 1, then `scheduler` with `mlp` frozen.
+
+    Attributes:
+      hidden_sizes: widths of the MLP's hidden layers.
+      lstm_size: width of the scheduler's LSTM.
+      scheduled: whether the scheduler is at work.
+    """
+
+    hidden_sizes: tuple[int, ...] = (4, 4)
+    lstm_size: int = 64
+    scheduled: bool = True
+
+    def __post_init__(self):
+        check_hidden_sizes(self.hidden_sizes)
+        if self.lstm_size < 1:
+            raise InputError(f"lstm_size must be at least 1, not {self.lstm_size}")
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return frozenset({"params", "value", "num_steps"} if self.scheduled else {"params"})
+
+    @property
+    def _scheduler(self) -> Scheduler:
+        return Scheduler(self.lstm_size, num_weights=1)
+
+    def init_theta(self, key: jax.Array) -> Theta:
+        return draw_kernels(key, {"mlp": mlp_shapes(self.hidden_sizes), "scheduler": self._scheduler.shapes()})
+
+    def init(self, theta: Theta, params: Params, *, num_steps: int | jax.Array | None) -> CeloState:
+        schedule = None
+        if self.scheduled:
+            schedule = self._scheduler.init(theta["scheduler"], jnp.asarray(num_steps, jnp.int32))
+        return CeloState(init_statistics(params), schedule)
+
+    def update(
+        self, theta: Theta, grads: Params, state: CeloState, params: Params, *, value: jax.Array | None
+    ) -> tuple[Params, CeloState]:
+        scale, schedule = jnp.ones(()), None
+        if state.schedule is not None:
+            scale, schedule = self._scheduler.update(theta["scheduler"], state.schedule, jnp.asarray(value))
+        grads = clip_gradients(grads)
+        statistics = update_statistics(state.statistics, grads)
+
+        def step(_: int, param: jax.Array, grad: jax.Array, *parts: Any) -> jax.Array:
+            return velo_step(theta["mlp"], scale, grad, param, *parts)
+
+        updates = map_tensors(step, params, grads, *statistics)
+        return updates, CeloState(statistics, schedule)

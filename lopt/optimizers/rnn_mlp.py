@@ -1,0 +1,200 @@
+"""`rnn_mlp`: a per-parameter MLP and a per-tensor LSTM that tell each other what they see.
+
+Luke Metz, Niru Maheswaranathan, C. Daniel Freeman, Ben Poole, Jascha Sohl-Dickstein, "Tasks, stability, architecture,
+and compute: training more effective learned optimizers, and using them to train themselves", 2020 (arXiv 2009.11243).
+"""
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lopt.names import InputError
+from lopt.optimizers.accumulators import init_momenta, init_rms, mean, update_momenta, update_rms
+from lopt.optimizers.adafac_mlp import check_hidden_sizes
+from lopt.optimizers.features import TIME_SCALES, second_moment_normalize
+from lopt.optimizers.networks import apply_mlp
+from lopt.optimizers.recurrent import Carry, draw_kernels, first_carry, lstm_cell
+from lopt.optimizers.tensor_statistics import clipped_log, mean_and_variance, norm
+from lopt.types import Params, PyTree, Theta
+
+DECAYS = (0.5, 0.9, 0.99, 0.999, 0.9999)
+NUM_STATISTICS = 18  # of a tensor, read by its LSTM
+TO_LSTM, FROM_LSTM, TO_MLP = 16, 18, 17  # numbers from the MLPs to the LSTM, from all LSTMs to each, from LSTM to MLP
+NUM_FEATURES = 3 + 4 * len(DECAYS)  # of a parameter
+NUM_CONSTANTS = len(TIME_SCALES) + 3 + TO_MLP  # of a tensor, read by its MLP
+STEP_SCALE, MAGNITUDE_SCALE = 1e-3, 1e-3
+CLIP_DECAY, CLIP_FACTOR = 0.99, 10.0
+LOSS_DECAY, MAX_LOSS = 0.9, 1e18
+
+
+class LossMoments(NamedTuple):
+    """Running mean and variance of the loss, from zero. Attributes: mean, variance; count, int32."""
+
+    mean: jax.Array
+    variance: jax.Array
+    count: jax.Array
+
+
+class RNNMLPState(NamedTuple):
+    """The state.
+
+    Attributes:
+      step: int32, number of updates done.
+      momenta, rms: trees like params of `[5, *shape]`.
+      losses: of the training.
+      gradient_size: running root mean square of the gradient, from 1 - 0.99, not corrected.
+      carry: of the LSTMs, `[lstm_size, num_tensors]`.
+      to_lstm: mean outputs of each tensor's MLP, `[16, num_tensors]`.
+      from_lstm: mean read-out of all LSTMs, `[18]`.
+    """
+
+    step: jax.Array
+    momenta: PyTree
+    rms: PyTree
+    losses: LossMoments
+    gradient_size: jax.Array
+    carry: Carry
+    to_lstm: jax.Array
+    from_lstm: jax.Array
+
+
+def _update_losses(moments: LossMoments, value: jax.Array) -> tuple[LossMoments, jax.Array]:
+    """Takes in one loss, if finite; and `[2]`: where it and where zero stand, in standard deviations within +-5."""
+    finite = jnp.isfinite(value)
+    loss = jnp.where(finite, jnp.clip(value, -MAX_LOSS, MAX_LOSS), 0.0)
+    center = LOSS_DECAY * moments.mean + (1 - LOSS_DECAY) * loss
+    variance = LOSS_DECAY * moments.variance + (1 - LOSS_DECAY) * jnp.square(center - loss)
+    new = LossMoments(center, variance, moments.count + 1)
+    new = jax.tree.map(lambda x, old: jnp.where(finite, x, old), new, moments)
+    weight = 1 / (1 - LOSS_DECAY ** jnp.maximum(new.count, 1).astype(jnp.float32))
+    both = jnp.stack([jnp.where(finite, loss, MAX_LOSS), jnp.zeros(())])
+    return new, jnp.clip((both - weight * new.mean) * jax.lax.rsqrt(weight * new.variance + 1e-8), -5, 5)
+
+
+def _statistics(param: jax.Array, grad: jax.Array, momenta: jax.Array, rms: jax.Array, losses: jax.Array) -> jax.Array:
+    """`[18]`, of one tensor: logs and signs of means, logs of variances and norms, its shape, and the loss."""
+    moments = [mean_and_variance(x) for x in (momenta, rms, param)]
+    means, variances = (jnp.stack(x) for x in zip(*moments, strict=True))
+    norms = jnp.stack([norm(param), norm(grad)])
+    logs = clipped_log(jnp.concatenate([means, variances, norms]))
+    sizes = (*param.shape, 1, 1, 1, 1)[:4]
+    shape = [1.0 if param.ndim == 0 else -1.0, *(math.log(max(size, 1)) - 1 for size in sizes)]
+    return jnp.concatenate([logs, jnp.sign(means), jnp.asarray(shape, jnp.float32), losses])
+
+
+def _features(param: jax.Array, grad: jax.Array, momenta: jax.Array, rms: jax.Array) -> list[jax.Array]:
+    """The 23 inputs of every parameter of one tensor, normalized."""
+    rsqrt = jax.lax.rsqrt(rms + 1e-6)
+    single = jnp.stack([grad, param, jnp.log(jnp.abs(param) + 1e-8)])
+    features = jnp.concatenate([single, momenta, momenta * rsqrt, rms, rsqrt])
+    return list(second_moment_normalize(features.reshape(len(features), -1)))
+
+
+@dataclasses.dataclass(frozen=True)
+class RNNMLPOptimizer:
+    """Update = -1e-3 d exp(1e-3 a), (d, a, message to the LSTM) = MLP(inputs of a parameter, message of the LSTM).
+
+    Each tensor's LSTM reads 18 statistics, the mean message of the tensor's MLP and the mean message of all LSTMs at
+    the step before, so the tensors see each other. The gradient is clipped at ten times its running size.
+
+    Attributes:
+      hidden_sizes: widths of the MLP's hidden layers.
+      lstm_size: width of the LSTM.
+    """
+
+    hidden_sizes: tuple[int, ...] = (32, 32)
+    lstm_size: int = 64
+
+    def __post_init__(self):
+        check_hidden_sizes(self.hidden_sizes)
+        if self.lstm_size < 1:
+            raise InputError(f"lstm_size must be at least 1, not {self.lstm_size}")
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return frozenset({"params", "value"})
+
+    def init_theta(self, key: jax.Array) -> Theta:
+        size = self.lstm_size
+        layers = (NUM_FEATURES + NUM_CONSTANTS, *self.hidden_sizes, 2 + TO_LSTM)
+        mlp = {f"kernel_{i}": layers[i : i + 2] for i in range(len(layers) - 1)}
+        mlp |= {f"bias_{i}": layers[i + 1 : i + 2] for i in range(len(layers) - 1)}
+        lstm = {
+            "initial_c": (size,),
+            "initial_h": (size,),
+            "kernel_lstm": (NUM_STATISTICS + FROM_LSTM + TO_LSTM + size, 4 * size),
+            "bias_lstm": (4 * size,),
+            "kernel_to_mlp": (size, TO_MLP),
+            "bias_to_mlp": (TO_MLP,),
+            "kernel_from_lstm": (size, FROM_LSTM),
+            "bias_from_lstm": (FROM_LSTM,),
+            "first_from_lstm": (FROM_LSTM,),
+            "first_to_lstm": (TO_LSTM,),
+        }
+        return draw_kernels(key, {"mlp": mlp, "lstm": lstm})
+
+    def init(self, theta: Theta, params: Params, *, num_steps: int | jax.Array | None) -> RNNMLPState:
+        del num_steps
+        num_tensors = len(jax.tree.leaves(params))
+        first = theta["lstm"]
+        return RNNMLPState(
+            jnp.zeros((), jnp.int32),
+            jax.tree.map(lambda p: init_momenta(p, len(DECAYS)), params),
+            jax.tree.map(lambda p: init_rms(p, len(DECAYS)), params),
+            LossMoments(jnp.zeros(()), jnp.zeros(()), jnp.zeros((), jnp.int32)),
+            jnp.asarray(1 - CLIP_DECAY, jnp.float32),
+            first_carry(first, num_tensors),
+            jnp.broadcast_to(first["first_to_lstm"][:, None], (TO_LSTM, num_tensors)),
+            jnp.array(first["first_from_lstm"]),
+        )
+
+    def update(
+        self, theta: Theta, grads: Params, state: RNNMLPState, params: Params, *, value: jax.Array | None
+    ) -> tuple[Params, RNNMLPState]:
+        leaves, treedef = jax.tree.flatten(params)
+        if not leaves:
+            return params, state
+        losses, loss_features = _update_losses(state.losses, jnp.asarray(value))
+        grad_leaves, gradient_size = _clip(treedef.flatten_up_to(grads), state)
+
+        decays = jnp.asarray(DECAYS, jnp.float32)
+        momenta, rms = (treedef.flatten_up_to(tree) for tree in (state.momenta, state.rms))
+        momenta = [update_momenta(m, g, decays) for m, g in zip(momenta, grad_leaves, strict=True)]
+        rms = [update_rms(v, g, decays) for v, g in zip(rms, grad_leaves, strict=True)]
+        tensors = list(zip(leaves, grad_leaves, momenta, rms, strict=True))
+
+        statistics = jnp.stack([_statistics(*tensor, loss_features) for tensor in tensors], axis=1)
+        from_lstm = jnp.broadcast_to(state.from_lstm[:, None], (FROM_LSTM, len(leaves)))
+        lstm = theta["lstm"]
+        x = jnp.concatenate([statistics, from_lstm, state.to_lstm])
+        carry = lstm_cell(lstm["kernel_lstm"], lstm["bias_lstm"], state.carry, x)
+        messages = lstm["kernel_to_mlp"].T @ carry.h + lstm["bias_to_mlp"][:, None]
+        from_lstm = jnp.mean(lstm["kernel_from_lstm"].T @ carry.h, axis=1) + lstm["bias_from_lstm"]
+
+        waves = jnp.sin(state.step / (jnp.pi * jnp.asarray(TIME_SCALES, jnp.float32)))
+        updates, to_lstm = [], []
+        for i, (param, *rest) in enumerate(tensors):
+            counts = [math.log(len(leaves)) - 1, math.log(max(param.size, 1))]
+            facts = [jnp.asarray(counts, jnp.float32), jnp.log(norm(param) + 1e-8)[None]]
+            constants = jnp.concatenate([waves, *facts, messages[:, i]])
+            direction, magnitude, *message = apply_mlp(theta["mlp"], _features(param, *rest), constants)
+            updates.append((-STEP_SCALE * direction * jnp.exp(MAGNITUDE_SCALE * magnitude)).reshape(param.shape))
+            to_lstm.append(jnp.concatenate([mean(x, (0,)) for x in message]))
+
+        momenta, rms = treedef.unflatten(momenta), treedef.unflatten(rms)
+        to_lstm = jnp.stack(to_lstm, axis=1)
+        new = RNNMLPState(state.step + 1, momenta, rms, losses, gradient_size, carry, to_lstm, from_lstm)
+        return treedef.unflatten(updates), new
+
+
+def _clip(grads: list[jax.Array], state: RNNMLPState) -> tuple[list[jax.Array], jax.Array]:
+    """Elements within ten times the running size of the gradient, and that size with this gradient in it."""
+    correction = 1 - CLIP_DECAY ** (state.step + 1).astype(jnp.float32)
+    bound = CLIP_FACTOR * state.gradient_size / correction
+    grads = [jnp.clip(g, -bound, bound) for g in grads]
+    squares = jnp.stack([mean(jnp.square(g), range(g.ndim)).reshape(()) for g in grads])
+    size = jnp.sqrt(1e-8 + jnp.mean(squares))
+    return grads, CLIP_DECAY * state.gradient_size + (1 - CLIP_DECAY) * size

@@ -1,0 +1,95 @@
+"""`star`: the network's step beside a stable nominal one, with weight decay, both scaled by the network too.
+
+James Harrison, Luke Metz, Jascha Sohl-Dickstein, "A closer look at learned optimization: stability, robustness, and
+inductive biases", 2022 (arXiv 2209.11208).
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from lopt.names import InputError
+from lopt.optimizers.adafac_features import TensorStatistics, adafac_features
+from lopt.optimizers.adafac_mlp import (
+    AdafacState,
+    check_hidden_sizes,
+    init_adafac_state,
+    init_adafac_theta,
+    map_statistics,
+    update_adafac_state,
+)
+from lopt.optimizers.features import time_features
+from lopt.optimizers.networks import MAX_UNROLLED, apply_mlp, normalized_rule
+from lopt.types import Params, Theta
+
+
+def _features(s: TensorStatistics) -> list[jax.Array]:
+    """The 28 inputs of the network, then what the terms of the update are made of: nominal step, 1 / sqrt(rms), p."""
+    features = adafac_features(s)
+    first, second, third, rsqrt = features[6:10]
+    return [*features, (first + second + third) / 3, rsqrt, s.param]
+
+
+@dataclasses.dataclass(frozen=True)
+class Star:
+    """MLP with a nominal term: (d, a, n, r) = MLP(normalize(28 features), time), c = magnitude_scale,
+
+    update = -step_scale d exp(c a) - nominal_rate exp(c n) mean_b(m_b / sqrt(rms)) - weight_decay exp(c r) p.
+
+    Attributes:
+      hidden_sizes: widths of the hidden layers; up to 8 they run as one loop over the parameters.
+      step_scale: size of the network's step when d = 1 and a = 0.
+      magnitude_scale: how strongly the last three outputs change the sizes of the three terms.
+      nominal_rate: learning rate of the nominal term.
+      weight_decay: per step, not multiplied by a learning rate.
+      precondition: whether the network's step is divided by sqrt(rms + 1e-6) as well.
+    """
+
+    hidden_sizes: tuple[int, ...] = (4, 4)
+    step_scale: float = 1e-3
+    magnitude_scale: float = 1e-3
+    nominal_rate: float = 1e-3
+    weight_decay: float = 1e-5
+    precondition: bool = False
+
+    def __post_init__(self):
+        check_hidden_sizes(self.hidden_sizes)
+        if self.step_scale <= 0:
+            raise InputError(f"step_scale must be above 0, not {self.step_scale}")
+        if self.nominal_rate < 0 or not 0 <= self.weight_decay < 1:
+            raise InputError("nominal_rate must be at least 0, weight_decay at least 0 and below 1")
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return frozenset({"params"})
+
+    def init_theta(self, key: jax.Array) -> Theta:
+        return init_adafac_theta(key, self.hidden_sizes, num_outputs=4)
+
+    def init(self, theta: Theta, params: Params, *, num_steps: int | jax.Array | None) -> AdafacState:
+        del theta, num_steps
+        return init_adafac_state(params)
+
+    def update(
+        self, theta: Theta, grads: Params, state: AdafacState, params: Params, *, value: jax.Array | None
+    ) -> tuple[Params, AdafacState]:
+        del value
+        new_state = update_adafac_state(theta, grads, state)
+        times = time_features(state.step)
+        wide = max(self.hidden_sizes) > MAX_UNROLLED
+
+        def rule(features: list[jax.Array]) -> jax.Array:
+            *inputs, nominal, rsqrt, param = features
+            direction, *magnitudes = apply_mlp(theta["mlp"], inputs, times)
+            size, nominal_size, decay_size = (jnp.exp(self.magnitude_scale * x) for x in magnitudes)
+            step = self.step_scale * direction * size
+            if self.precondition:
+                step = step * rsqrt
+            return -(step + self.nominal_rate * nominal_size * nominal + self.weight_decay * decay_size * param)
+
+        def update_tensor(path: str, statistics: TensorStatistics) -> jax.Array:
+            del path
+            return normalized_rule(_features, rule, statistics, num_plain=3, in_blocks=wide)
+
+        return map_statistics(update_tensor, grads, params, new_state), new_state

@@ -1,0 +1,136 @@
+"""`velo`: a bank of tiny per-parameter MLPs, mixed anew for every tensor and step by the tensor's LSTM.
+
+Luke Metz, James Harrison, C. Daniel Freeman, Amil Merchant, Lucas Beyer, James Bradbury, Naman Agrawal, Ben Poole, Igor
+Mordatch, Adam Roberts, Jascha Sohl-Dickstein, "VeLO: training versatile learned optimizers by scaling up", 2022 (arXiv
+2211.09760).
+"""
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from lopt.names import InputError
+from lopt.optimizers.accumulators import mean
+from lopt.optimizers.adafac_mlp import check_hidden_sizes
+from lopt.optimizers.progress import (
+    NUM_PROGRESS_FEATURES,
+    LossAverages,
+    init_loss_averages,
+    progress_features,
+    update_loss_averages,
+)
+from lopt.optimizers.recurrent import Carry, TensorLSTM, draw_kernels, first_carry
+from lopt.optimizers.tensor_statistics import clipped_log
+from lopt.optimizers.velo_rule import (
+    MOMENTUM_DECAYS,
+    RMS_DECAYS,
+    VeloStatistics,
+    clip_gradients,
+    init_statistics,
+    map_tensors,
+    mlp_shapes,
+    update_statistics,
+    velo_step,
+)
+from lopt.types import Params, Theta
+
+NUM_RANKS = 5
+NUM_TENSOR_FEATURES = len(RMS_DECAYS) + NUM_RANKS + 2 * len(MOMENTUM_DECAYS)
+
+
+class VeloState(NamedTuple):
+    """Attributes: step and num_steps, int32; losses; statistics; carry of the LSTMs, `[lstm_size, num_tensors]`."""
+
+    step: jax.Array
+    num_steps: jax.Array
+    losses: LossAverages
+    statistics: VeloStatistics
+    carry: Carry
+
+
+def tensor_features(param: jax.Array, momenta: jax.Array, rms: jax.Array) -> jax.Array:
+    """`[12]`, of one tensor: mean of rms, one-hot number of axes longer than 1, spread of momenta and of rms, in logs.
+
+    Everything is relative to the root mean square of the parameters. The spread of rms is about the means of the
+    momenta, as in the published networks.
+    """
+    axes = tuple(range(1, param.ndim + 1))  # of the statistics, whose first axis holds the decays
+    scale = jax.lax.rsqrt(jnp.maximum(mean(jnp.square(param), range(param.ndim)).reshape(()), 1e-9))
+    momenta, rms = scale * momenta, scale * rms
+    means = mean(momenta, axes)
+    spread_momenta = mean(jnp.square(momenta - means), axes).reshape(-1)
+    spread_rms = mean(jnp.square(rms - means), axes).reshape(-1)
+    rank = jax.nn.one_hot(sum(size > 1 for size in param.shape), NUM_RANKS)
+    logs = [0.5 * clipped_log(10 * x) for x in (mean(rms, axes).reshape(-1), spread_momenta, spread_rms)]
+    return jnp.concatenate([logs[0], rank, logs[1], logs[2]])
+
+
+@dataclasses.dataclass(frozen=True)
+class Velo:
+    """Update = -1e-3 s d exp(1e-3 a) rms(p), (d, a) = MLP of a parameter with weights sum_k c_k W_k, LSTM -> (c, s).
+
+    The MLP's weights are weight_scale mean_k(c_k W_k) over the bank's `num_mlps` members W_k. The LSTMs of all tensors
+    share their weights, and see each other through a maximum over tensors. The settings are those of VeLO; the smaller
+    VeLO-S of the Celo paper (arXiv 2501.12670) is lstm_size 64, num_mlps 32, weight_scale 1.
+
+    Attributes:
+      lstm_size: width of the LSTM.
+      num_mlps: size of the bank.
+      hidden_sizes: widths of the hidden layers of its MLPs.
+      weight_scale: of the mixed weights.
+    """
+
+    lstm_size: int = 512
+    num_mlps: int = 256
+    hidden_sizes: tuple[int, ...] = (4, 4)
+    weight_scale: float = 100.0
+
+    def __post_init__(self):
+        check_hidden_sizes(self.hidden_sizes)
+        if self.lstm_size < 1 or self.num_mlps < 1 or self.weight_scale <= 0:
+            raise InputError("lstm_size and num_mlps must be at least 1, and weight_scale above 0")
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return frozenset({"params", "value", "num_steps"})
+
+    @property
+    def _network(self) -> TensorLSTM:
+        return TensorLSTM(self.lstm_size, self.num_mlps)
+
+    def init_theta(self, key: jax.Array) -> Theta:
+        lstm = self._network.shapes(NUM_PROGRESS_FEATURES + NUM_TENSOR_FEATURES)
+        return draw_kernels(key, {"mlps": mlp_shapes(self.hidden_sizes, self.num_mlps), "lstm": lstm})
+
+    def init(self, theta: Theta, params: Params, *, num_steps: int | jax.Array | None) -> VeloState:
+        num_steps = jnp.asarray(num_steps, jnp.int32)
+        carry = first_carry(theta["lstm"], len(jax.tree.leaves(params)))
+        losses = init_loss_averages(num_steps)
+        return VeloState(jnp.zeros((), jnp.int32), num_steps, losses, init_statistics(params), carry)
+
+    def update(
+        self, theta: Theta, grads: Params, state: VeloState, params: Params, *, value: jax.Array | None
+    ) -> tuple[Params, VeloState]:
+        leaves, treedef = jax.tree.flatten(params)
+        if not leaves:
+            return params, state
+        losses = update_loss_averages(state.losses, jnp.asarray(value))
+        progress = progress_features(state.step, state.num_steps, losses)
+        momenta, rms = (treedef.flatten_up_to(tree) for tree in (state.statistics.momenta, state.statistics.rms))
+        # The LSTM sees the statistics as they were before this gradient.
+        tensors = [tensor_features(*tensor) for tensor in zip(leaves, momenta, rms, strict=True)]
+        x = jnp.stack([jnp.concatenate([progress, tensor]) for tensor in tensors], axis=1)
+        carry, mixing, scales = self._network.advance(theta["lstm"], state.carry, x)
+        factor = self.weight_scale / self.num_mlps
+        weights = jax.tree.map(lambda w: factor * jnp.tensordot(mixing.T, w, 1), theta["mlps"])
+
+        grads = clip_gradients(grads)
+        statistics = update_statistics(state.statistics, grads)
+
+        def step(i: int, param: jax.Array, grad: jax.Array, *parts: Any) -> jax.Array:
+            return velo_step(jax.tree.map(lambda w: w[i], weights), scales[i], grad, param, *parts)
+
+        updates = map_tensors(step, params, grads, *statistics)
+        return updates, VeloState(state.step + 1, state.num_steps, losses, statistics, carry)

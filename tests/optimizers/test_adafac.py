@@ -1,0 +1,281 @@
+"""Factored statistics, the rules that read them, and their network, against numpy float64 and optax."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lopt.optimizers import networks
+from lopt.optimizers.adafac_mlp import AdafacMLP
+from lopt.optimizers.celo2 import Celo2, orthogonalize
+from lopt.optimizers.features import ParameterMLP
+from lopt.optimizers.mlp import MLPOptimizer
+from lopt.optimizers.networks import apply_mlp, mean_squares
+from lopt.optimizers.star import Star
+from lopt.transform import as_optax
+
+SHAPES = {"scalar": (), "vector": (5,), "matrix": (3, 4), "cube": (4, 2, 3), "kernel": (2, 3, 2, 3)}
+THREE = np.array([0.9, 0.99, 0.999])
+DECAYS = {"momentum": THREE, "rms": np.array([0.999]), "factored": THREE}
+TIMES = np.array([1, 3, 10, 30, 100, 300, 1e3, 3e3, 1e4, 3e4, 1e5])
+
+
+def draws(seed, shapes):
+    rng = np.random.default_rng(seed)
+    return {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
+
+
+PARAMS = draws(0, SHAPES)
+
+
+def grads_at(step, params):
+    return jax.tree.map(lambda p: jnp.sin(p * (step + 1)), params)
+
+
+def with_offsets(optimizer):
+    """A theta whose decays are not those of a fresh one, and the decays, float64."""
+    theta = optimizer.init_theta(jax.random.key(3))
+    offsets = {"momentum": [0.1, -0.05, 0.02], "rms": [-0.03], "factored": [0.3, 0.01, -0.1]}
+    theta["decay_offsets"] = {name: jnp.asarray(offset) for name, offset in offsets.items()}
+    logs = {name: np.log(1 - start) / 10 + np.array(offsets[name]) for name, start in DECAYS.items()}
+    return theta, {name: np.clip(1 - np.exp(10 * log), 0, 1) for name, log in logs.items()}
+
+
+class Reference:
+    """Statistics and features of one tensor, features last, on arrays repeated to the tensor's shape."""
+
+    def __init__(self, shape, decays):
+        self.decays = decays
+        self.m, self.v, self.rows, self.columns = (np.zeros((*shape, k)) for k in (3, 1, 3, 3))
+
+    def update(self, g):
+        g = g[..., None]
+        for name, kind, x in (("m", "momentum", g), ("v", "rms", g**2)):
+            setattr(self, name, self.decays[kind] * getattr(self, name) + (1 - self.decays[kind]) * x)
+        b, square = self.decays["factored"], np.repeat(g**2 + 1e-30, 3, axis=-1)
+        self.axes = np.argsort(g.shape[:-1], kind="stable")[-2:] if g.ndim > 2 else None
+        over = (None, None) if self.axes is None else (self.axes[1], self.axes[0])
+        row, column = (square if a is None else square.mean(a, keepdims=True) + 0 * square for a in over)
+        self.rows, self.columns = b * self.rows + (1 - b) * row, b * self.columns + (1 - b) * column
+
+    def features(self, g, p, kind):
+        g, p, m, v, rows, columns = g[..., None], p[..., None], self.m, self.v, self.rows, self.columns
+        root = 1 / np.sqrt(v + (1e-8 if kind == "celo2" else 1e-6))
+        if self.axes is None:
+            g_factor, m_factor = 1 / np.sqrt(np.maximum(rows + 1e-9, 1e-9)), 1 / np.sqrt(rows + 1e-6)
+        else:
+            row_factor = np.maximum(rows / (rows.mean(self.axes[0], keepdims=True) + 1e-9), 1e-9) ** -0.5
+            g_factor = m_factor = row_factor * np.maximum(columns, 1e-9) ** -0.5
+        clipped, rooted = ([np.clip(g, -0.1, 0.1)], [g * root]) if kind == "celo2" else ([], [])
+        parts = [g, *clipped, p, m, v, m * root, root, g * g_factor, *rooted, rows, columns]
+        parts += [(rows + 1e-8) ** -0.5, (columns + 1e-8) ** -0.5, m * m_factor]
+        return np.concatenate(parts, axis=-1)
+
+
+def normalize(x, axes, epsilon):
+    return x / np.sqrt(epsilon + (x**2).mean(axes, keepdims=True))
+
+
+def mlp(theta, x):
+    weights = {name: np.asarray(w, np.float64) for name, w in theta.items()}
+    last = len(weights) // 2 - 1
+    for i in range(last + 1):
+        x = x @ weights[f"kernel_{i}"] + weights[f"bias_{i}"]
+        x = np.maximum(x, 0) if i < last else x
+    return x
+
+
+def follow(optimizer, theta, params, decays, num_steps=3):
+    """Per step and tensor: name, gradient, parameter and reference statistics, float64, and the rule's update."""
+    state = optimizer.init(theta, params, num_steps=None)
+    references = {name: Reference(p.shape, decays) for name, p in params.items()}
+    update = jax.jit(lambda grads, state: optimizer.update(theta, grads, state, params, value=None))
+    for step in range(num_steps):
+        grads = grads_at(step, params)
+        updates, state = update(grads, state)
+        for name, param in params.items():
+            g, p = np.asarray(grads[name], np.float64), np.asarray(param, np.float64)
+            references[name].update(g)
+            yield step, name, g, p, references[name], updates[name]
+
+
+def network_inputs(reference, g, p, step):
+    x = normalize(reference.features(g, p, "adafac"), tuple(range(g.ndim)), 1e-5)
+    return np.concatenate([x, np.broadcast_to(np.tanh(step / TIMES - 1), (*g.shape, 11))], axis=-1)
+
+
+@pytest.mark.parametrize("hidden_sizes", [(4, 4), (16,)])
+def test_adafac_mlp_in_numpy(hidden_sizes):
+    optimizer = AdafacMLP(hidden_sizes, step_scale=0.01, magnitude_scale=0.1, mup_keys=("matr", "kernel"))
+    theta, decays = with_offsets(optimizer)
+    for step, name, g, p, reference, update in follow(optimizer, theta, PARAMS, decays):
+        out = mlp(theta["mlp"], network_inputs(reference, g, p, step))
+        fan_in = {"matrix": 3, "kernel": 12}.get(name, 1)
+        expected = -0.01 / fan_in * out[..., 0] * np.exp(0.1 * out[..., 1])
+        np.testing.assert_allclose(update, expected, rtol=2e-4, atol=1e-6, err_msg=name)
+
+
+def test_star_in_numpy():
+    optimizer = Star((4, 4), 0.01, 0.1, nominal_rate=0.02, weight_decay=0.1, precondition=True)
+    theta, decays = with_offsets(optimizer)
+    for step, name, g, p, reference, update in follow(optimizer, theta, PARAMS, decays):
+        out = mlp(theta["mlp"], network_inputs(reference, g, p, step))
+        size, nominal_size, decay_size = np.moveaxis(np.exp(0.1 * out[..., 1:]), -1, 0)
+        root = 1 / np.sqrt(reference.v[..., 0] + 1e-6)
+        new = (1 - 0.1 * decay_size) * p - 0.01 * out[..., 0] * size * root
+        new -= 0.02 * nominal_size * reference.m.mean(-1) * root
+        np.testing.assert_allclose(update, new - p, rtol=2e-4, atol=2e-6, err_msg=name)
+
+
+def newton_schulz(x):
+    """By singular values: every step maps each s to a s + b s^3 + c s^5."""
+    u, s, v = np.linalg.svd(x, full_matrices=False)
+    s = s / np.sqrt((s**2).sum(-1, keepdims=True))
+    for _ in range(5):
+        s = 3.4445 * s - 4.7750 * s**3 + 2.0315 * s**5
+    return (u * s[..., None, :]) @ v
+
+
+@pytest.mark.parametrize("shape", [(4, 7), (7, 4), (2, 3, 5, 3)])
+def test_newton_schulz_acts_on_singular_values(shape):
+    x = np.random.default_rng(0).normal(size=shape)
+    np.testing.assert_allclose(orthogonalize(jnp.asarray(x, jnp.float32)), newton_schulz(x), atol=2e-5)
+
+
+@pytest.mark.parametrize("orthogonal", [False, True])
+def test_celo2_in_numpy(orthogonal):
+    params = {**PARAMS, "embedding": PARAMS["matrix"]}
+    optimizer = Celo2(learning_rate=0.01, orthogonalize=orthogonal, adam_factor=3.0)
+    theta = optimizer.init_theta(jax.random.key(3))
+    adam = optax.chain(optax.clip(1000.0), optax.adam(0.03, b1=0.9, b2=0.95))
+    adam_state = adam.init(params)
+    adam_updates: Any = {}
+    for step, name, g, p, reference, update in follow(optimizer, theta, params, {**DECAYS, "rms": np.array([0.95])}):
+        if name == "scalar":  # the first of a step
+            adam_updates, adam_state = adam.update(grads_at(step, params), adam_state)
+        if name in ("scalar", "vector", "embedding"):
+            np.testing.assert_allclose(update, adam_updates[name], rtol=1e-5, err_msg=name)
+            continue
+        direction = mlp(theta, normalize(reference.features(g, p, "celo2"), (-3, -2), 1e-9))[..., 0]
+        direction = newton_schulz(direction) if orthogonal else direction
+        expected = -0.01 * direction / np.sqrt((direction**2).mean((-2, -1), keepdims=True) + 1e-9)
+        np.testing.assert_allclose(update, expected, rtol=1e-3, atol=2e-5, err_msg=name)
+
+
+def test_celo2_clips_gradients_and_sets_the_size_of_the_update():
+    params = {"w": PARAMS["matrix"]}
+    optimizer = Celo2(learning_rate=0.01)
+    theta = optimizer.init_theta(jax.random.key(3))
+    state = optimizer.init(theta, params, num_steps=None)
+    sign = jax.tree.map(jnp.sign, params)
+    huge, at_the_edge = (
+        optimizer.update(theta, jax.tree.map(lambda x, size=size: size * x, sign), state, params, value=None)[0]["w"]
+        for size in (1e30, 1000.0)
+    )
+    np.testing.assert_array_equal(huge, at_the_edge)
+    np.testing.assert_allclose(jnp.sqrt(jnp.mean(huge**2)), 0.01, rtol=1e-4)
+
+
+def test_mlp_in_blocks_is_mlp(monkeypatch):
+    optimizer = MLPOptimizer((4,))
+    theta = optimizer.init_theta(jax.random.key(3))
+    params = draws(2, {"a": (), "b": (0, 3), "c": (7, 11), "d": (90,), "e": (3,)})
+    state = optimizer.init(theta, params, num_steps=None)
+
+    def update(state):
+        return optimizer.update(theta, params, state, params, value=None)[0]
+
+    together = jax.jit(update)(state)
+    monkeypatch.setattr(networks, "BLOCK", 20)
+    monkeypatch.setattr("lopt.optimizers.mlp.BLOCK", 20)
+    in_blocks = jax.jit(lambda state: update(state))(state)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-9), in_blocks, together)
+
+
+def test_unrolled_sums_are_the_matrix_products():
+    network = ParameterMLP((8, 3, 2))
+    theta = network.init(jax.random.key(0), jnp.zeros((4, 1)), jnp.zeros((2,)))["params"]
+    theta = jax.tree.map(lambda x: x + 0.1, theta)  # biases that are not 0
+    shapes = {0: (6, 5), 1: (6, 1), 2: (1, 5), 3: (6, 5)}
+    features = list(draws(1, shapes).values())
+    constants = jnp.asarray([0.5, -2.0])
+    flat = jnp.stack([jnp.broadcast_to(x, (6, 5)).reshape(-1) for x in features])
+    products = jnp.asarray(network.apply({"params": theta}, flat, constants)).reshape(2, 6, 5)
+    np.testing.assert_allclose(jnp.stack(apply_mlp(theta, features, constants)), products, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(), (7,), (100,), (40, 3), (2, 96), (97, 2), (2, 5, 11), (3, 1, 2, 9), (0, 3)])
+@pytest.mark.parametrize("in_blocks", [False, True])
+def test_sums_and_blocks_cover_every_parameter_once(monkeypatch, shape, in_blocks):
+    monkeypatch.setattr(networks, "RUN", 2)
+    monkeypatch.setattr(networks, "BLOCK", 8)
+    optimizer = AdafacMLP()
+    theta = optimizer.init_theta(jax.random.key(3))
+    params = draws(2, {"w": shape})
+    state = optimizer.init(theta, params, num_steps=None)
+    monkeypatch.setattr("lopt.optimizers.adafac_mlp.MAX_UNROLLED", 1 if in_blocks else 8)
+    updates, _ = jax.jit(lambda state: optimizer.update(theta, params, state, params, value=None))(state)
+    if params["w"].size:
+        reference = Reference(shape, DECAYS)
+        g = np.asarray(params["w"], np.float64)
+        reference.update(g)
+        out = mlp(theta["mlp"], network_inputs(reference, g, g, 0))
+        expected = -1e-3 * out[..., 0] * np.exp(1e-3 * out[..., 1])
+        np.testing.assert_allclose(updates["w"], expected, rtol=2e-4, atol=1e-8)
+    assert updates["w"].shape == shape
+
+
+@pytest.mark.parametrize("shape", [(7,), (9, 5), (11, 2), (2, 3, 4), (2, 10)])
+def test_scaling_in_place_scales_once(monkeypatch, shape):
+    monkeypatch.setattr(networks, "BLOCK", 6)
+    x = draws(0, {"x": shape})["x"]
+    factor = draws(1, {"factor": (*shape[:-1], 1)})["factor"]
+    np.testing.assert_array_equal(jax.jit(networks.scale_in_place)(x, factor), x * factor)
+
+
+def test_mean_squares_have_derivatives():
+    """Estimators that differentiate go through them."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 4)), jnp.float32)
+
+    def total(x):
+        first, second = mean_squares([x, 3 * x], (3, 4), 0)
+        return (first * second)[0, 0]
+
+    slopes = jax.vmap(jax.grad(total))(x)
+    square = np.mean(np.asarray(x, np.float64) ** 2, axis=(1, 2), keepdims=True)
+    np.testing.assert_allclose(slopes, 9 * 2 * square * 2 * x / 12, rtol=1e-5)
+
+
+def test_sizes_of_theta_and_state():
+    """Matrices m x n: 4 + 3 (1/m + 1/n) floats a parameter; vectors 7; under Adam 2."""
+    theta = AdafacMLP((32, 32)).init_theta(jax.random.key(0))
+    assert sum(x.size for x in jax.tree.leaves(theta)) == 2409
+    for optimizer, vector in ((AdafacMLP(), 7), (Star(), 7), (Celo2(), 2)):
+        for params, size in ((jnp.zeros((8, 5)), 4 * 40 + 3 * (8 + 5)), (jnp.zeros((6,)), vector * 6)):
+            state = optimizer.init(None, {"w": params}, num_steps=None)
+            assert sum(x.size for x in jax.tree.leaves(state._replace(step=None))) == size
+
+
+@pytest.mark.parametrize("optimizer", [AdafacMLP(), Celo2()])
+def test_bfloat16_parameters_have_float32_statistics(optimizer):
+    params = {"w": PARAMS["matrix"].astype(jnp.bfloat16)}
+    tx = as_optax(optimizer, optimizer.init_theta(jax.random.key(0)))
+    state = tx.init(params)
+    updates, state = jax.jit(tx.update)(params, state, params)
+    assert jnp.asarray(updates["w"]).dtype == jnp.bfloat16
+    assert {x.dtype for x in jax.tree.leaves(state.inner)} == {jnp.dtype("int32"), jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("optimizer", [AdafacMLP(), AdafacMLP((32, 32)), Star(), Celo2(), MLPOptimizer()])
+def test_features_are_never_in_memory(optimizer):
+    """What a jitted update needs besides its arguments and results, for a tensor of 4e6 parameters."""
+    theta = optimizer.init_theta(jax.random.key(3))
+    params = {"w": jax.ShapeDtypeStruct((2000, 2000), jnp.float32)}
+    state = jax.eval_shape(lambda: optimizer.init(theta, {"w": jnp.zeros((2000, 2000))}, num_steps=None))
+    update = jax.jit(lambda *args: optimizer.update(*args, value=None), donate_argnums=2)
+    analysis = update.lower(theta, params, state, params).compile().memory_analysis()
+    assert analysis is not None
+    assert analysis.temp_size_in_bytes < (4 * 70 * networks.BLOCK if max(optimizer.hidden_sizes) > 8 else 4 * 100_000)
