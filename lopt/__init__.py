@@ -6,6 +6,7 @@ updates, state = tx.update(grads, state, params, value=loss)
 params = optax.apply_updates(params, updates)
 """
 
+from lopt.guarding import GuardState, guard
 from lopt.names import InputError
 from lopt.pretrained import Pretrained, load, load_pretrained
 from lopt.transform import LearnedState, as_optax
@@ -14,6 +15,7 @@ from lopt.tuning import Tuned, tune
 from lopt.version import __version__
 
 __all__ = [
+    "GuardState",
     "InputError",
     "LearnedState",
     "Pretrained",
@@ -21,6 +23,7 @@ __all__ = [
     "Tuned",
     "__version__",
     "as_optax",
+    "guard",
     "load",
     "load_pretrained",
     "tune",

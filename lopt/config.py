@@ -7,7 +7,7 @@ from lopt.distributed import PairLayout
 from lopt.estimators import ESTIMATORS
 from lopt.horizons import Horizon
 from lopt.inner import META_LOSSES, MetaLoss
-from lopt.names import InputError, build, check_known, parse_spec
+from lopt.names import InputError, build, check_known, parse_spec, split_list
 from lopt.optimizers import OPTIMIZERS
 from lopt.outer import MetaTraining, OuterOptimizer
 from lopt.types import TaskMixture
@@ -31,6 +31,12 @@ class MetaTrainConfig:
         "pool; python -m tasks list shows them all",
     )
     tasks_per_step: int = setting(0, "task families that an outer step draws, by their weights; 0: all of them")
+    init_from: str = setting(
+        "", "where theta starts: a run, an export or a shipped optimizer with a theta of the same form; empty: fresh"
+    )
+    freeze: str = setting(
+        "", "comma list of parts of theta that stay as they are, by path, such as scheduler or mlp/kernel_0"
+    )
     estimator: str = setting(
         "pes", f"meta-gradient estimator, NAME[:setting=value]...; names: {', '.join(sorted(ESTIMATORS))}"
     )
@@ -83,6 +89,7 @@ class MetaTrainConfig:
             families=tasks.families,
             weights=tasks.weights,
             families_per_step=self.tasks_per_step,
+            frozen=tuple(split_list(self.freeze)),
             estimator=build(
                 "estimator",
                 parse_spec(self.estimator),

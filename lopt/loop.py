@@ -23,7 +23,7 @@ from lopt.horizons import Horizon
 from lopt.metrics import MetricsLog, Progress, open_tracker
 from lopt.names import InputError
 from lopt.outer import BLOCK_STEPS, MetaTraining, OuterState, outer_steps
-from lopt.pretrained import save_export
+from lopt.pretrained import load_pretrained, save_export
 
 BLOCK_SECONDS = 1.0  # a dispatch cannot be interrupted, so this is how long a signal may wait
 
@@ -71,6 +71,9 @@ def train(training: MetaTraining, config: MetaTrainConfig, run: Run) -> Outcome:
     with contextlib.ExitStack() as stack:
         feed = stack.enter_context(Feed(training.families, training.layout, config.seed))
         template = training.template(feed.at(0))
+        start = load_pretrained(config.init_from).theta if config.init_from else None
+        if start is not None:
+            training.check_theta(start)
         run.workdir.mkdir(parents=True, exist_ok=True)
         stack.enter_context(_only_user_of(run.workdir))
         check_config(run.workdir, _as_dict(config), may_change=config.may_grow)
@@ -78,7 +81,7 @@ def train(training: MetaTraining, config: MetaTrainConfig, run: Run) -> Outcome:
         signals = stack.enter_context(_caught_signals())
         if checkpoints.latest_step() is None:
             logging.info("compiling, and bringing the trajectories to their starting points")
-            step, state = 0, training.init(config.seed, feed.at(0))
+            step, state = 0, training.init(config.seed, feed.at(0), start)
         else:
             step, state = checkpoints.restore(template)
             logging.info("going on from step %d", step)

@@ -11,64 +11,13 @@ import jax.numpy as jnp
 import optax
 
 from lopt.distributed import PairLayout
+from lopt.freezing import Rebuild, check_frozen, of_trained_part, split_theta
 from lopt.inner import MetaLoss, inner_training
-from lopt.names import InputError, check_known
+from lopt.names import InputError
+from lopt.outer_optimizer import OuterOptimizer
 from lopt.types import Data, Estimate, GradientEstimator, InnerProblem, LearnedOptimizer, PyTree, TaskFamily, Theta
 
-OUTER_OPTIMIZERS = {"adam": optax.scale_by_adam, "adamw": optax.scale_by_adam, "sgd": optax.identity}
-SCHEDULES = ("constant", "cosine", "linear")
 BLOCK_STEPS = 64  # the most outer steps in one dispatch
-
-
-@dataclasses.dataclass(frozen=True)
-class OuterOptimizer:
-    """How theta follows the meta-gradient.
-
-    Attributes:
-      name: of `OUTER_OPTIMIZERS`.
-      learning_rate: its peak.
-      schedule: from the peak to 0 over `num_steps` outer steps (cosine, linear), or constant.
-      warmup_steps: outer steps of linear increase from 0.
-      clip_norm: the meta-gradient's norm is clipped to this; 0 for never.
-      weight_decay: decoupled; used by adamw.
-      num_steps: length of the schedule.
-    """
-
-    name: str = "adam"
-    learning_rate: float = 1e-3
-    schedule: str = "constant"
-    warmup_steps: int = 0
-    clip_norm: float = 1.0
-    weight_decay: float = 1e-4
-    num_steps: int = 1000
-
-    def __post_init__(self):
-        check_known("outer optimizer", self.name, OUTER_OPTIMIZERS)
-        check_known("outer schedule", self.schedule, SCHEDULES)
-        if self.learning_rate <= 0:
-            raise InputError(f"the outer learning rate must be above 0, not {self.learning_rate}")
-        if self.clip_norm < 0 or self.weight_decay < 0:
-            raise InputError("the clipping norm and the weight decay of the outer optimizer must be at least 0")
-        if not 0 <= self.warmup_steps < self.num_steps:
-            raise InputError(f"warm-up of {self.warmup_steps} outer steps in a run of {self.num_steps}")
-
-    def learning_rate_schedule(self) -> optax.Schedule:
-        decay_steps = self.num_steps - self.warmup_steps
-        after = {
-            "constant": optax.constant_schedule(self.learning_rate),
-            "cosine": optax.cosine_decay_schedule(self.learning_rate, decay_steps),
-            "linear": optax.linear_schedule(self.learning_rate, 0.0, decay_steps),
-        }[self.schedule]
-        if not self.warmup_steps:
-            return after
-        warmup = optax.linear_schedule(0.0, self.learning_rate, self.warmup_steps)
-        return optax.join_schedules([warmup, after], [self.warmup_steps])
-
-    def transformation(self) -> optax.GradientTransformation:
-        clip = optax.clip_by_global_norm(self.clip_norm) if self.clip_norm else optax.identity()
-        decay = optax.add_decayed_weights(self.weight_decay) if self.name == "adamw" else optax.identity()
-        rule = OUTER_OPTIMIZERS[self.name]()
-        return optax.chain(clip, rule, decay, optax.scale_by_learning_rate(self.learning_rate_schedule()))
 
 
 def initial_theta(optimizer: LearnedOptimizer, seed: int | jax.Array) -> Theta:
@@ -110,6 +59,7 @@ class MetaTraining:
     Attributes:
       weights: w, one a family; empty for equal ones.
       families_per_step: how many an outer step draws; 0 for all of them.
+      frozen: paths of theta that are left as they are.
     """
 
     optimizer: LearnedOptimizer
@@ -120,8 +70,10 @@ class MetaTraining:
     layout: PairLayout = PairLayout()
     weights: tuple[float, ...] = ()
     families_per_step: int = 0
+    frozen: tuple[str, ...] = ()
 
     def __post_init__(self):
+        check_frozen(self.optimizer, self.frozen)
         if self.weights and len(self.weights) != len(self.families):
             raise InputError(f"{len(self.weights)} weights for {len(self.families)} task families")
         if not all(math.isfinite(weight) and weight > 0 for weight in self.weights):
@@ -134,32 +86,36 @@ class MetaTraining:
         weights = self.weights or (1.0,) * len(self.families)
         return [weight * len(weights) / sum(weights) for weight in weights]
 
-    def _problems(self, data: tuple[Data, ...]) -> list[InnerProblem]:
-        return [
+    def _problems(self, data: tuple[Data, ...], rebuild: Rebuild) -> list[InnerProblem]:
+        """One a family, as functions of the trained part of theta."""
+        problems = [
             inner_training(self.optimizer, family, family_data, meta_loss=self.meta_loss)
             for family, family_data in zip(self.families, data, strict=True)
         ]
+        return [of_trained_part(problem, rebuild) for problem in problems] if self.frozen else problems
 
-    def _init(self, seed: jax.Array, data: tuple[Data, ...]) -> OuterState:
+    def _init(self, seed: jax.Array, data: tuple[Data, ...], theta: Theta | None) -> OuterState:
         _, start_key, key = _run_keys(seed)
-        theta = initial_theta(self.optimizer, seed)
+        theta = initial_theta(self.optimizer, seed) if theta is None else theta
+        trained, rebuild = split_theta(theta, self.frozen)
         states = tuple(
-            self.estimator.init(problem, theta, jax.random.fold_in(start_key, i))
-            for i, problem in enumerate(self._problems(data))
+            self.estimator.init(problem, trained, jax.random.fold_in(start_key, i))
+            for i, problem in enumerate(self._problems(data, rebuild))
         )
-        optimizer_state = self.outer_optimizer.transformation().init(theta)
+        optimizer_state = self.outer_optimizer.transformation().init(trained)
         return OuterState(theta, optimizer_state, states, jnp.zeros((), jnp.int32), key)
 
     def _estimate(self, i: int, problem: InnerProblem, theta: Theta, state: PyTree, key: jax.Array) -> Any:
         """Family i's estimate and new estimator state; `key` is the outer step's."""
         return self.estimator.estimate(problem, theta, state, jax.random.fold_in(key, i))
 
-    def _estimate_all(self, state: OuterState, data: tuple[Data, ...], key: jax.Array) -> tuple[Estimate, Any, Any]:
+    def _estimate_all(
+        self, problems: list[InnerProblem], theta: Theta, states: tuple[PyTree, ...], key: jax.Array
+    ) -> Any:
         """The weighted mean of all families' estimates, the new estimator states, each family's loss."""
-        problems = self._problems(data)
         done = [
-            self._estimate(i, problem, state.theta, old, key)
-            for i, (problem, old) in enumerate(zip(problems, state.estimator_states, strict=True))
+            self._estimate(i, problem, theta, old, key)
+            for i, (problem, old) in enumerate(zip(problems, states, strict=True))
         ]
         estimates = [
             Estimate(*jax.tree.map(lambda x, w=w: w * x, e)) for (e, _), w in zip(done, self._shares(), strict=True)
@@ -167,14 +123,15 @@ class MetaTraining:
         mean = jax.tree.map(lambda *xs: jnp.mean(jnp.stack(xs), axis=0), *estimates)
         return mean, tuple(new for _, new in done), [e.loss for e, _ in done]
 
-    def _estimate_some(self, state: OuterState, data: tuple[Data, ...], key: jax.Array) -> tuple[Estimate, Any, Any]:
+    def _estimate_some(
+        self, problems: list[InnerProblem], theta: Theta, states: tuple[PyTree, ...], key: jax.Array
+    ) -> Any:
         """As `_estimate_all` of the families drawn; the loss of one that is not drawn is NaN."""
-        problems = self._problems(data)
         draw_key, slots_key = jax.random.split(key)
         logits = jnp.log(jnp.asarray(self._shares()))
 
         def visit(i: int, states: tuple[PyTree, ...], key: jax.Array) -> tuple[Estimate, tuple[PyTree, ...]]:
-            estimate, new = self._estimate(i, problems[i], state.theta, states[i], key)
+            estimate, new = self._estimate(i, problems[i], theta, states[i], key)
             return estimate, (*states[:i], new, *states[i + 1 :])
 
         def body(carry, slot):
@@ -187,16 +144,18 @@ class MetaTraining:
 
         losses = jnp.full(len(problems), jnp.nan)
         slots = jnp.arange(self.families_per_step)
-        (states, losses), estimates = jax.lax.scan(body, (state.estimator_states, losses), slots)
+        (states, losses), estimates = jax.lax.scan(body, (states, losses), slots)
         return jax.tree.map(lambda x: x.mean(0), estimates), states, list(losses)
 
     def _step(self, state: OuterState, data: tuple[Data, ...]) -> tuple[OuterState, Mapping[str, jax.Array]]:
         estimate = self._estimate_some if self.families_per_step else self._estimate_all
         step_key = jax.random.fold_in(state.key, state.step)
-        (grad, loss, info), estimator_states, losses = estimate(state, data, step_key)
+        trained, rebuild = split_theta(state.theta, self.frozen)
+        problems = self._problems(data, rebuild)
+        (grad, loss, info), estimator_states, losses = estimate(problems, trained, state.estimator_states, step_key)
         transformation = self.outer_optimizer.transformation()
-        updates, optimizer_state = transformation.update(grad, state.optimizer_state, state.theta)
-        theta = optax.apply_updates(state.theta, updates)
+        updates, optimizer_state = transformation.update(grad, state.optimizer_state, trained)
+        theta = rebuild(optax.apply_updates(trained, updates))
         metrics = {
             "meta_loss": loss,
             **info,
@@ -214,15 +173,23 @@ class MetaTraining:
 
     def template(self, data: tuple[Data, ...]) -> OuterState:
         """The state's shapes, types and shardings, without computing it. Raises what a bad combination raises."""
-        shapes = jax.eval_shape(self._init, jnp.zeros((), jnp.uint32), data)
+        shapes = jax.eval_shape(self._init, jnp.zeros((), jnp.uint32), data, None)
         return jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, self.shardings(shapes)
         )
 
-    def init(self, seed: int, data: tuple[Data, ...]) -> OuterState:
-        """The state before the first outer step."""
-        shardings = self.shardings(self.template(data))
-        return jax.jit(self._init, out_shardings=shardings)(jnp.asarray(seed, jnp.uint32), data)
+    def check_theta(self, theta: Theta) -> None:
+        """Raises InputError unless it is a theta of this optimizer."""
+        wanted = jax.tree.map(jnp.shape, jax.eval_shape(self.optimizer.init_theta, jax.random.key(0)))
+        found = jax.tree.map(jnp.shape, theta)
+        if found != wanted:
+            raise InputError(f"the theta to start from has arrays {found}, and this optimizer's has {wanted}")
+
+    def init(self, seed: int, data: tuple[Data, ...], theta: Theta | None = None) -> OuterState:
+        """The state before the first outer step, from a fresh theta or a given one that `check_theta` accepts."""
+        template = self.template(data)
+        shardings = self.shardings(template)
+        return jax.jit(self._init, out_shardings=shardings)(jnp.asarray(seed, jnp.uint32), data, theta)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)

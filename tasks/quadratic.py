@@ -13,11 +13,12 @@ from tasks.synthetic import Synthetic, log_uniform, rotation, split_key
 
 @dataclasses.dataclass(frozen=True)
 class Quadratic(Synthetic):
-    """Minimises f(x) = (x - b)^T H (x - b) / 2 + n^T (x - b) over x of `dimension` entries; n is fresh in each batch.
+    """Minimises f(x) = (x - b)^T H (x - b) / 2 over x of `dimension` entries, from gradients H (x - b) + n.
 
     H = Q diag(h) Q^T with h log-uniform in [1 / condition, 1] and Q a uniform rotation; the optimum b and the start
-    are N(0, I); all are drawn once a task. The gradient is H (x - b) + n. A loss of 1 is that of the start without
-    noise, 0 that of the optimum; a batch's noise can take a loss below 0.
+    are N(0, I); all are drawn once a task, n in each batch. A loss of 1 is that of the start, 0 that of the optimum. The
+    noise is in the gradient alone: in the loss it would reward going far away, as what it costs is capped and what it
+    gains is not.
 
     Attributes:
       dimension: entries of x, d below.
@@ -65,7 +66,8 @@ class Quadratic(Synthetic):
         def loss(params: Params, key: jax.Array, batch: Batch) -> jax.Array:
             del key
             distance = params["x"] - config["optimum"]
-            return distance @ (config["hessian"] @ distance) / 2 + batch["noise"] @ distance
+            tilt = batch["noise"] @ distance
+            return distance @ (config["hessian"] @ distance) / 2 + (tilt - jax.lax.stop_gradient(tilt))
 
         return Task(init, loss, lambda loss: loss / config["start_loss"], lambda params, key, batch: {})
 

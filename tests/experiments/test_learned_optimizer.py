@@ -13,7 +13,8 @@ from experiments.learned_optimizer import FAMILY, FULL, OPTIMIZER, TRUNCATION, f
 @pytest.mark.parametrize("method", FULL.methods)
 def test_every_method_pays_the_same_inner_steps(method):
     trajectories = FULL.num_pairs * (3 if method == "truncated_es" else 2)
-    assert num_updates(method, FULL) * TRUNCATION * trajectories == FULL.inner_steps
+    left = FULL.inner_steps - num_updates(method, FULL) * TRUNCATION * trajectories
+    assert 0 <= left < TRUNCATION * trajectories  # less than one update
 
 
 def test_mean_loss_caps_what_diverged():

@@ -1,0 +1,153 @@
+"""The guard: transparent while the rule holds, and what it does when it does not, step for step."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import lopt
+from lopt.guarding import _observe, guard
+from lopt.names import InputError
+
+START = {"w": jnp.asarray([3.0, -2.0]), "b": jnp.asarray(1.0, jnp.bfloat16)}
+
+
+def bowl(params, noise=0.0):
+    return jnp.sum(params["w"] ** 2) * (1 + noise) / 2 + (params["b"].astype(jnp.float32) ** 2) / 2
+
+
+def follow(tx, num_steps, start=START, noise=0.0, loss=bowl):
+    """Params after each step, states, and the losses before them."""
+
+    @jax.jit
+    def scan(params):
+        def step(carry, t):
+            params, state = carry
+            disturbance = noise * jax.random.normal(jax.random.fold_in(jax.random.key(0), t))
+            value, grads = jax.value_and_grad(loss)(params, disturbance)
+            updates, state = tx.update(grads, state, params, value=value)
+            params = optax.apply_updates(params, updates)
+            return (params, state), (params, optax.tree.get(state, "handed_over", jnp.zeros((), bool)), value)
+
+        return jax.lax.scan(step, (params, tx.init(params)), jnp.arange(num_steps))
+
+    (params, state), (path, handed_over, values) = scan(start)
+    return params, state, jax.tree.map(np.asarray, path), np.asarray(handed_over), np.asarray(values)
+
+
+def test_a_rule_that_holds_is_left_alone():
+    _, _, wanted, _, _ = follow(optax.adam(0.05), 300, noise=0.3)
+    _, state, path, handed_over, _ = follow(guard(optax.adam(0.05), optax.sgd(0.1)), 300, noise=0.3)
+    assert not handed_over.any()
+    jax.tree.map(np.testing.assert_array_equal, path, wanted)
+    assert int(state.snapshot_step) > 0
+
+
+def breaks_at(step):
+    """Gradient descent that converges, 0.95 a step, and from some step on diverges, -1.5 a step."""
+    return optax.sgd(lambda t: jnp.where(t < step, 0.05, 2.5))
+
+
+def test_divergence_is_undone_and_the_fallback_goes_on_from_the_snapshot():
+    rule, fallback = breaks_at(120), optax.adam(0.01)
+    bare = follow(rule, 400)[4]
+    assert not bare[-1] < 1e6  # it does diverge
+    params, state, path, handed_over, values = follow(guard(rule, fallback), 400)
+    (step,) = np.flatnonzero(np.diff(handed_over)) + 1
+    snapshot = jax.tree.map(lambda x: x[int(state.snapshot_step) - 1], path)
+    # The step of the handing over brings the snapshot back, and the next ones are the fallback's own.
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x[step], y, rtol=1e-2), path, snapshot)
+    _, _, alone, _, _ = follow(fallback, 400 - step - 1, jax.tree.map(lambda x: jnp.asarray(x[step]), path))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x[step + 1 :], y, rtol=2e-2, atol=1e-5), path, alone)
+    assert handed_over[step:].all()
+    # Bounded loss of progress: what it goes on from is the loss of at most so many steps ago.
+    best_before = values[: int(state.snapshot_step) + 1].min()
+    assert values[step + 1] <= 1.01 * best_before
+    assert bowl(params) < 1.01 * best_before
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
+def test_one_bad_update_hands_over_at_once(bad):
+    rule = optax.stateless(lambda grads, params: jax.tree.map(lambda g: jnp.full_like(g, bad), grads))
+    params, _, path, handed_over, values = follow(guard(rule, optax.sgd(0.1)), 50)
+    assert handed_over.all()
+    assert np.isfinite(values).all()
+    np.testing.assert_array_equal(path["w"][0], START["w"])  # the update never reached the params
+    assert bowl(params) < 1e-3 * bowl(START)
+
+
+def test_a_loss_that_is_not_finite_hands_over():
+    def loss(params, noise):
+        return bowl(params) + jnp.where(params["w"][0] < 2.0, jnp.inf, 0.0)
+
+    _, _, _, handed_over, _ = follow(guard(optax.sgd(0.1), optax.sgd(0.01)), 30, loss=loss)
+    (step,) = np.flatnonzero(np.diff(handed_over)) + 1
+    assert 3 * 0.9**step < 2.0 <= 3 * 0.9 ** (step - 1)
+
+
+def test_noise_alone_does_not_hand_over():
+    """At the optimum of a noisy loss nothing rises but by chance: 20 runs of 2,000 steps."""
+
+    def run(key):
+        tx = guard(optax.sgd(0.01), optax.sgd(0.1))
+        params = {"w": jnp.zeros(3)}
+
+        def step(carry, t):
+            params, state = carry
+            value = 1 + 0.5 * jax.random.normal(jax.random.fold_in(key, t))
+            _, state = tx.update(jax.tree.map(jnp.zeros_like, params), state, params, value=value)
+            return (params, state), None
+
+        return jax.lax.scan(step, (params, tx.init(params)), jnp.arange(2000))[0][1].handed_over
+
+    assert not jax.jit(jax.vmap(run))(jax.random.split(jax.random.key(1), 20)).any()
+
+
+def test_averages_are_the_debiased_ones():
+    losses = np.random.default_rng(0).normal(size=40).cumsum()
+    watch, watches = guard(optax.sgd(1.0), optax.sgd(1.0)).init(START).watch, []
+    observe = jax.jit(functools.partial(_observe, decay=0.9, warm_up=10))
+    for step, loss in enumerate(losses):
+        watch = observe(watch, jnp.asarray(loss, jnp.float32), jnp.asarray(step))
+        watches.append(watch)
+    weights = 0.9 ** np.arange(40)[::-1]
+    np.testing.assert_allclose(watch.mean, weights @ losses / weights.sum(), rtol=1e-4)
+    means = [float(w.mean) for w in watches]
+    np.testing.assert_allclose(watch.first, means[9], rtol=1e-6)
+    np.testing.assert_allclose(watch.best, min(means[9:]), rtol=1e-6)
+    np.testing.assert_allclose(watch.weight, 1 - 0.9**40, rtol=1e-5)
+    same = observe(watch, jnp.asarray(jnp.nan), jnp.asarray(40))
+    np.testing.assert_array_equal(np.asarray(same), np.asarray(watch))
+
+
+def test_it_is_traced_once_and_composes():
+    traces = 0
+    inner = optax.chain(guard(lopt.load("demo_mlp"), optax.adamw(1e-3)), optax.add_decayed_weights(1e-4))
+    params, state = START, inner.init(START)
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(params, state):
+        nonlocal traces
+        traces += 1
+        value, grads = jax.value_and_grad(bowl)(params)
+        updates, state = inner.update(grads, state, params, value=value)
+        return optax.apply_updates(params, updates), state
+
+    params = jax.tree.map(jnp.copy, params)
+    for _ in range(4):
+        params, state = step(params, state)
+    assert traces == 1
+    assert jax.tree.map(lambda x: x.dtype, params) == jax.tree.map(lambda x: x.dtype, START)
+
+
+def test_what_is_missing_is_said():
+    tx = guard(optax.sgd(0.1), optax.sgd(0.1))
+    with pytest.raises(InputError, match="value=loss"):
+        tx.update(START, tx.init(START), START)
+    with pytest.raises(InputError, match="value=loss"):
+        tx.update(START, tx.init(START), value=1.0)
+    with pytest.raises(InputError, match="above 0"):
+        guard(optax.sgd(0.1), optax.sgd(0.1), rise=0.0)
