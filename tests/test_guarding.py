@@ -11,6 +11,7 @@ import pytest
 import lopt
 from lopt.guarding import _observe, guard
 from lopt.names import InputError
+from tasks import parse_tasks
 
 START = {"w": jnp.asarray([3.0, -2.0]), "b": jnp.asarray(1.0, jnp.bfloat16)}
 
@@ -151,3 +152,34 @@ def test_what_is_missing_is_said():
         tx.update(START, tx.init(START), value=1.0)
     with pytest.raises(InputError, match="above 0"):
         guard(optax.sgd(0.1), optax.sgd(0.1), rise=0.0)
+
+
+def test_a_learned_rule_on_a_task_in_other_units():
+    """The demo's rule, meta-trained without reparametrisation, diverges where the weights' unit is 1,000 times larger."""
+    (family,) = parse_tasks("image_mlp/digits+reparametrize:low=1000.0:high=1000.0")
+    data = jax.tree.map(jnp.asarray, family.load())
+    config = family.sample(jax.random.key(0))
+    task = family.task(config)
+
+    def loss(params, key):
+        return task.normalize(task.loss(params, key, family.sample_batch(data, key, config, "train")))
+
+    def final_loss(tx):
+        @jax.jit
+        def scan(params, keys):
+            def step(carry, key):
+                params, state = carry
+                value, grads = jax.value_and_grad(loss)(params, key)
+                updates, state = tx.update(grads, state, params, value=value)
+                return (optax.apply_updates(params, updates), state), value
+
+            return jax.lax.scan(step, (params, tx.init(params)), keys)
+
+        (_, state), values = scan(task.init(jax.random.key(1)), jax.random.split(jax.random.key(2), 400))
+        return float(values[-20:].mean()), bool(optax.tree.get(state, "handed_over", False))
+
+    bare = final_loss(lopt.load("demo_mlp"))[0]
+    guarded, handed_over = final_loss(guard(lopt.load("demo_mlp"), optax.adamw(1e-5)))
+    assert not bare < 10  # times the loss of guessing
+    assert handed_over
+    assert guarded < 0.1
