@@ -66,7 +66,8 @@ def test_a_run_starts_from_another_ones_theta(tmp_path):
             run_training = (CONFIG if name == "first" else config).build(TASKS, PairLayout(1))
             thetas.append(checkpoints.restore(run_training.template(({},)))[1].theta)
     assert first.finished
-    assert thetas[0]["logit_b1"] == thetas[1]["logit_b1"] != CONFIG.build(TASKS, PairLayout(1)).optimizer.b1
+    assert thetas[0]["logit_b1"] == thetas[1]["logit_b1"]
+    np.testing.assert_raises(AssertionError, np.testing.assert_allclose, thetas[0]["logit_b1"], np.log(9), rtol=1e-4)
     np.testing.assert_allclose(thetas[1]["log_learning_rate"], thetas[0]["log_learning_rate"], atol=0.03)
     assert thetas[1]["log_learning_rate"] != thetas[0]["log_learning_rate"]
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -174,7 +175,7 @@ def test_names():
         ({"max_depth": 0}, "max_depth must be a whole number of at least 1"),
     ],
 )
-def test_bad_settings_are_input_errors(settings, message):
+def test_bad_settings_are_input_errors(settings: Any, message):
     with pytest.raises(InputError, match=message):
         RandomMLP(**settings)
 
