@@ -44,6 +44,7 @@ def test_example_trains(name, export, tmp_path):
     assert last < 0.5 * first
 
 
+@pytest.mark.slow
 def test_tuning_beats_the_default(tmp_path):
     default, tuned = map(float, re.findall(r"AdamW.*: (\S+)\n", run("tune_optax.py", tmp_path)))
     assert tuned < 0.6 * default

@@ -89,7 +89,7 @@ def test_pes_of_one_window_is_full_es():
     np.testing.assert_allclose(pes, full, rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", GENERAL)
+@pytest.mark.parametrize("name", toys.slow_but_for(GENERAL, "pes", "full_es"))
 def test_layouts_agree(name):
     """One device or two, one after another or vmapped; theta lies on all of them, as in a run."""
     problem, theta = toys.linear_quadratic(jax.random.key(5)), jnp.asarray([0.3, -0.7])
@@ -106,7 +106,7 @@ def test_layouts_agree(name):
         np.testing.assert_allclose(other, results[0], rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", GENERAL)
+@pytest.mark.parametrize("name", toys.slow_but_for(GENERAL, "pes", "nres", "truncated_es"))
 def test_constants_cancel_and_scales_scale(name):
     theta = jnp.asarray([0.3, -0.7])
     base = toys.linear_quadratic(jax.random.key(5))

@@ -272,7 +272,7 @@ def test_steps_after_the_end_of_a_trajectory_do_not_count(layout):
     assert answer.info["position_std"] > 1
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", toys.slow_but_for(METHODS, "tbptt"))
 def test_layouts_agree(name):
     """One device, one after another, or two, vmapped."""
     layouts = (PairLayout(1), PairLayout(2, sequential=False))

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from lopt.estimators import evolution, pairs
 from lopt.types import InnerProblem
@@ -115,3 +116,8 @@ def gauss_hermite_mean(
     product = np.stack(np.meshgrid(*[weights / weights.sum()] * size, indexing="ij"), -1).reshape(-1, size).prod(-1)
     values = jax.jit(lambda noises: jax.lax.map(function, noises, batch_size=256))(jnp.asarray(grid))
     return jnp.tensordot(jnp.asarray(product), values, 1)
+
+
+def slow_but_for(names, *fast):
+    """Parameters of a costly test: the ones named are fast tests, the others slow ones."""
+    return [pytest.param(name, marks=[] if name in fast else [pytest.mark.slow]) for name in names]

@@ -91,6 +91,7 @@ def test_one_window():
     np.testing.assert_allclose(pair_variance(theta, symbols("random", STEPS), 1), 771, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_quick(tmp_path, capsys):
     assert lstm_variance.main(["--quick", "--out", str(tmp_path)]) == 0
     assert "DOES NOT HOLD" not in capsys.readouterr().out
