@@ -6,6 +6,7 @@ from pathlib import Path
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import optax
 from flax.training.train_state import TrainState
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for a checkout that is not installed
@@ -21,7 +22,8 @@ def train_step(state: TrainState, x: jax.Array, y: jax.Array) -> tuple[TrainStat
 
     loss, grads = jax.value_and_grad(loss_fn)(state.params)
     # Not state.apply_gradients(grads=grads): it has no way for the loss, which learned rules may read.
-    updates, opt_state = state.tx.update(grads, state.opt_state, state.params, value=loss)
+    tx = optax.with_extra_args_support(state.tx)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params, value=loss)
     params = jax.tree.map(jnp.add, state.params, updates)
     return state.replace(step=state.step + 1, params=params, opt_state=opt_state), loss
 

@@ -83,8 +83,14 @@ def guard(
         return GuardState(steps[0], jnp.zeros((), bool), watch, snapshot, steps[1], *states)
 
     def update(
-        grads: Params, state: GuardState, params: Params | None = None, *, value: Any = None, **extra: Any
-    ) -> tuple[Params, GuardState]:
+        updates: optax.Updates,
+        state: Any,  # a GuardState; optax's own type for states would not allow it
+        params: optax.Params | None = None,
+        *,
+        value: Any = None,
+        **extra: Any,
+    ) -> tuple[optax.Updates, GuardState]:
+        grads = updates
         if params is None or value is None:
             raise InputError("a guarded rule watches the loss: call update(grads, state, params, value=loss)")
         loss = jnp.asarray(value, jnp.float32)

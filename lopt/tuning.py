@@ -39,7 +39,12 @@ class UserTask:
     start: float
     name: str = "user"
 
-    def load(self) -> Data:
+    @property
+    def streams(self) -> bool:
+        return False
+
+    def load(self, seed: int = 0, block: int = 0) -> Data:
+        del seed, block
         return ()  # `tune` has it already
 
     def sample(self, key: jax.Array) -> Config:

@@ -69,7 +69,7 @@ def show_lists(names: list[str]) -> None:
     )
 
 
-def _public_row(name: str) -> tuple[str, ...]:
+def _public_row(name: str) -> tuple[str, str, str, str, str]:
     try:
         info = datasets.describe(name, _DATA_DIR.value)
     except InputError as error:

@@ -213,7 +213,7 @@ class DelayGradient(Augmentation):
     def task(self, task: Task, draw: Config) -> Task:
         size = self.high + 1
 
-        def init(params: Params) -> tuple[Params, jax.Array]:
+        def init(params: Any) -> tuple[Params, jax.Array]:
             return jax.tree.map(lambda x: jnp.zeros((size, *x.shape), x.dtype), params), jnp.zeros((), jnp.int32)
 
         def update(grads: Params, state: Any, params: Any = None) -> tuple[Params, Any]:
@@ -224,7 +224,7 @@ class DelayGradient(Augmentation):
         return _corrupted(task, init, update)
 
 
-def _corrupted(task: Task, init: Callable[[Params], Any], update: Callable[..., Any]) -> Task:
+def _corrupted(task: Task, init: optax.TransformInitFn, update: Callable[..., Any]) -> Task:
     """The task with one more thing that befalls its gradients, after those before."""
     return task._replace(corrupt=optax.chain(task.corrupt, optax.GradientTransformation(init, update)))
 

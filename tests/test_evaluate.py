@@ -33,7 +33,9 @@ class Bowl:
     def name(self):
         return "bowl"
 
-    streams: ClassVar[bool] = False
+    @property
+    def streams(self):
+        return False
 
     def load(self, seed=0, block=0):
         return {"train": jnp.ones(8), "valid": jnp.full(8, 1.5)}
