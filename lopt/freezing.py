@@ -48,7 +48,9 @@ def check_frozen(optimizer: LearnedOptimizer, frozen: tuple[str, ...]) -> None:
     """Raises InputError unless each path is one of the optimizer's theta, and something is left to train."""
     if not frozen:
         return
-    leaves, _ = jax.tree_util.tree_flatten_with_path(jax.eval_shape(optimizer.init_theta, jax.random.key(0)))
+    leaves, _ = jax.tree_util.tree_flatten_with_path(
+        jax.eval_shape(lambda: optimizer.init_theta(jax.random.key(0)))  # no key outside: commands set up JAX later
+    )
     paths = [_path(path) for path, _ in leaves]
     for wanted in frozen:
         if not any(_is_below(path, (wanted,)) for path in paths):

@@ -137,3 +137,12 @@ def test_public_names():
 
     assert all(hasattr(lopt, name) for name in lopt.__all__)
     assert lopt.__version__
+
+
+def test_reading_a_configuration_leaves_jax_as_it_was():
+    """The commands choose the number of devices after it, which JAX refuses once it has computed anything."""
+    code = (
+        "import jax; from lopt.config import MetaTrainConfig; MetaTrainConfig(optimizer='celo', freeze='scheduler'); "
+        "jax.config.update('jax_num_cpu_devices', 2)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
