@@ -145,4 +145,4 @@ def test_reading_a_configuration_leaves_jax_as_it_was():
         "import jax; from lopt.config import MetaTrainConfig; MetaTrainConfig(optimizer='celo', freeze='scheduler'); "
         "jax.config.update('jax_num_cpu_devices', 2)"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    run(code)
