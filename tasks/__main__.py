@@ -8,6 +8,7 @@ python -m tasks show image_vit/glyphs     a page of samples, and how Adam trains
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags, logging
 from rich import box
@@ -16,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lopt.files import write_atomic
-from lopt.names import InputError, check_known
+from lopt.names import InputError, Spec, check_known
 from lopt.optimizers import OPTIMIZERS
 from lopt.plots import to_png
 from tasks import AUGMENTATIONS, FAMILIES, POOLS, datasets, parse_tasks
@@ -36,26 +37,28 @@ def show_lists(names: list[str]) -> None:
     _print(
         console,
         "Task families: FAMILY[/DATASET][:setting=value]...",
-        ("family", "what is trained", "settings and their defaults"),
-        [
-            (name, row.description, ", ".join(f"{f.name}={f.default!r}" for f in settings(row.constructor)))
-            for name, row in FAMILIES.items()
-        ],
+        ("family", "data set", "what is trained", "settings and their defaults"),
+        [(name, row.kind or "-", row.description, _defaults(row.constructor)) for name, row in FAMILIES.items()],
     )
     _print(
         console,
         "Augmentations, behind a family: FAMILY...+AUGMENTATION[:setting=value]...",
-        ("augmentation", "what it does"),
-        [(name, (known.__doc__ or "").splitlines()[0]) for name, known in AUGMENTATIONS.items()],
+        ("augmentation", "what it does", "settings and their defaults"),
+        [(name, (known.__doc__ or "").splitlines()[0], _defaults(known)) for name, known in AUGMENTATIONS.items()],
     )
-    _print(console, "Named pools", ("pool", "tasks"), [(name, "\n".join(items)) for name, items in POOLS.items()])
+    _print(
+        console,
+        "Named pools, as [WEIGHT*]TASK",
+        ("pool", "tasks"),
+        [(name, "\n".join(items)) for name, items in POOLS.items()],
+    )
     rows = [
         (
             entry.info.name,
             entry.info.kind,
             " x ".join(map(str, entry.info.shape)) or "-",
             ", ".join(f"{size:,}" for size in entry.info.split_sizes.values()),
-            "prepared" if entry.prepared else "when first used",
+            "prepared" if entry.prepared else "made when first used",
             entry.licence,
         )
         for entry in datasets.list_builtin(_DATA_DIR.value)
@@ -65,8 +68,14 @@ def show_lists(names: list[str]) -> None:
     title = f"Data sets in {datasets.resolve_data_dir(_DATA_DIR.value)}"
     _print(console, title, ("set", "kind", "shape", "train, meta, valid, test", "state", "licence"), rows)
     console.print(
-        "Public sets of TensorFlow Datasets (mnist, cifar10, lm1b, ...) are read if they lie there as array_record."
+        "Public sets of TensorFlow Datasets (mnist, cifar10, lm1b, ...) are read if they lie there as array_record: "
+        "docs/tasks.md."
     )
+
+
+def _defaults(constructor: Any) -> str:
+    """The settings as they are typed."""
+    return ", ".join(str(Spec("", {f.name: f.default}))[1:] for f in settings(constructor)) or "-"
 
 
 def _public_row(name: str) -> tuple[str, str, str, str, str]:

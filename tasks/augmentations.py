@@ -110,15 +110,14 @@ class ReduceBatch(Augmentation):
         if not 0 < self.low <= 1:
             raise InputError(f"low, the smallest fraction of a batch, must be above 0 and at most 1, not {self.low!r}")
 
+    def check(self, family: TaskFamily) -> None:
+        if _setting(family, "batch_size") < 2:
+            raise InputError(f"reduce_batch needs a task whose batches hold several examples: {family.name} has none")
+
     def sample(self, family: TaskFamily, key: jax.Array, config: Config) -> Config:
         return jax.random.uniform(key, minval=self.low, maxval=1.0)
 
     def batch(self, batch: Batch, draw: Config, key: jax.Array) -> Batch:
-        leaves = jax.tree.leaves(batch)
-        sizes = {x.shape[0] if x.ndim else 0 for x in leaves}
-        if len(sizes) != 1 or sizes <= {0, 1} or max(x.ndim for x in leaves) < 2:
-            raise InputError("reduce_batch needs a task whose batches hold several examples")
-
         def repeat(x: jax.Array) -> jax.Array:
             kept = jnp.maximum(jnp.round(draw * len(x)), 1).astype(jnp.int32)
             return x[jnp.arange(len(x)) % kept]
@@ -137,11 +136,14 @@ class LabelNoise(Augmentation):
         if not 0 < self.high <= 1:
             raise InputError(f"high, the largest share of labels replaced, must be in (0, 1], not {self.high!r}")
 
+    def check(self, family: TaskFamily) -> None:
+        _check_labels(self, family)
+
     def sample(self, family: TaskFamily, key: jax.Array, config: Config) -> Config:
         return self.high * jax.random.uniform(key)
 
     def batch(self, batch: Batch, draw: Config, key: jax.Array) -> Batch:
-        labels = _labels("label_noise", batch)
+        labels = batch["label"]
         u, v = jax.random.uniform(key, (2, len(labels)))
         others = labels[(v * len(labels)).astype(jnp.int32)]
         return {**batch, "label": jnp.where(u < draw, others, labels)}
@@ -154,16 +156,19 @@ class PermuteLabels(Augmentation):
     name: ClassVar[str] = "permute_labels"
 
     def check(self, family: TaskFamily) -> None:
-        if _num_classes(family) < 2:
-            raise InputError(f"permute_labels needs a task of classification on one data set: {family.name} is none")
+        _check_labels(self, family)
 
     def sample(self, family: TaskFamily, key: jax.Array, config: Config) -> Config:
-        return jax.random.permutation(key, _num_classes(family)).astype(jnp.int32)
+        return jax.random.permutation(key, _setting(family, "num_classes")).astype(jnp.int32)
 
     def task(self, task: Task, draw: Config) -> Task:
         # In the task rather than in the batch, since it holds for the valid and test splits too.
         def renamed(batch: Batch) -> Batch:
-            return {**batch, "label": draw[_labels("permute_labels", batch)]}
+            names = draw
+            if "num_classes" in batch:  # of the data set, which may have fewer: they keep to themselves
+                present = jnp.arange(len(draw)) < batch["num_classes"][0]
+                names = jnp.sum((draw[:, None] > draw[None, :]) & present[None, :], axis=1)
+            return {**batch, "label": names[batch["label"]]}
 
         return task._replace(
             loss=lambda params, key, batch: task.loss(params, key, renamed(batch)),
@@ -229,14 +234,15 @@ def _corrupted(task: Task, init: optax.TransformInitFn, update: Callable[..., An
     return task._replace(corrupt=optax.chain(task.corrupt, optax.GradientTransformation(init, update)))
 
 
-def _num_classes(family: TaskFamily) -> int:
-    return getattr(family, "num_classes", 0) or (_num_classes(family.family) if isinstance(family, Augmented) else 0)
+def _setting(family: TaskFamily, name: str) -> int:
+    """A number among the settings of the family within all augmentations; 0 where it has none such."""
+    return _setting(family.family, name) if isinstance(family, Augmented) else getattr(family, name, 0)
 
 
-def _labels(augmentation: str, batch: Batch) -> jax.Array:
-    if "label" not in batch:
-        raise InputError(f"{augmentation} needs a task with labels: its batches have {', '.join(batch)}")
-    return batch["label"]
+def _check_labels(augmentation: Augmentation, family: TaskFamily) -> None:
+    """Raises InputError unless the family's loss is that of classes."""
+    if _setting(family, "num_classes") < 2 or _setting(family, "ignores_labels"):
+        raise InputError(f"{augmentation.name} needs a task of classification: {family.name} is none")
 
 
 AUGMENTATIONS: dict[str, type[Augmentation]] = {

@@ -60,10 +60,10 @@ FAMILIES: dict[str, Family] = {
     "sequence": Family(Sequence, "copying, addition, parity, modular arithmetic, by a recurrent net or transformer"),
     "table_mlp": Family(TableMLP, "perceptron or linear model on a table", "table", ("breast_cancer", "autompg")),
     "matrix_factorization": Family(MatrixFactorization, "low-rank factorisation of a table", "table", ("autompg",)),
-    "quadratic": Family(Quadratic, "quadratics of sampled spectrum and gradient noise"),
+    "quadratic": Family(Quadratic, "quadratics of sampled spectrum, with noisy gradients"),
     "test_function": Family(TestFunction, "Rosenbrock and other test functions"),
     "least_squares": Family(LeastSquares, "ill-conditioned least squares with sparse weights"),
-    "train_optimizer": Family(TrainOptimizer, "meta-training of a small learned optimizer"),
+    "train_optimizer": Family(TrainOptimizer, "meta-training of a learned optimizer: train_optimizer[OPTIMIZER][TASK]"),
 }
 
 

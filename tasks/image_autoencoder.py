@@ -1,7 +1,6 @@
 """Autoencoding images with an MLP: squeezed through a few numbers, and back."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import ClassVar
 
 import flax.linen as nn
@@ -9,11 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lopt.names import check_known
-from lopt.types import Batch, Config, Params, Task
-from tasks.checks import check_whole, check_widths
-from tasks.images import ImageFamily, pixel_moments
-from tasks.networks import ACTIVATIONS, MLP, apply, init_params
+from lopt.types import Batch, Params
+from tasks.networks import MLP, apply, init_params
+from tasks.reconstruction import ImageReconstruction, check_code, code_gains, pixel_moments
 
 
 class Autoencoder(nn.Module):
@@ -30,7 +27,7 @@ class Autoencoder(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ImageAutoencoder(ImageFamily):
+class ImageAutoencoder(ImageReconstruction):
     """mean_{b,i} (net(x)_{bi} - x_{bi})^2: the squared error of the pixels in units of their variance.
 
     x = (pixel - mean image) / s, where s^2 is the mean over the pixels of their variance about the mean image, both of
@@ -50,15 +47,8 @@ class ImageAutoencoder(ImageFamily):
     activation: str = "relu"
     batch_size: int = 128
 
-    def task(self, config: Config) -> Task:
-        """The task's functions. A batch is `{"image": float32 [B, F], ...}`, of any B; its labels are not read."""
-        del config
-        return Task(self._init, self._loss, self._normalize, self._metrics)
-
     def _check(self) -> None:
-        check_widths(self)
-        check_whole(self, latent_size=1)
-        check_known("activation", self.activation, ACTIVATIONS)
+        check_code(self)
 
     def _moments(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return pixel_moments(images)
@@ -69,8 +59,7 @@ class ImageAutoencoder(ImageFamily):
 
     def _init(self, key: jax.Array) -> Params:
         """Normal kernels of variance gain / fan-in; the last ones are small, so that the first guess is the mean."""
-        gain = ACTIVATIONS[self.activation][1]
-        return init_params(self._net, key, (1, self.size**2 * self.channels), gain=gain, gains={"output": 0.1})
+        return init_params(self._net, key, (1, self.size**2 * self.channels), **code_gains(self.activation))
 
     def _loss(self, params: Params, key: jax.Array, batch: Batch) -> jax.Array:
         """Mean squared error, in units of the pixels' variance."""
@@ -80,8 +69,3 @@ class ImageAutoencoder(ImageFamily):
     def _normalize(self, loss: jax.Array) -> jax.Array:
         """The loss itself: 1 is guessing the mean image."""
         return loss
-
-    def _metrics(self, params: Params, key: jax.Array, batch: Batch) -> Mapping[str, jax.Array]:
-        """None."""
-        del params, key, batch
-        return {}

@@ -6,10 +6,9 @@ from typing import ClassVar
 import flax.linen as nn
 import jax
 
-from lopt.types import Params
 from tasks.checks import check_whole
-from tasks.images import ImageClassifier
-from tasks.networks import MLP, apply, check_patches, init_params, patches_shape, to_patches
+from tasks.networks import MLP
+from tasks.patches import PatchClassifier, check_patches
 
 
 class Mixer(nn.Module):
@@ -36,7 +35,7 @@ class Mixer(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ImageMixer(ImageClassifier):
+class ImageMixer(PatchClassifier):
     """Trains a `Mixer` on square patches.
 
     Attributes:
@@ -52,9 +51,6 @@ class ImageMixer(ImageClassifier):
     """
 
     head: ClassVar[str] = "image_mixer"
-    patch_size: int = 2
-    width: int = 32
-    depth: int = 2
     token_width: int = 16
     channel_width: int = 64
     batch_size: int = 64
@@ -66,13 +62,3 @@ class ImageMixer(ImageClassifier):
     @property
     def _net(self) -> Mixer:
         return Mixer(self.width, self.depth, self.token_width, self.channel_width, self.num_classes)
-
-    def _init(self, key: jax.Array) -> Params:
-        """Normal kernels of variance 1 / fan-in, 2 / fan-in before gelu; zero biases."""
-        shape = patches_shape(self.size, self.channels, self.patch_size)
-        return init_params(self._net, key, (1, *shape), gains={"layer_0": 2.0})
-
-    def _logits(self, params: Params, images: jax.Array) -> jax.Array:
-        """float32 [B, F] -> [B, C]."""
-        patches = to_patches(images, self.size, self.channels, self.patch_size)
-        return apply(self._net, params, patches)

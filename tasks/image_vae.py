@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
 from typing import ClassVar
 
 import jax
@@ -10,16 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from lopt.names import InputError, check_known
-from lopt.types import Batch, Config, Params, Task
-from tasks.checks import check_whole, check_widths
-from tasks.images import ImageFamily, pixel_moments
-from tasks.networks import ACTIVATIONS, MLP, apply, init_params
+from lopt.types import Batch, Params
+from tasks.networks import MLP, apply, init_params
+from tasks.reconstruction import ImageReconstruction, check_code, code_gains, pixel_moments
 
 LIKELIHOODS = ("bernoulli", "gaussian")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ImageVAE(ImageFamily):
+class ImageVAE(ImageReconstruction):
     """-ELBO per pixel, in nats: 1/F (E_{z ~ q(z|x)}[-log p(x|z)] + KL(q(z|x) || N(0, 1))), mean over the batch.
 
     q(z|x) = N(m, exp(v)) with m, v [L] from the encoder. The expectation is over one draw z = m + exp(v / 2) e, with e
@@ -48,16 +46,9 @@ class ImageVAE(ImageFamily):
     activation: str = "relu"
     batch_size: int = 128
 
-    def task(self, config: Config) -> Task:
-        """The task's functions. A batch is `{"image": float32 [B, F], ...}`, of any B; its labels are not read."""
-        del config
-        return Task(self._init, self._loss, self._normalize, self._metrics)
-
     def _check(self) -> None:
-        check_widths(self)
-        check_whole(self, latent_size=1)
+        check_code(self)
         check_known("likelihood", self.likelihood, LIKELIHOODS)
-        check_known("activation", self.activation, ACTIVATIONS)
         if type(self.noise) not in (int, float) or not 0 < self.noise < math.inf:
             raise InputError(f"noise must be a positive number, not {self.noise!r}")
 
@@ -76,7 +67,7 @@ class ImageVAE(ImageFamily):
 
     def _init(self, key: jax.Array) -> Params:
         """Normal kernels of variance gain / fan-in; the last ones are small: q is near N(0, 1), and y near 0."""
-        gains = {"gain": ACTIVATIONS[self.activation][1], "gains": {"output": 0.1}}
+        gains = code_gains(self.activation)
         encoder_key, decoder_key = jax.random.split(key)
         return {
             "encoder": init_params(self._encoder, encoder_key, (1, self.size**2 * self.channels), **gains),
@@ -99,8 +90,3 @@ class ImageVAE(ImageFamily):
     def _normalize(self, loss: jax.Array) -> jax.Array:
         """About 1 for a grey image, or for the mean image, and a code that is the prior."""
         return loss / math.log(2) if self.likelihood == "bernoulli" else loss * (2 * self.noise**2)
-
-    def _metrics(self, params: Params, key: jax.Array, batch: Batch) -> Mapping[str, jax.Array]:
-        """None."""
-        del params, key, batch
-        return {}

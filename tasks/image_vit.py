@@ -8,10 +8,9 @@ import flax.linen as nn
 import jax
 
 from lopt.names import InputError
-from lopt.types import Params
 from tasks.checks import check_whole
-from tasks.images import ImageClassifier
-from tasks.networks import MLP, apply, check_patches, init_params, patches_shape, to_patches
+from tasks.networks import MLP
+from tasks.patches import PatchClassifier, check_patches
 
 
 class Attention(nn.Module):
@@ -57,7 +56,7 @@ class ViT(nn.Module):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ImageViT(ImageClassifier):
+class ImageViT(PatchClassifier):
     """Trains a `ViT` on square patches. Instead of a class token, the classifier reads the mean over the tokens.
 
     Attributes:
@@ -72,9 +71,6 @@ class ImageViT(ImageClassifier):
     """
 
     head: ClassVar[str] = "image_vit"
-    patch_size: int = 2
-    width: int = 32
-    depth: int = 2
     num_heads: int = 4
     mlp_ratio: int = 2
     batch_size: int = 64
@@ -88,13 +84,3 @@ class ImageViT(ImageClassifier):
     @property
     def _net(self) -> ViT:
         return ViT(self.width, self.depth, self.num_heads, self.mlp_ratio * self.width, self.num_classes)
-
-    def _init(self, key: jax.Array) -> Params:
-        """Normal kernels of variance 1 / fan-in, 2 / fan-in before gelu; positions of standard deviation 0.02."""
-        shape = patches_shape(self.size, self.channels, self.patch_size)
-        return init_params(self._net, key, (1, *shape), gains={"layer_0": 2.0})
-
-    def _logits(self, params: Params, images: jax.Array) -> jax.Array:
-        """float32 [B, F] -> [B, C]."""
-        patches = to_patches(images, self.size, self.channels, self.patch_size)
-        return apply(self._net, params, patches)

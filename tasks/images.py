@@ -60,8 +60,25 @@ class ImageFamily(abc.ABC):
         """uint8 [n, h, w, c] of the train split -> shift and scale of pixels, float32 [c] or [F]."""
 
     @abc.abstractmethod
+    def _init(self, key: jax.Array) -> Params:
+        """Initial params."""
+
+    @abc.abstractmethod
+    def _loss(self, params: Params, key: jax.Array, batch: Batch) -> jax.Array:
+        """The loss of a batch."""
+
+    @abc.abstractmethod
+    def _normalize(self, loss: jax.Array) -> jax.Array:
+        """In units of the trivial predictor's loss."""
+
+    @abc.abstractmethod
+    def _metrics(self, params: Params, key: jax.Array, batch: Batch) -> Mapping[str, jax.Array]:
+        """Other numbers of a batch."""
+
     def task(self, config: Config) -> Task:
         """The task's functions. A batch is `{"image": float32 [B, F], "label": int32 [B]}`, of any B."""
+        del config
+        return Task(self._init, self._loss, self._normalize, self._metrics)
 
     @property
     def name(self) -> str:
@@ -119,17 +136,8 @@ class ImageClassifier(ImageFamily):
     """Cross-entropy -1/B sum_b log softmax(logits_b)[label_b], in nats; 1 is the loss ln C of uniform guessing."""
 
     @abc.abstractmethod
-    def _init(self, key: jax.Array) -> Params:
-        """Initial params."""
-
-    @abc.abstractmethod
     def _logits(self, params: Params, images: jax.Array) -> jax.Array:
         """float32 [B, F] -> [B, C]."""
-
-    def task(self, config: Config) -> Task:
-        """The task's functions. A batch is `{"image": float32 [B, F], "label": int32 [B]}`, of any B."""
-        del config
-        return Task(self._init, self._loss, self._normalize, self._metrics)
 
     def _moments(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation of each channel, float32 [c]."""
@@ -163,14 +171,6 @@ def sample_indices(key: jax.Array, count: int, size: int | jax.Array) -> jax.Arr
     each index gets equally many, give or take one; the product never rounds up to `size`.
     """
     return (jax.random.uniform(key, (count,)) * size).astype(jnp.int32)
-
-
-def pixel_moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 [n, h, w, c] -> the mean image, float32 [F], and s, float32 [1]: s^2 is the mean over the pixels of the
-    variance about it, so that the squared error of guessing the mean image is 1 per standardised pixel."""
-    flat = images.reshape(len(images), -1)
-    spread = math.sqrt(flat.var(0, dtype=np.float64).mean())
-    return flat.mean(0, dtype=np.float64).astype(np.float32), np.array([max(spread, 1)], np.float32)
 
 
 def describe_images(name: str, data_dir: str | None) -> datasets.DatasetInfo:

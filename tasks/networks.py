@@ -1,4 +1,4 @@
-"""What the networks of several families share: activations, initialisation in one draw, an MLP, patches."""
+"""What the networks of several families share: activations, initialisation in one draw, an MLP."""
 
 import math
 from collections.abc import Mapping
@@ -8,7 +8,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from lopt.names import InputError
 from lopt.types import Params
 
 # Activation, and the weight variance times fan-in that keeps the size of its outputs: He's 2 where half is cut off.
@@ -86,21 +85,3 @@ class MLP(nn.Module):
         for layer, width in enumerate(self.hidden_sizes):
             x = ACTIVATIONS[self.activation][0](nn.Dense(width, name=f"layer_{layer}")(x))
         return nn.Dense(self.output_size, name="output")(x)
-
-
-def check_patches(size: int, patch_size: int) -> None:
-    """Raises InputError unless square patches of that side tile an image."""
-    if type(patch_size) is not int or patch_size < 1 or size % patch_size:
-        raise InputError(f"patch_size must be a whole number that divides size={size}, not {patch_size!r}")
-
-
-def patches_shape(size: int, channels: int, patch_size: int) -> tuple[int, int]:
-    """Number N of patches of an image, and number P of values in a patch."""
-    return (size // patch_size) ** 2, patch_size**2 * channels
-
-
-def to_patches(images: jax.Array, size: int, channels: int, patch_size: int) -> jax.Array:
-    """Flattened images [B, F] -> patches [B, N, P], in reading order, and so the pixels within a patch."""
-    side = size // patch_size
-    x = images.reshape(-1, side, patch_size, side, patch_size, channels)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, *patches_shape(size, channels, patch_size))

@@ -1,13 +1,13 @@
 """Language modelling of symbols with a recurrent network: an LSTM or a GRU."""
 
 import dataclasses
+from typing import ClassVar
 
 import flax.linen as nn
 
 from lopt.names import check_known
 from tasks.checks import check_whole
 from tasks.datasets import NUM_SYMBOLS
-from tasks.naming import family_name
 from tasks.sequence_models import CELLS, RecurrentNetwork
 from tasks.texts import TextFamily
 
@@ -21,17 +21,13 @@ class TextRNN(TextFamily):
       width: entries of the embedding, and units of the layer.
     """
 
+    head: ClassVar[str] = "text_rnn"
     cell: str = "lstm"
     width: int = 64
 
-    def __post_init__(self):
+    def _check(self) -> None:
         check_known("cell", self.cell, CELLS)
-        check_whole(self, length=1, batch_size=1, width=1)
-
-    @property
-    def name(self) -> str:
-        """`text_rnn/DATASET`, followed by `:setting=value` for each setting that is not the default."""
-        return family_name(self, f"text_rnn/{self.dataset}")
+        check_whole(self, width=1)
 
     def network(self) -> nn.Module:
         return RecurrentNetwork(NUM_SYMBOLS, NUM_SYMBOLS, cell=self.cell, width=self.width)

@@ -1,12 +1,12 @@
 """Language modelling of symbols with a small transformer decoder."""
 
 import dataclasses
+from typing import ClassVar
 
 import flax.linen as nn
 
 from tasks.checks import check_whole
 from tasks.datasets import NUM_SYMBOLS
-from tasks.naming import family_name
 from tasks.sequence_models import Transformer, check_heads
 from tasks.texts import TextFamily
 
@@ -20,17 +20,13 @@ class TextTransformer(TextFamily):
       depth: blocks of attention and MLP.
     """
 
+    head: ClassVar[str] = "text_transformer"
     width: int = 32
     depth: int = 2
 
-    def __post_init__(self):
-        check_whole(self, length=1, batch_size=1, width=1, depth=1)
+    def _check(self) -> None:
+        check_whole(self, width=1, depth=1)
         check_heads(self.width)
-
-    @property
-    def name(self) -> str:
-        """`text_transformer/DATASET`, followed by `:setting=value` for each setting that is not the default."""
-        return family_name(self, f"text_transformer/{self.dataset}")
 
     def network(self) -> nn.Module:
         return Transformer(NUM_SYMBOLS, NUM_SYMBOLS, length=self.length, width=self.width, depth=self.depth)

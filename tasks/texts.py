@@ -4,6 +4,7 @@ import abc
 import dataclasses
 import math
 from collections.abc import Mapping
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -12,7 +13,8 @@ import jax.numpy as jnp
 from lopt.names import InputError
 from lopt.types import SPLITS, Batch, Config, Data, Params, Task
 from tasks import datasets
-from tasks.naming import UNNAMED
+from tasks.checks import check_whole
+from tasks.naming import UNNAMED, family_name
 from tasks.sequence_models import cross_entropy, init_sequence_params
 
 
@@ -23,20 +25,35 @@ class TextFamily(abc.ABC):
     A batch is `{"tokens": int32 [B, L + 1]}`: the first symbol of a sequence is only read, the last only predicted.
 
     Attributes:
+      head: what the name begins with.
       dataset: a name that `datasets.describe` knows.
       length: symbols read in a sequence, L below.
       batch_size: sequences a batch, B below.
       data_dir: where the data set is looked for; None for the default.
     """
 
+    head: ClassVar[str]
     dataset: str = dataclasses.field(default="python_docs", metadata=UNNAMED)
     length: int = 32
     batch_size: int = 16
     data_dir: str | None = dataclasses.field(default=None, compare=False, repr=False, metadata=UNNAMED)
 
+    def __post_init__(self):
+        check_whole(self, length=1, batch_size=1)
+        self._check()
+
+    @abc.abstractmethod
+    def _check(self) -> None:
+        """Raises InputError unless the settings of the network make sense."""
+
     @abc.abstractmethod
     def network(self) -> nn.Module:
         """Tokens int32 [B, L] -> logits [B, L, 97]."""
+
+    @property
+    def name(self) -> str:
+        """`HEAD/DATASET`, followed by `:setting=value` for each setting that is not the default."""
+        return family_name(self, f"{self.head}/{self.dataset}")
 
     @property
     def streams(self) -> bool:

@@ -10,11 +10,13 @@ from lopt.inner import inner_training
 from lopt.names import InputError
 from lopt.optimizers import OPTIMIZERS
 from lopt.optimizers.learnable_adam import LearnableAdam
+from lopt.types import Task
 from tasks import AUGMENTATIONS, parse_tasks
 from tasks.augment import Augmented
 from tasks.augmentations import DelayGradient, LabelNoise, NoisyGradient, PermuteLabels, ReduceBatch, Reparametrize
 from tasks.augmentations import ScaleLoss as Scale
 from tasks.quadratic import Quadratic
+from tasks.random_mlp import RandomMLP
 
 KEY = jax.random.key(11)
 PLAIN = Quadratic(dimension=6)
@@ -52,8 +54,8 @@ def test_reparametrize_is_the_same_task_in_other_units(table, level, number):
     params, original = task.init(KEY), plain.init(KEY)
     jax.tree.map(lambda w, s, p: np.testing.assert_allclose(w * s, p, rtol=1e-6), params, draw, original)
     batch = augmented.sample_batch(data, KEY, config, "valid")
-    value, grads = jax.value_and_grad(task.loss)(params, KEY, batch)
-    plain_value, plain_grads = jax.value_and_grad(plain.loss)(original, KEY, batch)
+    value, grads = jax.jit(jax.value_and_grad(task.loss))(params, KEY, batch)
+    plain_value, plain_grads = jax.jit(jax.value_and_grad(plain.loss))(original, KEY, batch)
     np.testing.assert_allclose(value, plain_value, rtol=1e-5)
     np.testing.assert_allclose(task.normalize(value), plain.normalize(plain_value), rtol=1e-5)
     assert task.metrics(params, KEY, batch) == plain.metrics(original, KEY, batch)
@@ -63,7 +65,7 @@ def test_reparametrize_is_the_same_task_in_other_units(table, level, number):
 
 def test_scales_are_log_uniform_and_tasks_vmap():
     augmented = Augmented(PLAIN, Reparametrize(low=1e-2, high=1e2))
-    draws = jax.vmap(augmented.sample)(jax.random.split(KEY, 4000))["draw"]
+    draws = jax.jit(jax.vmap(augmented.sample))(jax.random.split(KEY, 4000))["draw"]
     logs = np.log10(scales(draws))
     assert -2 <= logs.min() < -1.9 < 1.9 < logs.max() <= 2
     # The standard error of the mean of 4,000 uniforms of width 4 is 0.018.
@@ -106,7 +108,7 @@ def test_label_noise_replaces_its_share_in_training_alone(table):
     assert share[0] == 0
     # A label of a random other is another class with probability 1 - sum p^2, about 2/3; se 0.075.
     np.testing.assert_allclose(share[1], 2 / 3, atol=4 * 0.075)
-    draws = jax.vmap(augmented.sample)(jax.random.split(KEY, 500))["draw"]
+    draws = jax.jit(jax.vmap(augmented.sample))(jax.random.split(KEY, 500))["draw"]
     np.testing.assert_allclose(np.mean(draws), 0.5, atol=4 * 0.29 / np.sqrt(500))
 
 
@@ -121,6 +123,21 @@ def test_permuted_labels_are_a_renaming_in_every_split(table):
         renamed = {**batch, "label": jnp.asarray(draw[np.asarray(batch["label"])])}
         assert task.loss(params, KEY, batch) == plain.loss(params, KEY, renamed)
         assert task.metrics(params, KEY, batch) == plain.metrics(params, KEY, renamed)
+
+
+def test_labels_of_a_set_of_fewer_classes_keep_to_its_classes():
+    """Of 4 classes a set has 3: the loss sees 0, 1, 2 renamed among themselves, in all 6 ways equally often."""
+    task = Task(lambda key: {}, lambda params, key, batch: batch["label"], lambda loss: loss, lambda *_: {})
+    batch = {"label": jnp.arange(3), "num_classes": jnp.full(3, 3)}
+
+    def renamed(key):
+        draw = PermuteLabels().sample(RandomMLP(num_classes=4), key, {})
+        return PermuteLabels().task(task, draw).loss({}, key, batch)
+
+    names = np.asarray(jax.jit(jax.vmap(renamed))(jax.random.split(KEY, 600)))
+    _, counts = np.unique(names, axis=0, return_counts=True)
+    np.testing.assert_array_equal(np.sort(names), np.tile(np.arange(3), (600, 1)))
+    np.testing.assert_allclose(counts, [100] * 6, atol=4 * np.sqrt(600 * 5 / 36))
 
 
 def test_noise_is_relative_to_the_gradient_and_new_at_every_step():
@@ -140,12 +157,16 @@ def test_noise_is_relative_to_the_gradient_and_new_at_every_step():
 def test_a_delayed_gradient_is_that_of_d_steps_ago(delay):
     task = DelayGradient(high=3).task(PLAIN.task(PLAIN.sample(KEY)), jnp.asarray(delay))
     zero = {"x": jnp.zeros(())}
-    state, seen = task.corrupt.init(zero), []
+    state, seen, update = task.corrupt.init(zero), [], jax.jit(task.corrupt.update)
     for step in range(10):
-        grads, state = task.corrupt.update({"x": jnp.asarray(float(step))}, state, zero)
+        grads, state = update({"x": jnp.asarray(float(step))}, state, zero)
         seen.append(float(leaf(grads)))
     assert seen == [max(step - delay, 0) for step in range(10)]
-    draws = jax.vmap(Augmented(PLAIN, DelayGradient(high=3)).sample)(jax.random.split(KEY, 200))["draw"]
+
+
+def test_delays_are_of_1_to_the_highest():
+    sample = Augmented(PLAIN, DelayGradient(high=3)).sample
+    draws = jax.jit(jax.vmap(sample))(jax.random.split(KEY, 200))["draw"]
     assert set(np.asarray(draws).tolist()) == {1, 2, 3}
 
 

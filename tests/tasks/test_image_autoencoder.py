@@ -7,7 +7,7 @@ import pytest
 
 from lopt.names import InputError
 from tasks.image_autoencoder import ImageAutoencoder
-from tasks.images import pixel_moments
+from tasks.reconstruction import pixel_moments
 
 RNG = np.random.default_rng(0)
 

@@ -66,7 +66,7 @@ def test_the_reparametrised_gradient_is_that_of_the_expectation():
         "decoder": {"output": {"kernel": jnp.full((1, 1), w), "bias": jnp.zeros(1)}},
     }
     images = {"image": jnp.full((batch, 1), x)}
-    loss, grads = jax.value_and_grad(family.task({}).loss)(params, KEY, images)
+    loss, grads = jax.jit(jax.value_and_grad(family.task({}).loss))(params, KEY, images)
     expected = ((w * m - x) ** 2 + w**2 * math.exp(v)) / 2 + (m**2 + math.exp(v) - 1 - v) / 2
     slope = [(w * m - x) * w + m, w**2 * math.exp(v) / 2 + (math.exp(v) - 1) / 2]
     # Standard deviation of one draw about 1.3: 0.003 of the mean.

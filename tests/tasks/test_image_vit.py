@@ -9,7 +9,8 @@ import pytest
 
 from lopt.names import InputError
 from tasks.image_vit import ImageViT
-from tasks.networks import apply, to_patches
+from tasks.networks import apply
+from tasks.patches import to_patches
 
 RNG = np.random.default_rng(0)
 FAMILY = ImageViT(size=4, channels=3, width=8, num_heads=2)

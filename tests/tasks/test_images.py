@@ -10,6 +10,7 @@ from lopt.types import SPLITS
 from tasks import datasets, images
 from tasks.image_autoencoder import ImageAutoencoder
 from tasks.image_mlp import ImageMLP
+from tasks.reconstruction import pixel_moments
 
 
 @pytest.fixture(scope="module")
@@ -129,11 +130,11 @@ def test_colour_channels_are_standardised_apart(made_up):
 def test_pixel_moments_make_the_mean_images_error_one(made_up):
     pixels = np.random.default_rng(0).integers(0, 256, (50, 4, 4, 3), np.uint8)
     pixels[:, 0] = 9  # without contrast
-    mean, spread = images.pixel_moments(pixels)
+    mean, spread = pixel_moments(pixels)
     x = (pixels.reshape(50, 48).astype(float) - mean[None, :]) / spread[None, :]
     np.testing.assert_allclose(x.mean(0), np.zeros(48), atol=1e-6)
     np.testing.assert_allclose((x**2).mean(), 1, rtol=1e-6)
-    assert images.pixel_moments(np.full((3, 2, 2, 1), 7, np.uint8))[1] == 1  # not 0
+    assert pixel_moments(np.full((3, 2, 2, 1), 7, np.uint8))[1] == 1  # not 0
     made_up(pixels)
     family = ImageAutoencoder(size=4, channels=3, batch_size=9)
     batch = family.sample_batch(family.load(), jax.random.key(0), {}, "train")["image"]

@@ -1,13 +1,11 @@
-"""Initialisation in one draw: variances, constants, independence; and the order of pixels in patches."""
+"""Initialisation in one draw: variances, constants, independence; the MLP."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
-from lopt.names import InputError
-from tasks.networks import MLP, apply, check_patches, init_params, patches_shape, to_patches
+from tasks.networks import MLP, apply, init_params
 
 
 class Example(nn.Module):
@@ -21,8 +19,10 @@ class Example(nn.Module):
 
 
 def test_initial_params():
-    params = init_params(Example(), jax.random.key(0), (1, 4, 4, 6), gain=2.0, gains={"output": 0.1})
-    shapes = jax.tree.map(jnp.shape, Example().init(jax.random.key(1), jnp.zeros((2, 4, 4, 6)))["params"])
+    init = jax.jit(lambda key: init_params(Example(), key, (1, 4, 4, 6), gain=2.0, gains={"output": 0.1}))
+    params = jax.tree.map(np.asarray, init(jax.random.key(0)))
+    own = jax.eval_shape(Example().init, jax.random.key(1), jnp.zeros((2, 4, 4, 6)))
+    shapes = jax.tree.map(lambda x: x.shape, own["params"])
     assert jax.tree.map(jnp.shape, params) == shapes
     variances = {
         ("conv", "kernel"): 2 / (9 * 6),  # 2160 weights: 3 % a standard deviation
@@ -49,21 +49,3 @@ def test_mlp_is_dense_layers_with_an_activation_between():
     hidden = np.tanh(x @ first["kernel"] + first["bias"][None, :])
     expected = hidden @ last["kernel"] + last["bias"][None, :]
     np.testing.assert_allclose(apply(mlp, params, jnp.asarray(x)), expected, rtol=1e-5)
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_patches_by_loops(channels):
-    images = np.random.default_rng(0).normal(size=(2, 6, 6, channels)).astype(np.float32)
-    expected = [
-        [images[b, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].reshape(-1) for i in range(3) for j in range(3)]
-        for b in range(2)
-    ]
-    patches = to_patches(jnp.asarray(images.reshape(2, -1)), 6, channels, 2)
-    assert patches.shape[1:] == patches_shape(6, channels, 2)
-    np.testing.assert_array_equal(patches, expected)
-
-
-@pytest.mark.parametrize("patch_size", [0, 3, 2.0])
-def test_patches_tile_the_image(patch_size):
-    with pytest.raises(InputError, match=f"patch_size must be a whole number that divides size=8, not {patch_size}"):
-        check_patches(8, patch_size)

@@ -1,5 +1,6 @@
 """The named sets: what is in them, that nothing held out leaks, and the command that lists and shows them."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -130,21 +131,34 @@ def test_show_draws_a_page(tmp_path):
     assert all(page.read_bytes()[:4] == b"\x89PNG" for page in pages)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("lst",), "Did you mean 'list'"),
-        (("prepare", "wine", "mnistt"), "mnist"),
-        (("show",), "say what to show"),
-        (("show", "image_mlp/nothing"), "unknown data set 'nothing'"),
-        (("list", "x"), "takes no names"),
-        (("list", "--dir=x"), "Unknown command line flag"),
-    ],
-)
-def test_wrong_commands_say_what_to_do(arguments, message, tmp_path):
-    result = command(*arguments, data_dir=tmp_path)
-    assert result.returncode == 2
-    assert message in result.stderr
-    assert result.stderr.startswith("tasks: ")
+WRONG_COMMANDS = [
+    (["lst"], "Did you mean 'list'"),
+    (["prepare", "wine", "mnistt"], "mnist"),
+    (["show"], "say what to show"),
+    (["show", "image_mlp/nothing"], "unknown data set 'nothing'"),
+    (["list", "x"], "takes no names"),
+    (["list", "--dir=x"], "Unknown command line flag"),
+]
+
+
+def test_wrong_commands_say_what_to_do(tmp_path):
+    """All in one process, as starting one takes a second or two; it prints a line of status after each."""
+    code = """
+import json, sys
+from tasks import __main__ as command
+for arguments in json.loads(sys.argv[1]):
+    try:
+        status = command.main(command._parse_flags(["tasks", *arguments]))
+    except SystemExit as stop:
+        status = stop.code
+    print("status", status, file=sys.stderr)
+"""
+    arguments = json.dumps([[*arguments, f"--data_dir={tmp_path}"] for arguments, _ in WRONG_COMMANDS])
+    result = subprocess.run([sys.executable, "-c", code, arguments], capture_output=True, text=True, cwd=ROOT)
     assert "Traceback" not in result.stderr
+    *answers, end = result.stderr.split("status 2\n")
+    assert end == ""
+    assert all(answer.startswith("tasks: ") for answer in answers)
+    for answer, (_, message) in zip(answers, WRONG_COMMANDS, strict=True):
+        assert message in answer
     assert list(tmp_path.iterdir()) == []

@@ -75,18 +75,24 @@ def test_splits_and_keys_give_other_batches():
 def test_only_answers_count(model):
     family = Sequence(problem="addition", model=model, length=3, width=8, batch_size=4)
     task, key = family.task({}), jax.random.key(1)
-    params = jax.jit(task.init)(key)
-    batch = jax.tree.map(np.asarray, family.sample_batch({}, key, {}, "train"))
-    logits = np.asarray(family._network().apply({"params": params}, batch["tokens"]), np.float64)
+
+    @jax.jit
+    def run(key):
+        params, batch = task.init(key), family.sample_batch({}, key, {}, "train")
+        logits = family._network().apply({"params": params}, batch["tokens"])
+        return batch, logits, task.loss(params, key, batch), task.metrics(params, key, batch)["accuracy"]
+
+    batch, logits, loss, accuracy = jax.tree.map(np.asarray, run(key))
+    logits = logits.astype(np.float64)
     assert logits.shape == (4, 11, 10)
     probability = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
     asked = np.argwhere(batch["answers"] != NO_ANSWER)
     assert len(asked) == 4 * 4
     expected = np.mean([-np.log(probability[i, t, batch["answers"][i, t]]) for i, t in asked])
     right = np.mean([logits[i, t].argmax() == batch["answers"][i, t] for i, t in asked])
-    np.testing.assert_allclose(task.loss(params, key, batch), expected, rtol=1e-5)
+    np.testing.assert_allclose(loss, expected, rtol=1e-5)
     np.testing.assert_allclose(task.normalize(jnp.float32(expected)), expected / math.log(10), rtol=1e-5)
-    assert task.metrics(params, key, batch)["accuracy"] == pytest.approx(right)
+    assert accuracy == pytest.approx(right)
 
 
 def test_names_and_bad_settings():

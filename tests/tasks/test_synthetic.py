@@ -53,11 +53,11 @@ def test_quadratic_has_its_spectrum_and_its_gradient(quadratic):
     x = np.random.default_rng(1).normal(size=40)
     batch = family.sample_batch({}, KEY, config, "train")
     n, distance = np.asarray(batch["noise"], np.float64), x - c["optimum"]
-    value, grads = jax.value_and_grad(task.loss)({"x": jnp.asarray(x, jnp.float32)}, KEY, batch)
+    value, grads = jax.jit(jax.value_and_grad(task.loss))({"x": jnp.asarray(x, jnp.float32)}, KEY, batch)
     np.testing.assert_allclose(value, distance @ c["hessian"] @ distance / 2, rtol=1e-4)
     np.testing.assert_allclose(grads["x"], c["hessian"] @ distance + n, rtol=1e-4, atol=1e-4)
     assert np.abs(n).min() > 0
-    hessian = jax.hessian(lambda x: task.loss({"x": x}, KEY, batch))(jnp.zeros(40))
+    hessian = jax.jit(jax.hessian(lambda x: task.loss({"x": x}, KEY, batch)))(jnp.zeros(40))
     np.testing.assert_allclose(hessian, c["hessian"], atol=1e-6)
 
 

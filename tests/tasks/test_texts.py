@@ -3,7 +3,6 @@
 import math
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -133,27 +132,33 @@ def transformer(params, tokens):
 @pytest.mark.parametrize(("family", "forward"), [*zip(SMALL, (lstm, gru, transformer), strict=True)], ids=NAMES)
 def test_networks_agree_with_numpy_and_are_causal(family, forward):
     params, tokens = params_and_tokens(family)
-    logits = jax.jit(lambda params, tokens: family.network().apply({"params": params}, tokens))
+    task = family.task({})
+
+    @jax.jit
+    def run(params, tokens):
+        key, batch = jax.random.key(0), {"tokens": tokens}
+        logits = family.network().apply({"params": params}, tokens[:, :-1])
+        return logits, task.loss(params, key, batch), task.metrics(params, key, batch)["accuracy"]
+
     exact = jax.tree.map(lambda x: x.astype(np.float64), params)
     expected = np.stack([forward(exact, row) for row in tokens[:, :-1]])
-    got = np.asarray(logits(params, tokens[:, :-1]))
+    got, loss, _ = (np.asarray(x) for x in run(params, tokens))
     np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
 
     # Another symbol at place 4 changes what is said from there on, and nothing before.
-    changed = tokens[:, :-1].copy()
+    changed = tokens.copy()
     changed[:, 4] = (changed[:, 4] + 1) % 97
-    other = np.asarray(logits(params, changed))
+    other = np.asarray(run(params, changed)[0])
     np.testing.assert_array_equal(other[:, :4], got[:, :4])
     assert (np.abs(other[:, 4:] - got[:, 4:]).max(-1) > 1e-3).all()
 
     probability = np.exp(expected) / np.exp(expected).sum(-1, keepdims=True)
     picked = np.take_along_axis(probability, tokens[:, 1:, None], -1)
-    task, batch = family.task({}), {"tokens": tokens}
-    np.testing.assert_allclose(task.loss(params, jax.random.key(0), batch), -np.log(picked).mean(), rtol=1e-4)
+    np.testing.assert_allclose(loss, -np.log(picked).mean(), rtol=1e-4)
     tokens[0, 1:4] = expected[0, :3].argmax(-1)  # the network reads other symbols after the first: one hit is sure
-    right = (np.asarray(logits(params, tokens[:, :-1])).argmax(-1) == tokens[:, 1:]).mean()
+    logits, _, accuracy = run(params, tokens)
+    right = (np.asarray(logits).argmax(-1) == tokens[:, 1:]).mean()
     assert right > 0
-    accuracy = task.metrics(params, jax.random.key(0), {"tokens": jnp.asarray(tokens)})["accuracy"]
     np.testing.assert_allclose(accuracy, right, rtol=1e-6)
 
 
