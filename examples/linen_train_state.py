@@ -22,10 +22,10 @@ def train_step(state: TrainState, x: jax.Array, y: jax.Array) -> tuple[TrainStat
 
     loss, grads = jax.value_and_grad(loss_fn)(state.params)
     # Not state.apply_gradients(grads=grads): it has no way for the loss, which learned rules may read.
-    tx = optax.with_extra_args_support(state.tx)
-    updates, opt_state = tx.update(grads, state.opt_state, state.params, value=loss)
-    params = jax.tree.map(jnp.add, state.params, updates)
-    return state.replace(step=state.step + 1, params=params, opt_state=opt_state), loss
+    update = optax.with_extra_args_support(state.tx).update
+    updates, opt_state = update(grads, state.opt_state, state.params, value=loss)
+    new = optax.apply_updates(state.params, updates)
+    return state.replace(step=state.step + 1, params=new, opt_state=opt_state), loss
 
 
 x = jax.random.normal(jax.random.key(0), (256, 2))
@@ -33,8 +33,7 @@ y = jnp.sin(2 * x[:, 0]) + x[:, 1] ** 2
 model = nn.Sequential([nn.Dense(32), nn.relu, nn.Dense(1)])
 tx = lopt.load(sys.argv[1] if len(sys.argv) > 1 else "demo_mlp", num_steps=NUM_STEPS)
 state = TrainState.create(apply_fn=model.apply, params=model.init(jax.random.key(1), x)["params"], tx=tx)
-losses = []
-for _ in range(NUM_STEPS):
-    state, loss = train_step(state, x, y)
-    losses.append(loss)
+losses = [0.0] * NUM_STEPS
+for step in range(NUM_STEPS):
+    state, losses[step] = train_step(state, x, y)
 print(f"first loss {losses[0]:.4f}, last loss {losses[-1]:.4f}")

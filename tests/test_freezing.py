@@ -17,6 +17,8 @@ from lopt.outer import outer_steps
 from lopt.types import TaskMixture
 from tests.toy_family import Quadratic
 
+pytestmark = pytest.mark.xdist_group("freezing")  # most tests share a program
+LAYOUT = PairLayout(2)
 TASKS = TaskMixture((Quadratic(),), (1.0,))
 CONFIG = MetaTrainConfig(
     optimizer="learnable_adam:learning_rate=0.05", tasks="quadratic", num_pairs=4, truncation=5, horizon="10:20",
@@ -42,7 +44,7 @@ def test_split_and_rebuild():
 
 @pytest.mark.parametrize("estimator", ["pes", "tbptt"])
 def test_frozen_parts_stay_and_the_others_move_as_if_they_were_alone(estimator):
-    training = replace(freeze="logit_b1, logit_b2", estimator=estimator).build(TASKS, PairLayout(2))
+    training = replace(freeze="logit_b1, logit_b2", estimator=estimator).build(TASKS, LAYOUT)
     state = training.init(0, ({},))
     before = jax.tree.map(np.asarray, state.theta)
     state, metrics = outer_steps(training, state, ({},), jnp.asarray(2, jnp.int32))
@@ -56,14 +58,14 @@ def test_frozen_parts_stay_and_the_others_move_as_if_they_were_alone(estimator):
 
 
 def test_a_run_starts_from_another_ones_theta(tmp_path):
-    first = train(CONFIG.build(TASKS, PairLayout(1)), CONFIG, Run(workdir=tmp_path / "first"))
+    first = train(CONFIG.build(TASKS, LAYOUT), CONFIG, Run(workdir=tmp_path / "first"))
     config = replace(init_from=str(tmp_path / "first"), freeze="logit_b1,logit_b2", seed=3)
-    training = config.build(TASKS, PairLayout(1))
+    training = config.build(TASKS, LAYOUT)
     train(training, config, Run(workdir=tmp_path / "second"))
     thetas = []
     for name in ("first", "second"):
         with Checkpoints(tmp_path / name) as checkpoints:
-            run_training = (CONFIG if name == "first" else config).build(TASKS, PairLayout(1))
+            run_training = (CONFIG if name == "first" else config).build(TASKS, LAYOUT)
             thetas.append(checkpoints.restore(run_training.template(({},)))[1].theta)
     assert first.finished
     assert thetas[0]["logit_b1"] == thetas[1]["logit_b1"]
@@ -73,14 +75,14 @@ def test_a_run_starts_from_another_ones_theta(tmp_path):
 
 
 def test_a_theta_of_another_form_is_refused_before_anything_is_written(tmp_path):
-    train(CONFIG.build(TASKS, PairLayout(1)), CONFIG, Run(workdir=tmp_path / "first"))
+    train(CONFIG.build(TASKS, LAYOUT), CONFIG, Run(workdir=tmp_path / "first"))
     other = replace(optimizer="learnable_adam:schedule_terms=2", init_from=str(tmp_path / "first"))
     with pytest.raises(InputError, match="schedule"):
-        train(other.build(TASKS, PairLayout(1)), other, Run(workdir=tmp_path / "second"))
+        train(other.build(TASKS, LAYOUT), other, Run(workdir=tmp_path / "second"))
     assert not (tmp_path / "second").exists()
     missing = replace(init_from=str(tmp_path / "nothing"))
     with pytest.raises(InputError, match="nothing"):
-        train(missing.build(TASKS, PairLayout(1)), missing, Run(workdir=tmp_path / "second"))
+        train(missing.build(TASKS, LAYOUT), missing, Run(workdir=tmp_path / "second"))
 
 
 @pytest.mark.parametrize(

@@ -51,8 +51,11 @@ for args in json.loads(sys.argv[1]):
 """
 
 
-def python(*args, **options):
-    return subprocess.run([sys.executable, *args], capture_output=True, text=True, timeout=300, **options)
+QUICK = {**os.environ, "PYTHONUNBUFFERED": "1", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}  # compiles more than it runs
+
+
+def python(*args):
+    return subprocess.run([sys.executable, *args], capture_output=True, text=True, timeout=300, env=QUICK)
 
 
 @pytest.mark.parametrize("bad", [BAD, *([case] for case in BAD_LATE)], ids=["early", "devices", "final"])
@@ -90,9 +93,8 @@ SMALL = [
 def test_a_run_on_real_data_stops_at_sigterm_and_goes_on(tmp_path):
     workdir = tmp_path / "run"
     command = [sys.executable, "meta_train.py", f"--workdir={workdir}", "--outer_steps=100000", *SMALL]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, stderr=pipe, stdout=pipe, text=True, env=environment) as process:
+    with subprocess.Popen(command, stderr=pipe, stdout=pipe, text=True, env=QUICK) as process:
         metrics, deadline = workdir / "metrics.jsonl", time.monotonic() + 120
         while not (metrics.exists() and metrics.stat().st_size) and time.monotonic() < deadline:
             time.sleep(0.1)

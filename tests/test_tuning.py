@@ -104,7 +104,7 @@ def tuned_sgd(knots=1, **settings):
     )
 
 
-@pytest.mark.parametrize("estimator", ["pes", "nres", "tbptt:truncation=60"])
+@pytest.mark.parametrize("estimator", ["pes", "tbptt:truncation=60"])
 def test_constant_learning_rate_finds_its_optimum(estimator):
     found = tuned_sgd(estimator=estimator)
     best = min(expected_losses([rate] * STEPS).mean() for rate in np.geomspace(0.005, 0.9, 300))

@@ -1,5 +1,7 @@
 """What every evolution strategy does, and what it does with many pairs, devices, divergence and restarts."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,7 @@ from lopt.types import InnerProblem
 from tests.estimators import toys
 
 VMAPPED = PairLayout(sequential=False)
+NUM_PAIRS = 30_000
 # Gradient methods have a file of their own; pes_telescoping takes final losses only.
 GENERAL = [name for name, kind in ESTIMATORS.items() if hasattr(kind, "sigma") and name != "pes_telescoping"]
 WINDOWED = [name for name in GENERAL if name != "full_es"]
@@ -41,6 +44,22 @@ def estimate(estimator, problem, theta, *, seed=0, num_estimates=1):
     return run(theta)
 
 
+HORIZON = Horizon(2, 12)  # windows of two steps: trajectories of one window, and of six
+
+
+@functools.cache
+def dialled(name):
+    """`(theta, **dials) -> answers`: three estimates of a scalar problem by many pairs; one program an estimator."""
+    estimator = make(name, horizon=HORIZON, num_pairs=NUM_PAIRS, sigma=0.1, layout=VMAPPED)
+    return toys.three_estimates(estimator, cap=1.0, final_loss=name == "pes_telescoping")
+
+
+def first(answers):
+    """The first estimate, the standard error of its gradient, and what it logs."""
+    answer = jax.tree.map(lambda x: x[0], answers)
+    return float(answer.grad), float(np.sqrt(answer.info["grad_variance"])), answer.info
+
+
 def exact_linear(horizon: Horizon, multiple_of: int) -> float:
     """d/dtheta of E[sum_t t theta] / E[T]."""
     lengths, probabilities = horizon.table(multiple_of)
@@ -48,51 +67,44 @@ def exact_linear(horizon: Horizon, multiple_of: int) -> float:
     return float(probabilities @ (lengths * (lengths - 1) / 2) / (probabilities @ lengths))
 
 
-@pytest.mark.parametrize(
-    ("truncation", "horizon"), [(2, Horizon(4, 4)), (5, Horizon(20, 20)), (2, Horizon(2, 12)), (1, Horizon(1, 5))]
-)
-@pytest.mark.parametrize("name", UNBIASED)
-def test_unbiased_on_the_linear_toy(name, truncation, horizon):
-    estimator = make(name, truncation=truncation, horizon=horizon, num_pairs=50_000, sigma=0.1, layout=VMAPPED)
-    mean, answer = estimate(estimator, toys.linear(), jnp.asarray(0.7))
-    exact = exact_linear(horizon, 1 if name == "full_es" else truncation)
-    error = float(jnp.sqrt(answer.info["grad_variance"]))
-    assert abs(float(mean) - exact) < 4 * error
+def check_unbiased(answers, exact):
+    mean, error, _ = first(answers)
+    assert abs(mean - exact) < 4 * error
     assert error < 0.03 * exact  # else the line above would say nothing
 
 
-def test_lockstep_windows_of_a_trajectory_average_to_the_gradient():
-    """Without stagger each window alone is off; the mean over a trajectory is not. The last loss counts in full."""
-    estimator = make("pes", truncation=5, horizon=Horizon(20, 20), num_pairs=50_000, sigma=0.1, staggered=False,
-                     layout=VMAPPED)  # fmt: skip
-    mean, answer = estimate(estimator, toys.linear(), jnp.asarray(0.7), num_estimates=4)
-    # Credits grow along a trajectory, so the last window is the noisiest: its error bounds that of the mean.
-    error = float(jnp.sqrt(answer.info["grad_variance"]))
-    assert abs(float(mean) - 9.5) < 4 * error / 2
-    assert error < 0.04 * 9.5
+@pytest.mark.parametrize("name", toys.in_groups("contract", UNBIASED))
+def test_unbiased_on_the_linear_toy(name):
+    check_unbiased(dialled(name)(0.7), exact_linear(HORIZON, 1 if name == "full_es" else 2))
 
 
+@pytest.mark.parametrize(("truncation", "horizon"), [(1, Horizon(1, 5)), (5, Horizon(20, 20))])
+@pytest.mark.parametrize("name", toys.slow_but_for([name for name in UNBIASED if name != "full_es"], "gpes"))
+def test_unbiased_with_other_windows(name, truncation, horizon):
+    estimator = make(name, truncation=truncation, horizon=horizon, num_pairs=50_000, sigma=0.1, layout=VMAPPED)
+    check_unbiased(toys.three_estimates(estimator)(0.7), exact_linear(horizon, truncation))
+
+
+@pytest.mark.xdist_group("contract truncated_es")
 def test_truncated_es_is_biased_on_the_linear_toy():
-    estimator = make("truncated_es", num_pairs=50_000, sigma=0.1, layout=VMAPPED)
-    mean, answer = estimate(estimator, toys.linear(), jnp.asarray(0.7))
-    error = float(jnp.sqrt(answer.info["grad_variance"]))
-    assert abs(float(mean) - 0.5) < 4 * error  # what it sees: (K - 1) / 2
-    assert abs(float(mean) - 1.5) > 20 * error
+    mean, error, _ = first(dialled("truncated_es")(0.7))
+    assert abs(mean - 0.5) < 4 * error  # what it sees: (K - 1) / 2
+    assert abs(mean - exact_linear(HORIZON, 2)) > 20 * error
 
 
 @pytest.mark.usefixtures("x64")
 def test_pes_of_one_window_is_full_es():
     """K = T, same keys; init depends on theta."""
-    problem, theta = toys.linear_quadratic(jax.random.key(5)), jnp.asarray([0.3, -0.7])
-    pes, _ = estimate(PES(num_pairs=6, sigma=0.1, horizon=Horizon(4, 4), truncation=4), problem, theta)
+    problem, theta = toys.linear_quadratic(), jnp.asarray([0.3, -0.7])
+    pes, _ = estimate(PES(num_pairs=6, sigma=0.1, horizon=Horizon(4, 4), truncation=4, staggered=False), problem, theta)
     full, _ = estimate(FullES(num_pairs=6, sigma=0.1, horizon=Horizon(4, 4)), problem, theta)
     np.testing.assert_allclose(pes, full, rtol=1e-12)
 
 
-@pytest.mark.parametrize("name", toys.slow_but_for(GENERAL, "pes", "full_es"))
+@pytest.mark.parametrize("name", toys.slow_but_for(GENERAL, "full_es"))
 def test_layouts_agree(name):
     """One device or two, one after another or vmapped; theta lies on all of them, as in a run."""
-    problem, theta = toys.linear_quadratic(jax.random.key(5)), jnp.asarray([0.3, -0.7])
+    problem, theta = toys.linear_quadratic(), jnp.asarray([0.3, -0.7])
     results = [
         estimate(
             make(name, num_pairs=6, sigma=0.1, layout=layout),
@@ -106,88 +118,94 @@ def test_layouts_agree(name):
         np.testing.assert_allclose(other, results[0], rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", toys.slow_but_for(GENERAL, "pes", "nres", "truncated_es"))
+@pytest.mark.parametrize("name", toys.in_groups("contract", GENERAL))
 def test_constants_cancel_and_scales_scale(name):
-    theta = jnp.asarray([0.3, -0.7])
-    base = toys.linear_quadratic(jax.random.key(5))
-
-    def changed(theta, state, key):
-        state, loss = base.step(theta, state, key)
-        return state, 3 * loss + 7
-
-    estimator = make(name, num_pairs=6, sigma=0.1)
-    plain, _ = estimate(estimator, base, theta, num_estimates=3)
-    scaled, _ = estimate(estimator, base._replace(step=changed), theta, num_estimates=3)
+    plain, scaled = dialled(name)(0.7).grad, dialled(name)(0.7, scale=3, shift=7).grad
     np.testing.assert_allclose(scaled, 3 * plain, rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", GENERAL)
+@pytest.mark.parametrize("name", toys.in_groups("contract", GENERAL))
 def test_an_even_loss_has_no_gradient(name):
-    def step(theta, state, key):
-        del key
-        return state + jnp.square(theta), jnp.cos(theta) + state
-
-    problem = InnerProblem(lambda theta, key, horizon: jnp.zeros_like(theta), step)
-    grad, _ = estimate(make(name, num_pairs=6, sigma=0.1), problem, jnp.asarray(0.0), num_estimates=3)
-    assert grad == 0
+    np.testing.assert_array_equal(dialled(name)(0.0, slope=0, curve=1, noise=1).grad, 0)
 
 
-@pytest.mark.parametrize(("name", "grows"), [("pes", True), ("nres", False)])
-def test_noise_floor(name, grows):
-    """Losses that are noise of variance v on their own: a pair's estimate in window w has variance P w v / (2 sigma^2),
-    without the w for NRES (check 18)."""
-    size, variance, sigma, num_pairs = 3, 4.0, 0.1, 20_000
+SIZE = 3  # of theta
 
-    def step(theta, state, key):
-        own = jax.lax.bitcast_convert_type(theta.sum(), jnp.uint32)  # the halves of a pair share the key
-        return state, jnp.sqrt(variance) * jax.random.normal(jax.random.fold_in(key, own))
 
-    problem = InnerProblem(lambda theta, key, horizon: jnp.zeros(()), step)
-    horizon, theta = Horizon(4, 4), jnp.zeros(size)
-    estimator = make(name, truncation=1, horizon=horizon, num_pairs=num_pairs, sigma=sigma, staggered=False,
-                     layout=VMAPPED)  # fmt: skip
+@functools.cache
+def lockstep(name):
+    """`(slope, amplitude) -> (gradients, variances of a pair's estimate)`, `[4]`, of the windows of a trajectory.
+
+    The losses are the linear toy's plus noise of this amplitude, drawn by each particle on its own.
+    """
+    num_pairs, theta = 20_000, jnp.full(SIZE, 0.7)
+    estimator = make(name, truncation=1, num_pairs=num_pairs, sigma=0.1, staggered=False, layout=VMAPPED)
 
     @jax.jit
-    def variances(theta):
+    def run(slope, amplitude):
+        def step(theta, state, key):
+            own = jax.lax.bitcast_convert_type(theta.sum(), jnp.uint32)  # the halves of a pair share the key
+            return state + slope * theta[0], state + amplitude * jax.random.normal(jax.random.fold_in(key, own))
+
+        problem = InnerProblem(lambda theta, key, horizon: jnp.zeros(()), step)
+
         def one(state, key):
             answer, state = estimator.estimate(problem, theta, state, key)
-            return state, answer.info["grad_variance"] * (num_pairs - 1)
+            return state, (answer.grad, answer.info["grad_variance"] * (num_pairs - 1))
 
         keys = jax.random.split(jax.random.key(1), 4)
         return jax.lax.scan(one, estimator.init(problem, theta, jax.random.key(0)), keys)[1]
 
-    windows = np.arange(1, 5) if grows else np.ones(4)
+    return lambda slope, amplitude: run(jnp.float32(slope), jnp.float32(amplitude))
+
+
+@pytest.mark.parametrize("name", toys.in_groups("lockstep", ["pes", "nres"]))
+def test_lockstep_windows_of_a_trajectory_average_to_the_gradient(name):
+    """Without stagger each window alone is off; the mean over a trajectory is not. The last loss counts in full."""
+    gradients, variances = lockstep(name)(1, 0)
+    # Credits grow along a trajectory, so the last window is the noisiest: its error bounds that of the mean.
+    error = float(jnp.sqrt(variances[-1] / 20_000))
+    np.testing.assert_allclose(gradients.mean(0), [1.5, 0, 0], atol=4 * error / 2)
+    assert error < 0.05 * 1.5
+
+
+@pytest.mark.parametrize("name", toys.in_groups("lockstep", ["pes", "nres"]))
+def test_noise_floor(name):
+    """Losses that are noise of variance v on their own: a pair's estimate in window w has variance P w v / (2 sigma^2),
+    without the w for NRES (check 18)."""
+    windows = np.arange(1, 5) if name == "pes" else np.ones(4)
     # A variance of products of normals: the relative standard error at 20,000 pairs is below 1.5 %.
-    np.testing.assert_allclose(variances(theta), size * windows * variance / (2 * sigma**2), rtol=0.06)
+    np.testing.assert_allclose(lockstep(name)(0, 2)[1], SIZE * windows * 2**2 / (2 * 0.1**2), rtol=0.06)
 
 
-@pytest.mark.parametrize("name", GENERAL)
+@pytest.mark.parametrize("name", toys.in_groups("contract", GENERAL))
 def test_an_exploding_particle_does_not_reach_theta(name):
-    """Without a cap, a pair with a particle that is not finite is left out, and the rest is averaged."""
-    base = toys.linear()
-
-    def exploding(theta, state, key):
-        state, loss = base.step(theta, state, key)
-        return state, jnp.where(theta > 0.75, jnp.nan, loss)  # half a sigma away
-
-    estimator = make(name, num_pairs=64, sigma=0.1)
-    grad, answer = estimate(estimator, base._replace(step=exploding), jnp.asarray(0.7), num_estimates=4)
-    assert jnp.isfinite(grad)
-    assert jnp.isfinite(answer.loss)
-    assert 0.3 < answer.info["left_out"] < 0.9
+    """A pair with a particle that is not finite is left out, and the rest is averaged."""
+    answers = dialled(name)(0.7, bound=0.75)  # half a sigma away
+    assert np.isfinite(answers.grad).all()
+    assert np.isfinite(answers.loss).all()
+    assert (answers.info["left_out"] > 0.3).all()
+    assert (answers.info["left_out"] < 0.99).all()
 
 
-@pytest.mark.parametrize("name", WINDOWED)
+@pytest.mark.parametrize("name", toys.in_groups("contract", WINDOWED))
 def test_info_counts(name):
-    estimator = make(name, truncation=5, horizon=Horizon(20, 20), num_pairs=4000, layout=VMAPPED)
-    problem = toys.linear(cap=1.0)
-    _, answer = estimate(estimator, problem, jnp.asarray(0.1))
-    # theta = 0.1: the state passes the cap at step 10 of 20. (The toy reports it, and does not bound its loss.)
-    assert abs(answer.info["capped"] - 0.475) < 0.05
-    assert abs(answer.info["started"] - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 4000)
-    assert abs(answer.info["position"] - 7.5) < 4 * 5.6 / np.sqrt(4000)
-    assert abs(answer.info["position_std"] - np.sqrt(31.25)) < 0.3
-    np.testing.assert_allclose(answer.info["grad_norm"], jnp.abs(answer.grad), rtol=1e-5)
+    answers = dialled(name)(10, shift=-44)
+    info = answers.info
+    lengths, probabilities = HORIZON.table(2)
+    of_windows = probabilities / (probabilities @ lengths / 2)  # how often a window is one of each trajectory's
+    position, square = (sum(p * (np.arange(0, t, 2) ** k).sum() for t, p in zip(lengths, of_windows, strict=True))
+                        for k in (1, 2))  # fmt: skip
+    std = np.sqrt(square - position**2)
+    started, capped = of_windows.sum(), of_windows @ np.maximum(lengths - 5, 0) / 2  # 5 steps of 10 pass 44 + 1
+    for field, expected, spread in (
+        ("started", started, np.sqrt(started * (1 - started))),
+        ("capped", capped, np.sqrt(capped * (1 - capped))),
+        ("position", position, std),
+        ("position_std", std, std),
+    ):
+        np.testing.assert_allclose(info[field], expected, atol=4 * spread / np.sqrt(NUM_PAIRS))
+    np.testing.assert_allclose(answers.info["grad_norm"], np.abs(answers.grad), rtol=1e-5)
 
 
 def test_truncated_es_refuses_a_final_loss():
@@ -196,20 +214,11 @@ def test_truncated_es_refuses_a_final_loss():
     make("truncated_es", truncation=4).init(toys.linear(final_loss=True), jnp.asarray(0.7), jax.random.key(0))
 
 
-@pytest.mark.parametrize("name", ["pes", "nres", "gpes", "full_es", "pes_telescoping"])
+@pytest.mark.parametrize("name", toys.in_groups("contract", [*UNBIASED, "pes_telescoping"]))
 def test_a_final_loss_is_followed(name):
-    """Final loss s_T = T theta at T = 4, so J = E[s_T] / T has gradient 1."""
-    problem = toys.chain(final=True)
-    add = problem._replace(
-        init=lambda theta, key, horizon: (0 * theta, jnp.zeros((), jnp.int32), horizon),
-        step=lambda theta, state, key: (
-            (state[0] + theta, state[1] + 1, state[2]),
-            jnp.where(state[1] + 1 == state[2], state[0] + theta, 0),
-        ),
-    )
-    mean, answer = estimate(make(name, num_pairs=50_000, sigma=0.1, layout=VMAPPED), add, jnp.asarray(0.7))
-    error = float(jnp.sqrt(answer.info["grad_variance"]))
-    assert abs(float(mean) - 1) < 4 * error < 0.2
+    """Final loss s_T = T theta, so J = E[s_T] / T has gradient 1."""
+    mean, error, _ = first(dialled(name)(0.7, final=1, noise=1))
+    assert abs(mean - 1) < 4 * error < 0.2
 
 
 @pytest.mark.parametrize("name", GENERAL)
@@ -234,20 +243,6 @@ def test_what_an_estimator_cannot_do_is_refused():
         make("pes_analytic").init(toys.linear(differentiable=False), jnp.asarray(0.7), jax.random.key(0))
     with pytest.raises(InputError, match="multiple of the truncation"):
         make("gpes", noise_period=3)
-
-
-def test_keys_and_integers_may_be_in_a_state():
-    def init(theta, key, horizon):
-        return theta, key, horizon
-
-    def step(theta, state, key):
-        s, own_key, horizon = state
-        return (s + theta, jax.random.fold_in(own_key, 1), horizon), s + jax.random.normal(own_key)
-
-    problem = InnerProblem(init, step)
-    for name in GENERAL:
-        grad, _ = estimate(make(name, num_pairs=4), problem, jnp.asarray(0.7), num_estimates=3)
-        assert jnp.isfinite(grad)
 
 
 def test_equal_settings_are_equal():

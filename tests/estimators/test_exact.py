@@ -1,5 +1,7 @@
 """The expectation of every estimator, by quadrature over all of its noise, against exact gradients."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -98,22 +100,22 @@ def test_full_es_smooths_the_trajectory_as_a_whole(monkeypatch):
 @pytest.mark.parametrize(("truncation", "horizon"), [(1, 3), (2, 4), (4, 4)])
 @pytest.mark.parametrize("kind", [PES, NRES, PESAnalytic])
 def test_unbiased_for_quadratics(kind, truncation, horizon, monkeypatch):
-    problem, theta = toys.linear_quadratic(jax.random.key(2)), jnp.asarray([0.3, -0.7])
+    problem, theta = toys.linear_quadratic(), jnp.asarray([0.3, -0.7])
     estimator = one_pair(kind, truncation=truncation, horizon=horizon)
     run = toys.windows_under(estimator, problem, theta, jax.random.key(3), monkeypatch)
     num_windows, num_noises = horizon // truncation, 1 if kind is NRES else horizon // truncation
     run = reusing_noise(run, num_windows) if kind is NRES else run
     mean = toys.gauss_hermite_mean(lambda noise: run(noise).mean(0), (num_noises, 2), SIGMA)
-    np.testing.assert_allclose(mean, toys.exact_gradient(problem, theta, horizon, jax.random.key(3)), rtol=1e-10)
+    np.testing.assert_allclose(mean, toys.exact_gradient(theta, horizon, jax.random.key(3)), rtol=1e-10)
 
 
 def test_truncated_es_is_biased_for_the_same_quadratic(monkeypatch):
-    problem, theta = toys.linear_quadratic(jax.random.key(2)), jnp.asarray([0.3, -0.7])
+    problem, theta = toys.linear_quadratic(), jnp.asarray([0.3, -0.7])
     run = toys.windows_under(
         one_pair(TruncatedES, truncation=2, horizon=4), problem, theta, jax.random.key(3), monkeypatch
     )
     mean = toys.gauss_hermite_mean(lambda noise: run(noise).mean(0), (2, 2), SIGMA)
-    exact = toys.exact_gradient(problem, theta, 4, jax.random.key(3))
+    exact = toys.exact_gradient(theta, 4, jax.random.key(3))
     assert jnp.linalg.norm(mean - exact) > 0.02 * jnp.linalg.norm(exact)
 
 
@@ -202,28 +204,33 @@ def test_pes_analytic_has_no_variance_where_windows_are_on_their_own(monkeypatch
         one_pair(PESAnalytic, truncation=1, horizon=3), linear_losses(jnp.asarray(g)), jnp.zeros(2),
         jax.random.key(1), monkeypatch,
     )  # fmt: skip
-    estimates = jax.jit(run)(jax.random.normal(jax.random.key(5), (3, 2)))
+    estimates = run(jnp.asarray(np.random.default_rng(5).standard_normal((3, 2))))
     np.testing.assert_allclose(estimates, np.einsum("wwp->wp", g), rtol=1e-10, atol=1e-12)
 
 
+@functools.cache
+def first_estimates(kind, **settings):
+    """Of one pair, in windows of two steps of trajectories of four, `[5, P]`; fixed keys."""
+    estimator = one_pair(kind, truncation=2, horizon=4, **settings)
+    problem, theta = toys.linear_quadratic(), jnp.asarray([0.3, -0.7])
+
+    def one(state, key):
+        answer, state = estimator.estimate(problem, theta, state, key)
+        return state, answer.grad
+
+    keys = jax.random.split(jax.random.key(7), 5)
+    return jax.jit(lambda keys: jax.lax.scan(one, estimator.init(problem, theta, keys[0]), keys)[1])(keys)
+
+
 @pytest.mark.parametrize(("noise_period", "other"), [(2, PES), (4, NRES), (12, NRES)])
+@pytest.mark.xdist_group("gpes")
 def test_gpes_has_pes_and_nres_as_ends(noise_period, other):
-    problem, theta = toys.linear_quadratic(jax.random.key(2)), jnp.asarray([0.3, -0.7])
-
-    def first_estimates(estimator):
-        def one(state, key):
-            answer, state = estimator.estimate(problem, theta, state, key)
-            return state, answer.grad
-
-        keys = jax.random.split(jax.random.key(7), 5)
-        return jax.lax.scan(one, estimator.init(problem, theta, jax.random.key(0)), keys)[1]
-
-    gpes = first_estimates(one_pair(GPES, truncation=2, horizon=4, noise_period=noise_period))
-    np.testing.assert_allclose(gpes, first_estimates(one_pair(other, truncation=2, horizon=4)), rtol=1e-12)
+    gpes = first_estimates(GPES, noise_period=noise_period)
+    np.testing.assert_allclose(gpes, first_estimates(other), rtol=1e-12)
 
 
 def test_nres_windows_add_up_to_full_es(monkeypatch):
-    problem, theta = toys.linear_quadratic(jax.random.key(2)), jnp.asarray([0.3, -0.7])
+    problem, theta = toys.linear_quadratic(), jnp.asarray([0.3, -0.7])
     noise = jnp.asarray([[0.2, -0.4]])
     run = toys.windows_under(one_pair(NRES, truncation=2, horizon=6), problem, theta, jax.random.key(3), monkeypatch)
     windows = reusing_noise(run, 3)(noise)
@@ -233,8 +240,7 @@ def test_nres_windows_add_up_to_full_es(monkeypatch):
 
 @pytest.mark.parametrize("kind", [PES, NRES, PESAnalytic, TruncatedES])
 def test_swapping_the_halves_changes_nothing(kind, monkeypatch):
-    problem, theta = toys.linear_quadratic(jax.random.key(2)), jnp.asarray([0.3, -0.7])
+    problem, theta = toys.linear_quadratic(), jnp.asarray([0.3, -0.7])
     run = toys.windows_under(one_pair(kind, truncation=2, horizon=6), problem, theta, jax.random.key(3), monkeypatch)
-    noise = jax.random.normal(jax.random.key(4), (4, 2))
-    both = jax.jit(lambda noise: jnp.stack([run(noise), run(-noise)]))(noise)
-    np.testing.assert_allclose(both[0], both[1], rtol=1e-10)
+    noise = jnp.asarray(np.random.default_rng(4).standard_normal((4, 2)))
+    np.testing.assert_allclose(run(noise), run(-noise), rtol=1e-10)

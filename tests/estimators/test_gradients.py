@@ -1,5 +1,6 @@
 """Methods that differentiate: against plain reverse mode, over all of their randomness, and with many trajectories."""
 
+import functools
 import itertools
 from typing import Any
 
@@ -27,6 +28,7 @@ METHODS: dict[str, Any] = {"bptt": BPTT, "forward": Forward, "rtrl": RTRL, "tbpt
 WITH_WINDOWS = sorted(METHODS.keys() - {"bptt"})
 UNBIASED = sorted(METHODS.keys() - {"tbptt"})
 VMAPPED = PairLayout(sequential=False)
+HORIZON, NUM_PAIRS = Horizon(2, 12), 20_000
 THETA = jnp.asarray([0.3, -0.4], jnp.float32)
 
 
@@ -57,10 +59,9 @@ def network() -> InnerProblem:
 
     The loss reads theta, the state before and the state after.
     """
-    a, b, c = (jax.random.normal(jax.random.key(i), shape) for i, shape in enumerate([(3, 3), (3, 2), (3, 2)]))
-
-    def noise(key):  # quick to compile
-        return jnp.broadcast_to((jax.random.key_data(key) / 2.0**32).sum(), (3,))
+    generator = np.random.default_rng(0)
+    a, b, c = (jnp.asarray(generator.standard_normal(shape), float) for shape in ((3, 3), (3, 2), (3, 2)))
+    noise = toys.cheap_noise
 
     def init(theta, key, horizon):
         start = jnp.tanh(c @ theta + noise(key))
@@ -76,22 +77,36 @@ def network() -> InnerProblem:
     return InnerProblem(init, step)
 
 
-def plain_gradient(problem, theta, keys, truncation, *, detached=False):
-    """d / dtheta of a trajectory's mean loss by jax.grad of a plain loop; window w has keys[w], as in `windows`."""
+MAX_STEPS = 6
+
+
+@jax.jit
+def _plain_gradient(theta, init_key, step_keys, detached, weights):
+    def loss(theta):
+        def body(state, step):
+            key, detach, weight = step
+            given = jax.tree.map(lambda x: jax.lax.stop_gradient(x) if x.dtype == theta.dtype else x, state)
+            state = jax.tree.map(lambda x, y: jnp.where(detach, y, x), state, given)
+            state, loss = problem.step(theta, state, key)
+            return state, weight * loss
+
+        problem = network()
+        state = problem.init(theta, init_key, jnp.asarray(MAX_STEPS, jnp.int32))
+        return jax.lax.scan(body, state, (step_keys, detached, weights))[1].sum()
+
+    return jax.grad(loss)(theta)
+
+
+def plain_gradient(theta, keys, truncation, *, detached=False):
+    """d / dtheta of the mean loss of `network` by jax.grad of a plain loop; window w has keys[w], as in `windows`."""
     windows = [pairs.window_keys(pairs.pair_keys(key, 1)[0]) for key in keys]
     num_steps = truncation * len(windows)
-
-    def mean_loss(theta):
-        state = problem.init(theta, windows[0].init, jnp.asarray(num_steps, jnp.int32))
-        total = 0.0
-        for w, i in itertools.product(range(len(windows)), range(truncation)):
-            if detached and w and not i:
-                state = jax.tree.map(lambda x: jax.lax.stop_gradient(x) if x.dtype == theta.dtype else x, state)
-            state, loss = problem.step(theta, state, jax.random.fold_in(windows[w].steps, i))
-            total += loss
-        return total / num_steps
-
-    return jax.jit(jax.grad(mean_loss))(theta)
+    step = np.minimum(np.arange(MAX_STEPS), num_steps - 1)  # what follows has no weight
+    step_keys = jax.vmap(jax.random.fold_in)(
+        jnp.stack([windows[i].steps for i in step // truncation]), jnp.asarray(step % truncation)
+    )
+    cut = (step > 0) & (step % truncation == 0) & detached
+    return _plain_gradient(theta, windows[0].init, step_keys, cut, (np.arange(MAX_STEPS) < num_steps) / num_steps)
 
 
 def windows(estimator, problem, theta, keys):
@@ -119,34 +134,35 @@ def theta64():
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("name", ["bptt", "rtrl", "tbptt"])
-def test_one_window_is_the_exact_gradient(name):
-    problem, keys = network(), jax.random.split(jax.random.key(7), 1)
-    (grad,) = windows(one(name), problem, theta64(), keys)
-    np.testing.assert_allclose(grad, plain_gradient(problem, theta64(), keys, 3), rtol=1e-12)
+@pytest.mark.xdist_group("exact gradients")
+def test_bptt_is_the_exact_gradient():
+    keys = jax.random.split(jax.random.key(7), 1)
+    (grad,) = windows(one("bptt", horizon=6), network(), theta64(), keys)
+    np.testing.assert_allclose(grad, plain_gradient(theta64(), keys, 6), rtol=1e-12)
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.xdist_group("exact gradients")
 def test_a_whole_trajectory_of_rtrl_is_exact_and_so_is_the_next():
-    problem, keys = network(), jax.random.split(jax.random.key(7), 6)
-    grads = windows(one("rtrl", truncation=2, horizon=6), problem, theta64(), keys)
+    keys = jax.random.split(jax.random.key(7), 6)
+    grads = windows(one("rtrl", truncation=2, horizon=6), network(), theta64(), keys)
     for part in (slice(0, 3), slice(3, 6)):
-        exact = plain_gradient(problem, theta64(), keys[part], 2)
-        np.testing.assert_allclose(grads[part].mean(0), exact, rtol=1e-12)
+        np.testing.assert_allclose(grads[part].mean(0), plain_gradient(theta64(), keys[part], 2), rtol=1e-12)
 
 
 @pytest.mark.usefixtures("x64")
+@pytest.mark.xdist_group("exact gradients")
 def test_tbptt_counts_the_first_state_of_a_later_window_as_given():
-    problem, keys = network(), jax.random.split(jax.random.key(7), 3)
-    mean = windows(one("tbptt", truncation=2, horizon=6), problem, theta64(), keys).mean(0)
-    np.testing.assert_allclose(mean, plain_gradient(problem, theta64(), keys, 2, detached=True), rtol=1e-12)
-    exact = plain_gradient(problem, theta64(), keys, 2)
+    keys = jax.random.split(jax.random.key(7), 3)
+    mean = windows(one("tbptt", truncation=2, horizon=6), network(), theta64(), keys).mean(0)
+    np.testing.assert_allclose(mean, plain_gradient(theta64(), keys, 2, detached=True), rtol=1e-12)
+    exact = plain_gradient(theta64(), keys, 2)
     assert jnp.linalg.norm(mean - exact) > 0.01 * jnp.linalg.norm(exact)
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("directions", ["basis", "signs"])
-def test_forward_over_all_directions_is_the_gradient(directions, monkeypatch):
+@pytest.mark.xdist_group("exact gradients")
+def test_forward_over_all_directions_is_the_gradient(monkeypatch):
     """The sum over a basis (nothing is random there), and the mean over all sign vectors."""
     problem, keys = network(), jax.random.split(jax.random.key(7), 2)
 
@@ -154,38 +170,47 @@ def test_forward_over_all_directions_is_the_gradient(directions, monkeypatch):
         monkeypatch.setattr(forward, "draw_tangent", lambda *_: v)
         return windows(one("forward", truncation=2, horizon=4), problem, theta64(), keys).mean(0)
 
-    exact = plain_gradient(problem, theta64(), keys, 2)
-    if directions == "basis":
-        total = jax.lax.map(trajectory, jnp.eye(2)).sum(0)
-    else:
-        total = jax.lax.map(trajectory, jnp.asarray([*itertools.product([-1.0, 1.0], repeat=2)])).mean(0)
-    np.testing.assert_allclose(total, exact, rtol=1e-12)
+    basis, signs = jnp.eye(2), jnp.asarray([*itertools.product([-1.0, 1.0], repeat=2)])
+    estimates = jax.lax.map(trajectory, jnp.concatenate([basis, signs]))
+    exact = plain_gradient(theta64(), keys, 2)
+    np.testing.assert_allclose(estimates[:2].sum(0), exact, rtol=1e-12)
+    np.testing.assert_allclose(estimates[2:].mean(0), exact, rtol=1e-12)
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("balanced", [True, False], ids=["balanced", "rho = 1"])
-def test_uoro_over_all_signs_is_the_gradient(balanced, monkeypatch):
-    """2^9 signs: 3 for the initial state and for each step but the last, whose signs reach no loss."""
-    problem, keys = network(), jax.random.split(jax.random.key(7), 3)
-    estimator = one("uoro", truncation=1, horizon=3)
-    if not balanced:
-        monkeypatch.setattr(uoro, "balance", lambda *_: jnp.ones(()))
+@pytest.mark.xdist_group("exact gradients")
+def test_uoro_over_all_signs_is_the_gradient(monkeypatch):
+    """2^9 signs: 3 for the initial state and for each step but the last, whose signs reach no loss.
 
-    def trajectory(signs):
-        state, grads = estimator.init(problem, theta64(), jax.random.key(0)), []
-        for w in range(3):
+    Balanced, and with rho = 1.
+    """
+    problem, keys, own_balance = network(), jax.random.split(jax.random.key(7), 3), uoro.balance
+    estimator = one("uoro", truncation=1, horizon=3)
+
+    def trajectory(case):
+        balanced, signs = case
+        monkeypatch.setattr(uoro, "balance", lambda *sides: jnp.where(balanced, own_balance(*sides), 1))
+
+        def window(state, w):
             # Of a window of one step: `begin`, which only the first window runs, and `advance`.
-            drawn = [signs[0], signs[w + 1] if w < 2 else jnp.zeros(3)]
-            monkeypatch.setattr(uoro, "draw_signs", lambda *_, drawn=drawn: drawn.pop(0))
+            drawn = [signs[0], jnp.where(w < 2, signs[jnp.minimum(w + 1, 2)], 0)]
+            monkeypatch.setattr(uoro, "draw_signs", lambda *_: drawn.pop(0))
             answer, state = estimator.estimate(problem, theta64(), state, keys[w])
-            grads.append(answer.grad)
-        return jnp.stack(grads).mean(0)
+            return state, answer.grad
+
+        start = estimator.init(problem, theta64(), jax.random.key(0))
+        return jax.lax.scan(window, start, jnp.arange(3))[1].mean(0)
 
     every = jnp.asarray([*itertools.product([-1.0, 1.0], repeat=9)]).reshape(-1, 3, 3)
-    estimates = jax.lax.map(trajectory, every)
-    exact = plain_gradient(problem, theta64(), keys, 1)
-    np.testing.assert_allclose(estimates.mean(0), exact, rtol=1e-12)
-    assert jnp.linalg.norm(estimates.std(0)) > 0.01 * jnp.linalg.norm(exact)  # the signs did matter
+    run = jax.jit(lambda balanced: jax.lax.map(lambda signs: trajectory((balanced, signs)), every))
+    exact = plain_gradient(theta64(), keys, 1)
+    spreads = []
+    for balanced in (True, False):
+        estimates = run(jnp.asarray(balanced))
+        np.testing.assert_allclose(estimates.mean(0), exact, rtol=1e-12)
+        spreads.append(jnp.linalg.norm(estimates.std(0)))
+    assert min(spreads) > 0.01 * jnp.linalg.norm(exact)  # the signs did matter
+    assert spreads[0] != spreads[1]
 
 
 @pytest.mark.usefixtures("x64")
@@ -199,25 +224,33 @@ def test_inner_training():
     assert answers[0].info["grad_norm"] > 0
 
 
-@pytest.mark.parametrize("name", UNBIASED)
+@functools.cache
+def dialled(name):
+    """`(theta, **dials) -> answers`: three estimates of a scalar problem by many trajectories; one program a method."""
+    return toys.three_estimates(make(name, horizon=HORIZON, num_pairs=NUM_PAIRS, layout=VMAPPED), cap=1.0)
+
+
+def standard_error(answers):
+    return np.sqrt(answers.info["grad_variance"])
+
+
+@pytest.mark.parametrize("name", toys.in_groups("gradients", UNBIASED))
 def test_unbiased_with_random_horizons(name):
     """The linear toy: d / dtheta of E[sum_t t theta] / E[T], with trajectories met at a random moment."""
-    horizon = Horizon(2, 12)
-    estimator = make(name, horizon=horizon, num_pairs=20_000, layout=VMAPPED)
-    grad, answer = estimate(estimator, toys.linear(), jnp.asarray(0.7))
-    lengths, probabilities = horizon.table(1 if name == "bptt" else 2)
+    answers = dialled(name)(0.7)
+    lengths, probabilities = HORIZON.table(1 if name == "bptt" else 2)
     lengths = lengths.astype(float)
     exact = probabilities @ (lengths * (lengths - 1) / 2) / (probabilities @ lengths)
-    error = float(jnp.sqrt(answer.info["grad_variance"]))
-    assert abs(float(grad) - exact) < 4 * error
-    assert error < 0.03 * exact
+    error = standard_error(answers)
+    assert (np.abs(answers.grad - exact) < 4 * error).all()
+    assert (error < 0.03 * exact).all()
 
 
 @pytest.mark.parametrize("tangent", forward.TANGENTS)
 def test_variance_of_forward(tangent):
     """(P + 1) |G|^2 for normal directions, (P - 1) |G|^2 for signs."""
     problem = InnerProblem(lambda theta, key, horizon: theta, lambda theta, state, key: (state, theta.sum()))
-    estimator = make("forward", tangent=tangent, num_pairs=20_000, layout=VMAPPED)
+    estimator = make("forward", tangent=tangent, num_pairs=20_000, staggered=False, layout=VMAPPED)
     _, answer = estimate(estimator, problem, jnp.ones(5))
     wanted = (6 if tangent == "normal" else 4) * 5
     np.testing.assert_allclose(answer.info["grad_variance"] * 20_000, wanted, rtol=0.05)
@@ -233,23 +266,13 @@ def test_tangents_are_right_in_the_middle_of_trajectories(name):
     np.testing.assert_array_equal(tangent, state.clock.position)
 
 
-@pytest.mark.parametrize("name", UNBIASED)
+@pytest.mark.parametrize("name", toys.in_groups("gradients", UNBIASED))
 def test_a_final_loss_is_followed(name):
-    """s_T = T theta at T = 4, so J = E[s_T] / T has gradient 1."""
-
-    def step(theta, state, key):
-        del key
-        s, t, horizon = state
-        s, t = s + theta, t + 1
-        return (s, t, horizon), jnp.where(t == horizon, s, 0)
-
-    problem = InnerProblem(lambda theta, key, horizon: (0 * theta, jnp.zeros((), jnp.int32), horizon), step,
-                           final_loss=True)  # fmt: skip
-    estimator = make(name, staggered=False, num_pairs=4000, layout=VMAPPED)
-    mean, answer = estimate(estimator, problem, jnp.asarray(0.7), num_estimates=2)
-    error = float(jnp.sqrt(answer.info["grad_variance"])) / 2  # the other window has no loss
-    assert abs(float(mean) - 1) < 4 * error + 1e-5
-    assert error < 0.05
+    """s_T = T theta, so J = E[s_T] / E[T] has gradient 1."""
+    answers = dialled(name)(0.7, final=1)
+    error = standard_error(answers)
+    assert (np.abs(answers.grad - 1) < 4 * error).all()
+    assert (error < 0.03).all()
 
 
 @pytest.mark.parametrize("layout", [PairLayout(), VMAPPED], ids=["sequential", "vmapped"])
@@ -281,41 +304,56 @@ def test_layouts_agree(name):
     np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", toys.in_groups("gradients", METHODS))
 def test_an_exploding_trajectory_does_not_reach_theta(name):
-    """It is left out, for its loss or for its gradient alone, and the rest is averaged."""
-
-    def init(theta, key, horizon):
-        del horizon
-        return theta, jax.random.bernoulli(key, 0.2, (2,))
-
-    def step(theta, state, key):
-        del key
-        bad_loss, bad_gradient = state[1]
-        loss = theta + jnp.sqrt(jnp.where(bad_gradient, 0 * theta, 1))  # at 0 the slope is infinite, times 0
-        return state, jnp.where(bad_loss, jnp.nan, loss)
-
-    estimator = make(name, num_pairs=64, staggered=False)
-    _, answer = estimate(estimator, InnerProblem(init, step), jnp.asarray(0.7), num_estimates=3)
-    assert 0.2 < answer.info["left_out"] < 0.6
-    np.testing.assert_allclose(answer.loss, 1.7, rtol=1e-5)
-    np.testing.assert_allclose(answer.grad, 1, rtol=1e-5)
+    """It is left out, for its loss or for its gradient alone, and the rest is averaged: a loss of theta each step."""
+    answers = dialled(name)(0.7, slope=0, direct=1, bad=0.2)
+    assert (answers.info["left_out"] > 0.2).all()
+    assert (answers.info["left_out"] < 0.6).all()
+    # The sum over a whole trajectory is random, as its length is; a window's mean is not.
+    tolerance = 4 * standard_error(answers) if name == "bptt" else 1e-5
+    assert (np.abs(answers.grad - 1) < tolerance).all()
+    np.testing.assert_allclose(answers.loss, 0.7 * answers.grad, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["tbptt", "forward"])
+@pytest.mark.parametrize("name", toys.in_groups("gradients", WITH_WINDOWS))
 def test_info_counts(name):
-    estimator = make(name, truncation=5, horizon=Horizon(20, 20), num_pairs=4000, layout=VMAPPED)
-    _, answer = estimate(estimator, toys.linear(cap=1.0), jnp.asarray(0.1))
-    # theta = 0.1: the state passes the cap at step 10 of 20. (The toy reports it, and does not bound its loss.)
-    assert abs(answer.info["capped"] - 0.475) < 0.05
-    assert abs(answer.info["started"] - 0.25) < 4 * np.sqrt(0.25 * 0.75 / 4000)
-    assert abs(answer.info["position"] - 7.5) < 4 * 5.6 / np.sqrt(4000)
-    assert abs(answer.info["position_std"] - np.sqrt(31.25)) < 0.3
-    assert abs(answer.loss - 0.95) < 4 * 0.6 / np.sqrt(4000)
-    np.testing.assert_allclose(answer.info["grad_norm"], jnp.abs(answer.grad), rtol=1e-5)
+    answers = dialled(name)(10, shift=-44)  # the cap, 1, is reached in the sixth step: s = 50
+    lengths, probabilities = HORIZON.table(2)
+    of_windows = probabilities / (probabilities @ lengths / 2)  # how often a window is one of each trajectory's
+    position, square = (sum(p * (np.arange(0, t, 2) ** k).sum() for t, p in zip(lengths, of_windows, strict=True))
+                        for k in (1, 2))  # fmt: skip
+    std = np.sqrt(square - position**2)
+    started, capped = of_windows.sum(), of_windows @ np.maximum(lengths - 5, 0) / 2
+    for value, expected, spread in (
+        (answers.info["started"], started, np.sqrt(started * (1 - started))),
+        (answers.info["capped"], capped, np.sqrt(capped * (1 - capped))),
+        (answers.info["position"], position, std),
+        (answers.info["position_std"], std, std),
+        (answers.loss, 10 * (position + 0.5) - 44, 10 * std),
+    ):
+        np.testing.assert_allclose(value, expected, atol=4 * spread / np.sqrt(NUM_PAIRS))
+    np.testing.assert_allclose(answers.info["grad_norm"], np.abs(answers.grad), rtol=1e-5)
+
+
+def described(tree):
+    """Shapes, types and their strength: what a second call must find as the first did."""
+    return jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), tree)
 
 
 @pytest.mark.parametrize("name", METHODS)
+def test_types_stay(name):
+    problem, estimator = network(), make(name, num_pairs=2)
+
+    def step(theta, key):
+        state = estimator.init(problem, theta, key)
+        return state, estimator.estimate(problem, theta, state, key)[1]
+
+    before, after = jax.eval_shape(step, THETA, jax.random.key(0))
+    assert described(before) == described(after)
+
+
+@pytest.mark.parametrize("name", toys.slow_but_for(METHODS, "tbptt"))
 def test_one_trace(name):
     """Through windows that start, continue and end trajectories; theta is where an outer step would have it."""
     problem, estimator, traces = network(), make(name, num_pairs=2), []

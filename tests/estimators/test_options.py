@@ -1,5 +1,7 @@
 """Options that evolution strategies share: schedules of sigma, signed differences, growing horizons."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,7 +39,7 @@ def test_sigma_falls_geometrically():
 )
 def test_a_sigma_that_changes_within_a_trajectory_leaves_the_gradient_exact(kind, drawn_in, settings, monkeypatch):
     """Each window's noise has the sigma of the estimate that drew it, and the losses are quadratic."""
-    problem, theta = toys.linear_quadratic(jax.random.key(2)), jnp.asarray([0.3, -0.7])
+    problem, theta = toys.linear_quadratic(), jnp.asarray([0.3, -0.7])
     estimator = one_pair(kind, horizon=Horizon(3, 3), **SCHEDULE, **settings)
     run = toys.windows_under(estimator, problem, theta, jax.random.key(3), monkeypatch)
     fresh = sorted(set(drawn_in))
@@ -47,7 +49,7 @@ def test_a_sigma_that_changes_within_a_trajectory_leaves_the_gradient_exact(kind
         return run(noises).mean(0)
 
     mean = toys.gauss_hermite_mean(mean_estimate, (len(fresh), 2), 1.0)
-    np.testing.assert_allclose(mean, toys.exact_gradient(problem, theta, 3, jax.random.key(3)), rtol=1e-10)
+    np.testing.assert_allclose(mean, toys.exact_gradient(theta, 3, jax.random.key(3)), rtol=1e-10)
 
 
 def test_telescoping_and_truncated_es_under_a_schedule(monkeypatch):
@@ -60,28 +62,40 @@ def test_telescoping_and_truncated_es_under_a_schedule(monkeypatch):
 
 
 def test_full_es_draws_with_the_sigma_of_its_step():
-    """On (theta - 3)^2 per step the estimate is exactly eps^2 / sigma^2 times the slope: chi-squared, of mean 1."""
+    """On theta^3 per step the estimate is 3 theta^2 a + sigma^2 b, with a and b means of powers of the same normals."""
+    problem = toys.linear()._replace(step=lambda theta, state, key: (state, theta**3))
 
-    def estimates(step, **settings):
+    def estimates(*steps, **settings):
         estimator = FullES(num_pairs=1000, horizon=Horizon(1, 1), layout=VMAPPED, **settings)
-        problem = toys.linear()._replace(step=lambda theta, state, key: (state, (theta - 3) ** 2))
-        state = jnp.full(1000, step, jnp.int32)
-        answer, state = estimator.estimate(problem, jnp.asarray(1.0), state, jax.random.key(0))
-        assert state[0] == step + 1
-        return answer.grad
 
-    scheduled = [estimates(step, **SCHEDULE) for step in (0, 2, 9)]
-    constant = [estimates(0, sigma=sigma) for sigma in (0.5, SIGMAS[2], 0.1)]
-    np.testing.assert_allclose(scheduled, constant, rtol=1e-9)
+        def one(step):
+            state = jnp.broadcast_to(step, 1000)
+            answer, state = estimator.estimate(problem, jnp.asarray(1.0), state, jax.random.key(0))
+            return answer.grad, state[0]
+
+        grads, after = jax.jit(lambda steps: jax.lax.map(one, steps))(jnp.asarray(steps, jnp.int32))
+        np.testing.assert_array_equal(after, np.add(steps, 1))
+        return grads
+
+    (large,), (small,) = estimates(0, sigma=0.5), estimates(0, sigma=0.1)
+    b = (large - small) / (0.5**2 - 0.1**2)
+    expected = small + b * (SIGMAS[[0, 2, 4]] ** 2 - 0.1**2)
+    np.testing.assert_allclose(estimates(0, 2, 9, **SCHEDULE), expected, rtol=1e-9)
+    assert b > 1  # the mean of fourth powers of normals is 3: sigma did matter
 
 
 def test_burn_in_is_before_the_first_step():
     estimator = PES(num_pairs=4, truncation=1, horizon=Horizon(8, 8), **SCHEDULE)
-    state = estimator.init(toys.linear(), jnp.asarray(0.4), jax.random.key(0))
-    assert len(set(np.asarray(state.clock.position))) > 1
-    assert state.clock.step.tolist() == [0, 0, 0, 0]
-    _, state = estimator.estimate(toys.linear(), jnp.asarray(0.4), state, jax.random.key(1))
-    assert state.clock.step.tolist() == [1, 1, 1, 1]
+
+    @jax.jit
+    def run(theta, key):
+        before = estimator.init(toys.linear(), theta, key)
+        return before.clock, estimator.estimate(toys.linear(), theta, before, key)[1].clock
+
+    before, after = run(jnp.asarray(0.4), jax.random.key(0))
+    assert len(set(np.asarray(before.position))) > 1
+    assert before.step.tolist() == [0, 0, 0, 0]
+    assert after.step.tolist() == [1, 1, 1, 1]
 
 
 @pytest.mark.parametrize("name", ["pes", "nres", "gpes", "truncated_es", "full_es"])
@@ -90,29 +104,43 @@ def test_signed_differences(name):
     windowed = {} if name == "full_es" else {"truncation": 2, "staggered": False}
     if name == "gpes":
         windowed["noise_period"] = 4
-    problem, theta = toys.linear_quadratic(jax.random.key(2)), jnp.asarray([0.3, -0.7])
-    scaled = problem._replace(
-        step=lambda theta, state, key: (lambda s, loss: (s, 100 * loss))(*problem.step(theta, state, key))
-    )
+    base, theta = toys.linear_quadratic(), jnp.asarray([0.3, -0.7])
 
-    def first(problem, **settings):
-        estimator = ESTIMATORS[name](num_pairs=1, sigma=0.1, horizon=Horizon(4, 4), **windowed, **settings)
-        state = estimator.init(problem, theta, jax.random.key(0))
-        return np.asarray(estimator.estimate(problem, theta, state, jax.random.key(5))[0].grad)
+    def first(*scales, **settings):
+        estimator = ESTIMATORS[name](num_pairs=1, sigma=0.1, horizon=Horizon(4, 4), layout=VMAPPED, **windowed,
+                                     **settings)  # fmt: skip
 
-    plain, signed = first(problem), first(problem, signed=True)
+        @jax.jit
+        def run(scale):
+            def step(theta, state, key):
+                state, loss = base.step(theta, state, key)
+                return state, scale * loss
+
+            problem = base._replace(step=step)
+            state = estimator.init(problem, theta, jax.random.key(0))
+            return estimator.estimate(problem, theta, state, jax.random.key(5))[0].grad
+
+        return [np.asarray(run(jnp.asarray(scale))) for scale in scales]
+
+    (plain,), (signed, of_scaled) = first(1.0), first(1.0, 100.0, signed=True)
     np.testing.assert_allclose(signed / np.linalg.norm(signed), plain / np.linalg.norm(plain), rtol=1e-10)
     # In the first window of a trajectory the credit is the noise alone: half the difference over sigma^2 times it.
-    np.testing.assert_allclose(first(scaled, signed=True), signed, rtol=1e-12)
+    np.testing.assert_allclose(of_scaled, signed, rtol=1e-12)
     assert 1 < np.linalg.norm(signed) * 0.1 < 4  # |eps| / sigma, of two standard normals; a fixed key
 
 
-@pytest.mark.parametrize("law", ["log", "uniform"])
+@functools.cache
+def lengths_at(horizon, size):
+    """`step -> lengths` drawn by `horizon` at that step, `[size]`."""
+    keys = jax.random.split(jax.random.key(0), size)
+    return jax.jit(lambda step: jax.vmap(lambda key: horizon.sample(key, 10, step))(keys))
+
+
+@pytest.mark.parametrize("law", toys.in_groups("law", ["log", "uniform"]))
 @pytest.mark.parametrize("step", [0, 30, 100, 400])
 def test_growing_horizons_are_the_law_cut_off(law, step):
     horizon, size = Horizon(20, 200, law, growth=100), 200_000
-    keys = jax.random.split(jax.random.key(0), size)
-    drawn = np.asarray(jax.jit(jax.vmap(lambda key: horizon.sample(key, 10, jnp.asarray(step))))(keys))
+    drawn = np.asarray(lengths_at(horizon, size)(jnp.asarray(step)))
 
     quantile = np.random.default_rng(0).uniform(size=size) * min(1, step / 100)
     free = 20 * 10**quantile if law == "log" else 20 + 180 * quantile
@@ -125,14 +153,18 @@ def test_growing_horizons_are_the_law_cut_off(law, step):
 
 def test_trajectories_grow_with_the_estimates():
     estimator = PES(num_pairs=64, truncation=1, horizon=Horizon(2, 40, growth=60), layout=VMAPPED)
-    problem, theta = toys.linear(), jnp.asarray(0.1)
-    state = estimator.init(problem, theta, jax.random.key(0))
-    assert set(np.asarray(state.clock.horizon)) == {2}
-    step = jax.jit(lambda state, key: estimator.estimate(problem, theta, state, key)[1])
-    longest = []
-    for i in range(120):
-        state = step(state, jax.random.key(i))
-        longest.append(int(state.clock.horizon.max()))
+
+    @jax.jit
+    def run(theta, keys):
+        def one(state, key):
+            state = estimator.estimate(toys.linear(), theta, state, key)[1]
+            return state, state.clock.horizon.max()
+
+        state = estimator.init(toys.linear(), theta, keys[0])
+        return state.clock.horizon, jax.lax.scan(one, state, keys)[1]
+
+    first, longest = run(jnp.asarray(0.1), jax.random.split(jax.random.key(0), 120))
+    assert set(np.asarray(first)) == {2}
     assert longest[4] < 4 < longest[60] < 41
     assert longest[119] > 30
 

@@ -1,7 +1,8 @@
 """Small inner problems whose gradients are known, and trajectories of one pair under chosen noise."""
 
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +27,76 @@ def linear(**fields: Any) -> InnerProblem:
     return InnerProblem(init, step, **fields)
 
 
+class Dials(NamedTuple):
+    """What `dialled` does, as numbers, so that one compiled program serves many tests.
+
+    Attributes:
+      slope, curve, noise: s_0 = 0, s' = s + slope theta + curve theta^2 + noise(own key) noise.
+      direct, scale, shift: the loss is scale (s + direct theta) + shift, of s before the update.
+      final: 1 where the loss is 0 but for the last step's, which is of s after the update.
+      bound: for a theta above it the loss is NaN.
+      bad: share of the trajectories whose loss is NaN, and share of those whose gradient is not finite.
+    """
+
+    slope: Any = 1.0
+    curve: Any = 0.0
+    noise: Any = 0.0
+    direct: Any = 0.0
+    scale: Any = 1.0
+    shift: Any = 0.0
+    final: Any = 0.0
+    bound: Any = np.inf
+    bad: Any = 0.0
+
+
+def cheap_noise(key: jax.Array) -> jax.Array:
+    """A number in [0, 2) that is quick to compile."""
+    return (jax.random.key_data(key) / 2.0**32).sum()
+
+
+def dialled(dials: Dials, **fields: Any) -> InnerProblem:
+    """A scalar problem that its `dials` turn into several; the state has a key, integers and flags in it."""
+
+    def init(theta, key, horizon):
+        bad = jax.random.key_data(key) / 2.0**32 < dials.bad
+        return {"s": 0 * theta, "t": jnp.zeros((), jnp.int32), "horizon": horizon, "key": key, "bad": bad}
+
+    def step(theta, state, key):
+        bad_loss, bad_gradient = state["bad"]
+        moved = dials.slope * theta + dials.curve * theta**2 + dials.noise * cheap_noise(state["key"])
+        s, t = state["s"] + moved, state["t"] + 1
+        loss = jnp.where(dials.final > 0, jnp.where(t == state["horizon"], s, 0), state["s"])
+        loss += (
+            dials.direct * theta + jnp.sqrt(jnp.where(bad_gradient, 0 * theta, 1)) - 1
+        )  # at 0 the slope is infinite, times 0
+        loss = jnp.where(bad_loss | (theta > dials.bound), jnp.nan, dials.scale * loss + dials.shift)
+        return {**state, "s": s, "t": t, "key": key}, loss
+
+    return InnerProblem(init, step, evaluate=lambda theta, state, key: state["s"], **fields)
+
+
+def three_estimates(estimator: Any, **fields: Any) -> Callable[..., Any]:
+    """Jitted `(theta, **dials) -> answers`, the first three at a fixed theta on the problem with these dials."""
+
+    @jax.jit
+    def run(theta, dials):
+        problem = dialled(dials, **fields)
+
+        def one(state, key):
+            answer, state = estimator.estimate(problem, theta, state, key)
+            return state, answer
+
+        state = estimator.init(problem, theta, jax.random.key(0))
+        return jax.lax.scan(one, state, jax.random.split(jax.random.key(1000), 3))[1]
+
+    return lambda theta, **dials: run(jnp.float32(theta), jax.tree.map(jnp.float32, Dials(**dials)))
+
+
+def in_groups(kind: str, names) -> list:
+    """Parameters of tests that share a program: those of one name run in one process."""
+    return [pytest.param(name, marks=pytest.mark.xdist_group(f"{kind} {name}")) for name in names]
+
+
 def chain(*, final: bool) -> InnerProblem:
     """s_t = theta s_{t-1}, s_0 = 1, loss s_t after the update, or only at the horizon (check 8)."""
 
@@ -43,32 +114,32 @@ def chain(*, final: bool) -> InnerProblem:
     return InnerProblem(init, step, evaluate=lambda theta, state, key: state[0], final_loss=final)
 
 
-def linear_quadratic(key: jax.Array) -> InnerProblem:
+def linear_quadratic() -> InnerProblem:
     """s' = A s + B theta + noise(key), s_0 = C theta, loss |s'|^2: quadratic in all copies of theta; s has size 3."""
-    a_key, b_key, c_key = jax.random.split(key, 3)
-    a, b, c = (jax.random.normal(k, shape) for k, shape in ((a_key, (3, 3)), (b_key, (3, 2)), (c_key, (3, 2))))
+    generator = np.random.default_rng(2)
+    a, b, c = (jnp.asarray(generator.standard_normal(shape), float) for shape in ((3, 3), (3, 2), (3, 2)))
 
     def init(theta, key, horizon):
         del key, horizon
         return c @ theta
 
     def step(theta, state, key):
-        state = 0.5 * a @ state + b @ theta + jax.random.normal(key, (3,))
+        state = 0.5 * a @ state + b @ theta + 2 * cheap_noise(key) - 2
         return state, state @ state
 
     return InnerProblem(init, step)
 
 
-def exact_gradient(problem: InnerProblem, theta: jax.Array, horizon: int, key: jax.Array) -> jax.Array:
-    """d/dtheta of a trajectory's mean loss by reverse mode; step t uses fold_in(key, t)."""
+@functools.partial(jax.jit, static_argnums=1)
+def exact_gradient(theta: jax.Array, horizon: int, key: jax.Array) -> jax.Array:
+    """d/dtheta of the mean loss of a trajectory of `linear_quadratic`, by reverse mode; step t uses fold_in(key, t)."""
+    problem = linear_quadratic()
 
     def mean_loss(theta):
-        state = problem.init(theta, key, jnp.asarray(horizon))
-        total = 0.0
-        for t in range(horizon):
-            state, loss = problem.step(theta, state, jax.random.fold_in(key, t))
-            total += loss
-        return total / horizon
+        def body(state, t):
+            return problem.step(theta, state, jax.random.fold_in(key, t))
+
+        return jax.lax.scan(body, problem.init(theta, key, jnp.asarray(horizon)), jnp.arange(horizon))[1].mean()
 
     return jax.grad(mean_loss)(theta)
 
@@ -90,18 +161,19 @@ def windows_under(
         state, loss = jax.lax.fori_loop(0, num_steps, body, (state, jnp.zeros(())))
         return pairs.Unrolled(state, loss, jnp.zeros((), jnp.int32))
 
-    start = jax.tree.map(lambda x: x[0], estimator.init(problem, theta, jax.random.key(0)))
+    def window(state, window):
+        w, noise = window
+        keys = pairs.WindowKeys(steps_key, steps_key, w * truncation, steps_key, steps_key)
+        monkeypatch.setattr(pairs, "unroll", unroll)
+        monkeypatch.setattr(pairs, "window_keys", lambda _: keys)
+        monkeypatch.setattr(evolution, "draw_noise", lambda *_: noise)
+        terms, state = estimator._window(problem, theta, state, None)
+        return state, terms.grad
 
+    @jax.jit
     def run(noises):
-        state, estimates = start, []
-        for w, noise in enumerate(noises):
-            keys = pairs.WindowKeys(steps_key, steps_key, jnp.asarray(w * truncation), steps_key, steps_key)
-            monkeypatch.setattr(pairs, "unroll", unroll)
-            monkeypatch.setattr(pairs, "window_keys", lambda _, keys=keys: keys)
-            monkeypatch.setattr(evolution, "draw_noise", lambda *_, noise=noise: noise)
-            terms, state = estimator._window(problem, theta, state, None)
-            estimates.append(terms.grad)
-        return jnp.stack(estimates)
+        start = jax.tree.map(lambda x: x[0], estimator.init(problem, theta, jax.random.key(0)))
+        return jax.lax.scan(window, start, (jnp.arange(len(noises)), noises))[1]
 
     return run
 
