@@ -1,31 +1,37 @@
-"""Compares a trained optimizer with Adam, tuned and not, and with itself before its meta-training.
+"""Compares a trained optimizer with tuned baselines, with Adam untuned, and with itself before its meta-training.
 
 python meta_eval.py --checkpoint=runs/x
 python meta_eval.py --checkpoint=runs/x --tasks=image_mlp/digits --horizon=2000 --num_seeds=10
-python meta_eval.py --checkpoint=demo_mlp --out=runs/demo
+python meta_eval.py --checkpoint=demo_mlp --baselines=all --learned=demo_lstm --out=runs/demo
 
-Trains every task with each of them, prints a table, and leaves curves.npz, scores.csv, summary.json and curves.png.
-Adam is tuned over 15 learning rates from 1e-5 to 1 on seeds of their own. What the numbers mean: lopt/scores.py.
+Trains every task with each of them, prints a table, and leaves curves.npz, scores.csv, summary.json, pictures and a
+report. Baselines are tuned over 15 learning rates on seeds of their own. Runs are kept in --cache and reused while what
+decides them is the same. What the numbers mean: docs/evaluation.md.
 """
 
+import datetime
 import shlex
 import sys
-import time
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 from absl import app, flags, logging
 
+from lopt.baselines import BASELINES, DEFAULT, parse_baselines
 from lopt.distributed import PairLayout, num_cores
-from lopt.evaluate import MIN_HORIZON, Evaluation
-from lopt.names import InputError
+from lopt.evaluate import MIN_HORIZON, Contestant, Evaluation, learned_contestant
+from lopt.evaluation_cache import EvaluationCache
+from lopt.evaluation_plan import make_plan
+from lopt.names import InputError, split_list
 from lopt.optimizers import OPTIMIZERS
 from lopt.outer import initial_theta
 from lopt.plots import draw, to_png
 from lopt.pretrained import Pretrained, load_pretrained, versions
-from lopt.results import FILES, check_folder, write_results
-from lopt.scores import LONG, score_task, table
+from lopt.results import AGGREGATE, PICTURE, check_folder, write_results
+from lopt.score_plots import draw_aggregate
+from lopt.scores import score_task
+from lopt.summary import summarize, table
 from tasks import parse_tasks
 
 _CHECKPOINT = flags.DEFINE_string(
@@ -34,25 +40,36 @@ _CHECKPOINT = flags.DEFINE_string(
 _TASKS = flags.DEFINE_string(
     "tasks", None, "comma list of FAMILY/DATASET[:setting=value]...; default: the tasks it was trained on"
 )
+_BASELINES = flags.DEFINE_string(
+    "baselines", DEFAULT, f"comma list of {', '.join(BASELINES)}; or all. Adam at a constant rate is always there"
+)
+_LEARNED = flags.DEFINE_string("learned", "", "comma list of other learned optimizers, as for --checkpoint")
 _HORIZON = flags.DEFINE_integer(
     "horizon", None, f"steps of a training, at least {MIN_HORIZON}; default: the longest of the meta-training"
 )
-_NUM_SEEDS = flags.DEFINE_integer("num_seeds", 5, "seeds to evaluate on, and as many others to tune Adam on")
+_NUM_SEEDS = flags.DEFINE_integer("num_seeds", 5, "seeds to evaluate on, and as many others to tune on")
 _SEED = flags.DEFINE_integer("seed", 0, "of everything random", lower_bound=0, upper_bound=2**32 - 1)
+_SPLIT = flags.DEFINE_enum("split", "valid", ("valid", "test"), "what trained parameters are judged on")
 _OUT = flags.DEFINE_string(
     "out", None, "folder for the results; default: eval-HORIZON in the run's folder, or runs/eval-NAME"
 )
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "replace the results of another evaluation in that folder")
+_CACHE = flags.DEFINE_string("cache", "runs/cache/evaluations", "folder that runs are kept in; empty: none")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "where data sets are; default: TFDS_DATA_DIR, or TFDS's own")
 _DEVICES = flags.DEFINE_integer("devices", None, "devices that share the runs; default: all", lower_bound=1)
+
+
+def optimizer_name(pretrained: Pretrained) -> str:
+    """What an optimizer is called: its folder, or that of its run."""
+    path = pretrained.path
+    return path.parent.name if path.name == "export" else path.stem if path.is_file() else path.name
 
 
 def default_folder(pretrained: Pretrained, checkpoint: str, horizon: int) -> Path:
     """In the run's own folder if that was named, else in ./runs."""
     if Path(checkpoint).resolve() == pretrained.path.parent:
         return Path(checkpoint, f"eval-{horizon}")
-    path = pretrained.path
-    return Path("runs", f"eval-{path.parent.name if path.name == 'export' else path.name}")
+    return Path("runs", f"eval-{optimizer_name(pretrained)}")
 
 
 def layout() -> PairLayout:
@@ -63,6 +80,28 @@ def layout() -> PairLayout:
     return PairLayout(_DEVICES.value or available, sequential=jax.default_backend() == "cpu")
 
 
+def other_contestants(others: list[Pretrained], taken: set[str]) -> list[Contestant]:
+    """The learned optimizers of --learned, by their names."""
+    found = []
+    for other in others:
+        name = optimizer_name(other)
+        if name in taken:
+            raise InputError(f"--learned: there is another optimizer of the name {name!r}: rename its folder")
+        taken.add(name)
+        found.append(learned_contestant(name, name, other.optimizer, other.theta))
+    return found
+
+
+def horizon_warnings(optimizers: dict[str, Pretrained], horizon: int) -> list[str]:
+    """Which of them are asked for more steps than they were meta-trained on."""
+    longest = {name: pretrained.card["horizon"][1] for name, pretrained in optimizers.items()}
+    return [
+        f"{name} was meta-trained on at most {steps:,} steps, and is evaluated on {horizon:,}"
+        for name, steps in longest.items()
+        if horizon > steps
+    ]
+
+
 def main(argv: list[str]) -> int:
     if len(argv) > 1:
         raise InputError(f"unexpected argument {argv[1]!r}: flags are written --name=value")
@@ -71,13 +110,29 @@ def main(argv: list[str]) -> int:
     jax.config.update("jax_num_cpu_devices", _DEVICES.value or num_cores())
 
     pretrained = load_pretrained(_CHECKPOINT.value)
+    others = [load_pretrained(path) for path in split_list(_LEARNED.value)]
     card = pretrained.card
     horizon = card["horizon"][1] if _HORIZON.value is None else _HORIZON.value
-    evaluation = Evaluation(horizon, _NUM_SEEDS.value, _SEED.value, layout=layout())
-    tasks = _TASKS.value or card.get("tasks")
+    evaluation = Evaluation(
+        horizon,
+        _NUM_SEEDS.value,
+        _SEED.value,
+        split=_SPLIT.value,
+        baselines=parse_baselines(_BASELINES.value),
+        layout=layout(),
+        cache=EvaluationCache(Path(_CACHE.value)) if _CACHE.value else None,
+    )
+    tasks = card.get("tasks") if _TASKS.value is None else _TASKS.value
     if not isinstance(tasks, str):
         raise InputError(f"{pretrained.path} does not say what it was trained on: give --tasks")
     families = parse_tasks(tasks, data_dir=_DATA_DIR.value, optimizers=OPTIMIZERS)
+    untrained = initial_theta(pretrained.optimizer, card.get("seed") or 0)
+    reserved = {"learned", "untrained", "adam_default", *BASELINES}
+    contestants = evaluation.contestants(
+        pretrained.optimizer, pretrained.theta, untrained, other_contestants(others, reserved)
+    )
+    named = {"the learned optimizer": pretrained, **{optimizer_name(other): other for other in others}}
+    warnings = horizon_warnings(named, horizon)
     configuration = {
         "optimizer": str(pretrained.optimizer),
         "theta_sha256": card["theta_sha256"],
@@ -85,39 +140,42 @@ def main(argv: list[str]) -> int:
         "horizon": horizon,
         "num_seeds": evaluation.num_seeds,
         "seed": evaluation.seed,
-        "learning_rates": evaluation.learning_rates,
+        "split": evaluation.split,
+        "baselines": {baseline.name: baseline.rates for baseline in evaluation.baselines},
+        "learned": {optimizer_name(other): other.card["theta_sha256"] for other in others},
     }
     out = Path(_OUT.value) if _OUT.value else default_folder(pretrained, _CHECKPOINT.value, horizon)
     check_folder(out, configuration, overwrite=_OVERWRITE.value)
     data = {family: jax.tree.map(jnp.asarray, family.load()) for family in families}
-
-    steps = (evaluation.num_runs + LONG * evaluation.num_seeds) * horizon
-    print(
-        f"tasks: {len(families)}; for each, {evaluation.num_runs} runs of {horizon:,} steps and "
-        f"{evaluation.num_seeds} of {LONG * horizon:,}; {len(families) * steps:,} steps in all; "
-        f"devices: {evaluation.layout.num_devices}",
-        flush=True,
-    )
-    untrained = initial_theta(pretrained.optimizer, card.get("seed") or 0)
-    curves, scores = {}, {}
     for family in families:
-        started = time.monotonic()
-        print(f"{family.name} ...", end=" ", flush=True)
-        curves[family.name] = evaluation.task_curves(
-            pretrained.optimizer, pretrained.theta, untrained, family, data[family]
-        )
-        scores[family.name] = score_task(curves[family.name])
-        print(f"{time.monotonic() - started:.1f} s", flush=True)
-    about = {
-        "checkpoint": str(pretrained.path),
-        "command": shlex.join(["python", *sys.argv]),
-        "versions": versions(),
-    }
-    write_results(out, curves, scores, to_png(draw(curves, scores)), configuration=configuration, about=about)
+        evaluation.check_split(family, data[family])
 
-    for name in curves:
-        print(f"\n{table(name, curves[name], scores[name])}")
-    print(f"\n{', '.join(FILES)} in {out}")
+    for warning in warnings:
+        print(f"warning: {warning}", flush=True)
+    plan = make_plan(evaluation, contestants, data)
+    print(plan.describe(), flush=True)
+    results = plan.run(lambda line: print(line, flush=True), warnings)
+    scores = {name: score_task(result) for name, result in results.items()}
+    about = {
+        "title": f"{optimizer_name(pretrained)} after {horizon:,} steps",
+        "optimizer": str(pretrained.optimizer),
+        "checkpoint": str(pretrained.path),
+        "theta_sha256": card["theta_sha256"],
+        "command": shlex.join(["python", *sys.argv]),
+        "created": datetime.date.today().isoformat(),
+        "versions": versions(),
+        "hardware": f"{evaluation.layout.num_devices} x {jax.devices()[0].device_kind}",
+        "setting": {name: configuration[name] for name in ("horizon", "num_seeds", "seed", "split")},
+    }
+    content = summarize(results, scores, about)
+    pictures = {PICTURE: to_png(draw(results))}
+    if content["aggregate"]:
+        pictures[AGGREGATE] = to_png(draw_aggregate(content))
+    files = write_results(out, results, content, configuration=configuration, pictures=pictures)
+
+    for name, result in results.items():
+        print(f"\n{table(name, result, scores[name])}")
+    print(f"\n{content['headline']}\n{', '.join(files)} in {out}")
     return 0
 
 

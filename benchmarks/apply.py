@@ -4,11 +4,18 @@ Each learned optimizer, with a fresh theta, beside optax.adam, optax.adamw and o
 MLP (ten square matrices and their biases) and of a transformer (embedding, and per block four width^2 matrices, two of
 4 width^2, norms). One jitted update with its state donated; the rules take turns, so that all meet the same noise.
 Printed are milliseconds (median of the turns), the same as a multiple of Adam's, numbers of state a parameter, working
-memory that XLA reserves (memory_analysis of the compiled program) and seconds to compile. --write puts the table into
-docs/optimizers.md.
+memory that XLA reserves (memory_analysis of the compiled program) and seconds to compile.
+
+A second table says how far rules are from what memory or arithmetic alone would take, by `WORK` and by what the
+machine gives in the same turns: bytes a second of sums of arrays, multiplications and additions a second of products
+512^3 and of a fused loop. --write puts both tables into docs/optimizers.md.
+--rows=FILE keeps measured rows in a file, and does not measure again what is there. --memory=1e8 prints working memory
+alone, of one square matrix and of ten, and allocates nothing.
 """
 
 import argparse
+import functools
+import json
 import math
 import time
 from pathlib import Path
@@ -26,7 +33,22 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "optimizers.md"
 MARK = "<!-- python -m benchmarks.apply --write -->\n"
 BASELINES = {"adam": optax.adam, "adamw": optax.adamw, "muon": optax.contrib.muon}
 VARIANTS = ("celo2:orthogonalize=True", "adafac_mlp:hidden_sizes=(32,32)")
-TURNS, SECONDS = 5, 20.0  # turns at least, seconds a rule at most
+TURNS, SECONDS = 4, 4.0  # turns at least; seconds after which there are no more
+TOO_LARGE = {
+    "lstm": (3e6, "its state is 80 numbers a parameter, twice while it is replaced")
+}  # above so many parameters
+
+# Of a matrix, per parameter: bytes that a program which keeps nothing of the features must move, and floating-point
+# operations; and where the latter run. All read g, p and state and write state for the mean squares, then read all but
+# the old state again and write the update. adafac_mlp: state m[3], v; 272 for the MLP, 45 for features, twice. celo2:
+# the same, then the direction to be read twice and scaled; 624 + 2 x 50. mlp: state m[6]; 8-32-32-2 and 20. rnn_mlp:
+# state m[5], v[5], whose means come before their variances; 23-32-32-2, a sum of 32, and features twice, 45 each.
+WORK = {
+    "adafac_mlp": (4 * (6 + 4 + 6 + 1), 272 + 90, "fused"),
+    "celo2": (4 * (6 + 4 + 6 + 1 + 3), 624 + 100, "fused"),
+    "mlp": (4 * (8 + 6 + 8 + 1), 2688 + 20, "product"),
+    "rnn_mlp": (4 * (12 + 10 + 12 + 12 + 1), 3680 + 90, "product"),
+}
 
 
 class Rule(NamedTuple):
@@ -45,7 +67,7 @@ def mlp_shapes(size: float) -> dict[str, tuple[int, ...]]:
     return {f"layer_{i}/{name}": shape for i in range(10) for name, shape in (("w", (side, side)), ("b", (side,)))}
 
 
-def transformer_shapes(size: float, blocks: int = 4) -> dict[str, tuple[int, ...]]:
+def transformer_shapes(size: float, blocks: int) -> dict[str, tuple[int, ...]]:
     """blocks (12 width^2 + 4 width) + 97 width parameters, with the width that comes nearest to `size`."""
     width = round((math.sqrt(97**2 + 4 * 12 * blocks * size) - 97) / (2 * 12 * blocks))
     shapes: dict[str, tuple[int, ...]] = {"embedding": (97, width)}
@@ -56,9 +78,6 @@ def transformer_shapes(size: float, blocks: int = 4) -> dict[str, tuple[int, ...
         shapes[f"block_{block}/contract"] = (4 * width, width)
         shapes[f"block_{block}/norm"] = (2, width)
     return shapes
-
-
-SHAPES = {"MLP": mlp_shapes, "transformer": transformer_shapes}
 
 
 def prepare(name: str, params: Any, grads: Any) -> Rule:
@@ -82,16 +101,67 @@ def prepare(name: str, params: Any, grads: Any) -> Rule:
     return Rule(program, arguments, state, numbers, memory.temp_size_in_bytes, taken)
 
 
+def working_bytes(optimizer: Any, shapes: dict[str, tuple[int, ...]]) -> int:
+    """What a jitted update needs besides its arguments and results; nothing is allocated."""
+    theta = jax.eval_shape(optimizer.init_theta, jax.random.key(0))
+    params = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+    state = jax.eval_shape(lambda theta, params: optimizer.init(theta, params, num_steps=1000), theta, params)
+    value = jax.ShapeDtypeStruct((), jnp.float32)
+    update = jax.jit(lambda *args, value: optimizer.update(*args, value=value), donate_argnums=2)
+    memory: Any = update.lower(theta, params, state, params, value=value).compile().memory_analysis()
+    return memory.temp_size_in_bytes
+
+
+def print_memory(names: list[str], size: float) -> None:
+    for name in names:
+        optimizer = build("optimizer", parse_spec(name), OPTIMIZERS)
+        one, ten = (round(math.sqrt(size / num)) for num in (1, 10))
+        models = {"one matrix": {"w": (one, one)}, "ten": {f"layer_{i}": (ten, ten) for i in range(10)}}
+        cells = [f"{kind}: {working_bytes(optimizer, shapes) / 2**20:.1f} MiB" for kind, shapes in models.items()]
+        print(name, *cells, sep=" | ", flush=True)
+
+
+def rate_programs() -> tuple[dict[str, Rule], dict[str, float]]:
+    """Programs that show what the machine can do, and their bytes moved, or operations: in a product, in a loop."""
+    x, y = (jnp.full((2**25,), value, jnp.float32) for value in (0.5, 0.25))
+    square = jnp.full((512, 512), 0.5, jnp.float32)
+
+    def polynomial(x: jax.Array) -> jax.Array:
+        sums = [x + i for i in range(8)]  # 8 chains, so that no operation waits for the one before
+        for _ in range(16):
+            sums = [total * x + 0.5 for total in sums]
+        return functools.reduce(jnp.add, sums)
+
+    def add_four_times(x: jax.Array, y: jax.Array) -> jax.Array:  # in place: new memory would cost more than the sums
+        return jax.lax.fori_loop(0, 4, lambda _, x: x + y, x)
+
+    def multiply(square: jax.Array) -> jax.Array:
+        return jax.lax.fori_loop(0, 8, lambda _, x: square @ x, square)
+
+    work = {
+        "bytes": (add_four_times, (x, y), 4 * 3 * 4 * x.size),
+        "product": (multiply, (square,), 8 * 2 * 512**3),
+        "fused": (polynomial, (x[: 2**22],), 2 * 8 * 16 * 2**22),
+    }
+
+    def rule(function: Any, arguments: tuple) -> Rule:
+        program = jax.jit(function).lower(*arguments).compile()
+        return Rule(lambda *args: (program(*args[:-1]), None), arguments, None, 0, 0, 0.0)
+
+    rules = {name: rule(function, arguments) for name, (function, arguments, _) in work.items()}
+    return rules, {name: amount for name, (_, _, amount) in work.items()}
+
+
 def take_turns(rules: dict[str, Rule]) -> dict[str, float]:
     """Median seconds of an update, of calls in turn."""
     times: dict[str, list[float]] = {name: [] for name in rules}
     states = {name: rule.state for name, rule in rules.items()}
     began = time.perf_counter()
     for turn in range(10 * TURNS):
-        if turn > TURNS and time.perf_counter() - began > SECONDS * len(rules):
+        if turn > TURNS and time.perf_counter() - began > SECONDS:
             break
         for name, rule in rules.items():
-            for _ in range(3 if name in BASELINES else 1):
+            for _ in range(3 if name in BASELINES or rule.state is None else 1):
                 started = time.perf_counter()
                 updates, states[name] = rule.program(*rule.arguments, states[name])
                 jax.block_until_ready((updates, states[name]))
@@ -99,25 +169,36 @@ def take_turns(rules: dict[str, Rule]) -> dict[str, float]:
     return {name: float(np.median(values[1:])) for name, values in times.items()}
 
 
-def measure(names: list[str], kind: str, size: float) -> list[list[str]]:
-    """The rows of one model."""
-    shapes = SHAPES[kind](size)
+def measure(name: str, kind: str, size: float, blocks: int) -> tuple[list[str], list[str]]:
+    """One row of the table of costs, and one of the table of limits, or []."""
+    shapes = mlp_shapes(size) if kind == "MLP" else transformer_shapes(size, blocks)
     generator = np.random.default_rng(0)
     params = {k: jnp.asarray(0.1 * generator.normal(size=shape), jnp.float32) for k, shape in shapes.items()}
-    grads = jax.tree.map(lambda p: 0.1 * p + 0.01, params)
     count = sum(x.size for x in params.values())
-    rows = []
+    start = [f"{kind} {count:.1e}", f"`{name}`"]
+    limit, reason = TOO_LARGE.get(name, (math.inf, ""))
+    if size > limit:
+        return [*start, f"left out: {reason}", "", "", "", ""], []
+    grads = jax.tree.map(lambda p: 0.1 * p + 0.01, params)
     # Two at a time, so that the states of all of them are never in memory together.
-    for name in [*BASELINES, *names]:
-        rules = {"adam": prepare("adam", params, grads)}
-        rules[name] = rules["adam"] if name == "adam" else prepare(name, params, grads)
-        seconds = take_turns(rules)
-        rule = rules[name]
-        cells = [f"{kind} {count:.1e}", f"`{name}`", f"{1e3 * seconds[name]:.3g}"]
-        cells += [f"{seconds[name] / seconds['adam']:.1f}", f"{rule.state_size / count:.1f}"]
-        rows.append([*cells, f"{rule.working_bytes / 2**20:.1f}", f"{rule.compile_seconds:.1f}"])
-        print(" | ".join(rows[-1]), flush=True)
-    return rows
+    rules = {"adam": prepare("adam", params, grads)}
+    rules[name] = rules["adam"] if name == "adam" else prepare(name, params, grads)
+    with_limits = name in WORK and count > 5e6
+    programs, amounts = rate_programs() if with_limits else ({}, {})
+    seconds = take_turns(rules | programs)
+    rule = rules[name]
+    cells = [*start, f"{1e3 * seconds[name]:.3g}", f"{seconds[name] / seconds['adam']:.1f}"]
+    numbers = (rule.state_size / count, rule.working_bytes / 2**20, rule.compile_seconds)
+    cells += [f"{number:.1f}" for number in numbers]
+    if not with_limits:
+        return cells, []
+    rates = {key: amount / seconds[key] for key, amount in amounts.items()}
+    moved, operations, where = WORK[name]
+    times = [1e3 * count * moved / rates["bytes"], 1e3 * count * operations / rates[where]]
+    machine = [f"{rates['bytes'] / 1e9:.0f} GB/s", f"{rates[where] / 1e9:.0f} GFLOP/s, {where}"]
+    ratio = f"{1e3 * seconds[name] / max(times):.1f}"
+    work = [f"{moved} bytes, {operations} FLOP"]
+    return cells, [*start, *work, *machine, *(f"{x:.3g}" for x in times), cells[2], ratio]
 
 
 def main() -> None:
@@ -125,17 +206,39 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="NAME[:setting=value]...; all, and some variants, if left out")
     parser.add_argument("--sizes", default="1e5,1e6,1e7", help="numbers of parameters")
     parser.add_argument("--models", default="MLP,transformer")
-    parser.add_argument("--write", action="store_true", help="put the table into docs/optimizers.md")
+    parser.add_argument("--blocks", type=int, default=4, help="of the transformer")
+    parser.add_argument("--memory", type=float, help="prints working memory for so many parameters, and ends")
+    parser.add_argument("--rows", type=Path, help="file of the rows measured so far")
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/optimizers.md")
     args = parser.parse_args()
+    jax.config.update("jax_enable_compilation_cache", False)  # seconds to compile are measured
+    if args.memory:
+        print_memory(args.names or [*OPTIMIZERS, *VARIANTS], args.memory)
+        return
+    known = {}
+    if args.rows and args.rows.exists():
+        known = {tuple(key): (row, far) for key, row, far in map(json.loads, args.rows.read_text().splitlines())}
+    rows, limits = [], []
+    for size in args.sizes.split(","):
+        for kind in args.models.split(","):
+            for name in args.names or [*BASELINES, *OPTIMIZERS, *VARIANTS]:
+                row, far = known.get((name, kind, size)) or measure(name, kind, float(size), args.blocks)
+                rows.append(row)
+                limits += [far] if far else []
+                print(" | ".join(row), "\n    " + " | ".join(far) if far else "", flush=True)
+                if args.rows and (name, kind, size) not in known:
+                    with args.rows.open("a") as file:
+                        file.write(json.dumps([[name, kind, size], row, far]) + "\n")
     head = ["model", "rule", "ms", "x Adam", "state a parameter", "working memory, MiB", "compile, s"]
-    lines = [head, ["---"] * len(head)]
-    for kind in args.models.split(","):
-        for size in args.sizes.split(","):
-            lines += measure(args.names or [*OPTIMIZERS, *VARIANTS], kind, float(size))
+    times = ["memory alone, ms", "arithmetic alone, ms", "measured, ms", "measured / the longer"]
+    limits_head = ["model", "rule", "a parameter", "memory", "arithmetic", *times]
     if args.write:
         page = PAGE.read_text()
-        text = MARK + "\n" + "".join("| " + " | ".join(line) + " |\n" for line in lines)
-        PAGE.write_text(page[: page.index(MARK)] + text)
+        PAGE.write_text(page[: page.index(MARK)] + MARK + f"\n{_table(head, rows)}\n{_table(limits_head, limits)}")
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    return "".join("| " + " | ".join(line) + " |\n" for line in [head, ["---"] * len(head), *rows])
 
 
 if __name__ == "__main__":

@@ -50,7 +50,6 @@ import numpy as np
 
 from experiments import report
 from experiments.report import Finding
-from lopt import evaluate
 from lopt.distributed import default_layout
 from lopt.estimators import ESTIMATORS
 from lopt.files import write_atomic
@@ -62,6 +61,7 @@ from lopt.optimizers.mlp import MLPOptimizer
 from lopt.outer import BLOCK_STEPS, MetaTraining, OuterOptimizer, outer_steps
 from lopt.plots import to_png
 from lopt.pretrained import versions
+from lopt.training import Learned, train
 from lopt.types import Data, PyTree
 from tasks.image_mlp import ImageMLP
 
@@ -138,8 +138,8 @@ def _curves(thetas: PyTree, data: Data, horizon: int, num_trainings: int) -> jax
     def one(run: tuple[jax.Array, jax.Array]) -> jax.Array:
         theta = jax.tree.map(lambda x: x[run[0]], thetas)
         key = jax.random.fold_in(jax.random.key(12345), run[1])
-        rule = evaluate.Learned(OPTIMIZER)
-        return evaluate.train(rule, theta, FAMILY, data, key, jnp.asarray(horizon), horizon).loss
+        rule = Learned(OPTIMIZER)
+        return train(rule, theta, FAMILY, data, key, jnp.asarray(horizon), horizon).loss
 
     runs = jnp.repeat(jnp.arange(num_thetas), num_trainings), jnp.tile(jnp.arange(num_trainings), num_thetas)
     return default_layout(num_thetas * num_trainings).map_pairs(one, runs)

@@ -1,214 +1,224 @@
-"""Trains tasks with a learned optimizer and with Adam: one training function, the same seeds and batches for all."""
+"""An evaluation: a learned optimizer and others on the same tasks, with the same seeds, batches and tuning."""
 
 import dataclasses
-import functools
 import math
-from typing import Any, NamedTuple, Protocol
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from lopt import scores
+from lopt.baselines import BASELINES, REFERENCE, Baseline
 from lopt.distributed import PairLayout
+from lopt.evaluation_cache import EvaluationCache, arrays_sha, sources
+from lopt.measures import LONG, MEASURES, best_rate
 from lopt.names import InputError
-from lopt.scores import Curves, TaskCurves
-from lopt.transform import as_optax
-from lopt.types import Data, LearnedOptimizer, PyTree, TaskFamily, Theta
+from lopt.pretrained import versions
+from lopt.scores import DEFAULT_RATE, Curves, Entry, TaskResult
+from lopt.training import Learned, Rule, Runner, flops_per_step
+from lopt.types import SPLITS, Data, LearnedOptimizer, PyTree, TaskFamily, Theta
 
-LEARNING_RATES = tuple(np.logspace(-5, 0, 15).tolist())  # of Adam, for tuning
-VALID_BATCHES = 16
 MIN_HORIZON = 20  # 5 % of it is one step
 
 
-class Rule(Protocol):
-    """A kind of optimizer: hashable. What its runs differ in is an array, so that one program serves them all."""
+class Contestant(NamedTuple):
+    """An optimizer that takes part.
 
-    def transformation(self, hyper: PyTree, num_steps: jax.Array) -> optax.GradientTransformationExtraArgs:
-        """The optimizer of one run."""
-        ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Adam:
-    """`hyper` is the learning rate."""
-
-    def transformation(self, hyper: PyTree, num_steps: jax.Array) -> optax.GradientTransformationExtraArgs:
-        del num_steps
-        return optax.with_extra_args_support(optax.adam(hyper))
-
-
-@dataclasses.dataclass(frozen=True)
-class Learned:
-    """`hyper` is theta."""
-
-    optimizer: LearnedOptimizer
-
-    def transformation(self, hyper: PyTree, num_steps: jax.Array) -> optax.GradientTransformationExtraArgs:
-        return as_optax(self.optimizer, hyper, num_steps=num_steps)
-
-
-class RunSpec(NamedTuple):
-    """Which runs: `hyper`, index into the stacked hypers; `seed`; `num_steps`. Each int32 `[num_runs]`."""
-
-    hyper: Any
-    seed: Any
-    num_steps: Any
-
-
-def train(
-    rule: Rule, hyper: PyTree, family: TaskFamily, data: Data, key: jax.Array, num_steps: jax.Array, max_steps: int
-) -> Curves:
-    """One training of a task drawn from `family`.
-
-    Args:
-      hyper: of the rule.
-      key: decides the task, its initial parameters and its batches, whatever the optimizer.
-      num_steps: at most max_steps; the losses after it are NaN.
-
-    Returns:
-      Losses `[max_steps]`, and scalars.
+    Attributes:
+      name: of its entry.
+      label: for people.
+      kind: of `scores.KINDS`.
+      rule: of its runs.
+      hypers: what the runs may have, stacked: learning rates `[G]`, or theta with a leading axis of 1.
+      rates: `[G]` learning rates to choose from; one, NaN if it has none, for what is not tuned.
     """
-    config_key, params_key, steps_key = jax.random.split(key, 3)
-    config = family.sample(config_key)
-    task = family.task(config)
-    params = task.init(params_key)
-    transformation = optax.chain(task.corrupt, rule.transformation(hyper, num_steps))
 
-    def step(t, carry):
-        params, state, losses = carry
-        batch_key, loss_key = jax.random.split(jax.random.fold_in(steps_key, t))
-        batch = family.sample_batch(data, batch_key, config, "train")
-        value, grads = jax.value_and_grad(task.loss)(params, loss_key, batch)
-        updates, state = transformation.update(grads, state, params, value=value)
-        return optax.apply_updates(params, updates), state, losses.at[t].set(value)
-
-    losses = jnp.full((max_steps,), jnp.nan, jnp.float32)
-    params, _, losses = jax.lax.fori_loop(0, num_steps, step, (params, transformation.init(params), losses))
-
-    def validate(batch_key):
-        batch = family.sample_batch(data, batch_key, config, "valid")
-        metrics = task.metrics(params, batch_key, batch)
-        return task.loss(params, batch_key, batch), jnp.asarray(metrics.get("accuracy", jnp.nan), jnp.float32)
-
-    # The same images for all runs, so that their differences are those of the trainings.
-    valid_loss, accuracy = jax.lax.map(validate, jax.random.split(jax.random.key(0), VALID_BATCHES))
-    return Curves(losses, valid_loss.mean(), accuracy.mean())
+    name: str
+    label: str
+    kind: str
+    rule: Rule
+    hypers: PyTree
+    rates: tuple[float, ...]
 
 
-@functools.partial(jax.jit, static_argnames=("rule", "family", "layout", "max_steps"))
-def _train_all(
-    rule: Rule,
-    family: TaskFamily,
-    layout: PairLayout,
-    max_steps: int,
-    hypers: PyTree,
-    data: Data,
-    key: jax.Array,
-    runs: RunSpec,
-) -> Curves:
-    def train_one(run: RunSpec) -> Curves:
-        hyper = jax.tree.map(lambda x: x[run.hyper], hypers)
-        run_key = jax.random.fold_in(key, run.seed)
-        return train(rule, hyper, family, data, run_key, run.num_steps, max_steps)
-
-    return layout.map_pairs(train_one, runs)
+def learned_contestant(name: str, label: str, optimizer: LearnedOptimizer, theta: Theta, *, kind: str = "learned"):
+    """A learned optimizer that takes part; nothing of it is tuned."""
+    return Contestant(name, label, kind, Learned(optimizer), jax.tree.map(lambda x: x[None], theta), (math.nan,))
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What an optimizer is put through on every task.
+    """What all optimizers are put through on every task.
 
     Attributes:
       horizon: T, steps of a training.
-      num_seeds: S, as many for the evaluation and for tuning Adam.
+      num_seeds: S, as many for the evaluation and for tuning.
       seed: a run with the run seed i has the key fold_in(key(seed), i).
-      learning_rates: Adam's, rising.
+      split: what the trained parameters are judged on.
+      baselines: which are tuned; the reference among them.
       layout: of the runs over the devices.
+      cache: of entries; None for none.
     """
 
     horizon: int
     num_seeds: int = 5
     seed: int = 0
-    learning_rates: tuple[float, ...] = LEARNING_RATES
+    split: str = "valid"
+    baselines: tuple[Baseline, ...] = (BASELINES[REFERENCE],)
     layout: PairLayout = PairLayout()
+    cache: EvaluationCache | None = None
 
     def __post_init__(self):
         if self.horizon < MIN_HORIZON:
             raise InputError(f"the horizon must be at least {MIN_HORIZON} steps, not {self.horizon}")
         if self.num_seeds < 1:
             raise InputError(f"num_seeds must be at least 1, not {self.num_seeds}")
+        if self.split not in SPLITS[1:]:
+            raise InputError(f"the split to be judged on must be one of {', '.join(SPLITS[1:])}, not {self.split!r}")
+        for baseline in self.baselines:
+            if len(baseline.rates) < 2:
+                raise InputError(f"{baseline.name} must have at least two learning rates to choose from")
+        if REFERENCE not in (baseline.name for baseline in self.baselines):
+            raise InputError(f"the baselines must have {REFERENCE!r} among them: scores and speed-ups refer to it")
 
-    @property
-    def num_runs(self) -> int:
-        """Trainings of T steps a task; Adam's `num_seeds` long ones come on top."""
-        return (2 * len(self.learning_rates) + 3) * self.num_seeds
+    def check_split(self, family: TaskFamily, data: Data) -> None:
+        """Raises InputError unless the task has the split to be judged on."""
+        try:
+            jax.eval_shape(
+                lambda data, key: family.sample_batch(data, key, family.sample(key), self.split),
+                data,
+                jax.random.key(0),
+            )
+        except KeyError:
+            there = ", ".join(split for split in SPLITS if split in data)
+            raise InputError(f"{family.name} has no split {self.split!r}: it has {there}") from None
+        arrays = jax.tree.leaves(data[self.split]) if isinstance(data, Mapping) and self.split in data else []
+        if any(array.size == 0 for array in arrays):
+            raise InputError(f"the split {self.split!r} of {family.name} is empty")
+
+    def contestants(
+        self, optimizer: LearnedOptimizer, theta: Theta, initial_theta: Theta, others: Iterable[Contestant] = ()
+    ) -> list[Contestant]:
+        """All that take part, the reference before other baselines."""
+        learned = learned_contestant("learned", "learned optimizer", optimizer, theta)
+        untrained = learned_contestant("untrained", "same rule, untrained", optimizer, initial_theta, kind="untuned")
+        rates = {baseline.name: baseline.rates for baseline in self.baselines}[REFERENCE]
+        default = Contestant(
+            "adam_default",
+            f"Adam at {DEFAULT_RATE:g}",
+            "untuned",
+            BASELINES[REFERENCE],
+            np.full(len(rates), DEFAULT_RATE, np.float32),  # as many as Adam's, whose program it shares
+            (DEFAULT_RATE,),
+        )
+        tuned = [
+            Contestant(x.name, x.label, x.kind, x, np.asarray(x.rates, np.float32), x.rates)
+            for x in sorted(self.baselines, key=lambda baseline: baseline.name != REFERENCE)
+        ]
+        return [learned, untrained, default, *tuned, *others]
 
     def task_curves(
         self, optimizer: LearnedOptimizer, theta: Theta, initial_theta: Theta, family: TaskFamily, data: Data
-    ) -> TaskCurves:
-        """Trains one family's tasks. One program for the learned rule and one for Adam, whatever the grid and seeds."""
-        seeds = np.arange(self.num_seeds)
-        tuning_seeds = self.num_seeds + seeds
-        num_rates = len(self.learning_rates)
+    ) -> TaskResult:
+        """All entries of one task; one program for each kind of optimizer, whatever its grid and the seeds."""
+        contestants = self.contestants(optimizer, theta, initial_theta)
+        return self.result(
+            family, {x.name: self.cached(x, family, data) or self.run(x, family, data) for x in contestants}
+        )
 
-        thetas = jax.tree.map(lambda *xs: jnp.stack(xs), theta, initial_theta)
-        learned_rule = Learned(optimizer)
-        learned = self._run(learned_rule, thetas, family, data, _product([0, 1], seeds), self.horizon)
-
-        rates = jnp.asarray([*self.learning_rates, scores.DEFAULT_RATE], jnp.float32)
-        both = np.concatenate([seeds, tuning_seeds])
-        plan = np.concatenate([_product(range(num_rates), both), _product([num_rates], seeds)], axis=1)
-        adam = functools.partial(self._run, Adam(), rates, family, data, max_steps=scores.LONG * self.horizon)
-        runs = adam(plan, self.horizon)
-        grid = jax.tree.map(lambda x: x[: -self.num_seeds].reshape(num_rates, 2, self.num_seeds, *x.shape[1:]), runs)
-        tuning = jax.tree.map(lambda x: x[:, 1], grid)
-        best = scores.best_rate(tuning.loss, "final_loss")
-        long = adam(_product([best], seeds), scores.LONG * self.horizon, capacity=plan.shape[1])
-
+    def result(self, family: TaskFamily, entries: dict[str, Entry], warnings: Iterable[str] = ()) -> TaskResult:
+        """The entries of one task put together."""
         shapes = jax.eval_shape(lambda key: family.task(family.sample(key)).init(key), jax.random.key(0))
-        return TaskCurves(
+        return TaskResult(
             num_params=sum(math.prod(x.shape) for x in jax.tree.leaves(shapes)),
-            learning_rates=np.asarray(self.learning_rates),
-            seeds=seeds,
-            tuning_seeds=tuning_seeds,
-            learned=jax.tree.map(lambda x: x[: self.num_seeds], learned),
-            untrained=jax.tree.map(lambda x: x[self.num_seeds :], learned),
-            adam_default=jax.tree.map(lambda x: x[-self.num_seeds :], runs),
-            adam_grid=jax.tree.map(lambda x: x[:, 0], grid),
-            adam_tuning=tuning,
-            adam_long=long,
+            horizon=self.horizon,
+            seeds=np.arange(self.num_seeds),
+            tuning_seeds=self.num_seeds + np.arange(self.num_seeds),
+            warnings=tuple(warnings),
+            entries=entries,
         )
 
-    def _run(
-        self,
-        rule: Rule,
-        hypers: PyTree,
-        family: TaskFamily,
-        data: Data,
-        plan: np.ndarray,
-        num_steps: int,
-        max_steps: int | None = None,
-        capacity: int | None = None,
-    ) -> Curves:
-        """Trains the runs of `plan`, (hyper, seed) by runs; losses `[num_runs, num_steps]`.
+    def cached(self, contestant: Contestant, family: TaskFamily, data: Data) -> Entry | None:
+        """The entry from the cache, with the name and label of now, if it is there."""
+        if self.cache is None:
+            return None
+        entry = self.cache.read(_file_name(contestant, family), self._description(contestant, family, data))
+        return entry and entry._replace(label=contestant.label, kind=contestant.kind)
 
-        `max_steps` and `capacity`, of steps and runs, belong to the program and not to this call: what is missing to
-        them costs nothing, since a run of 0 steps fills up the number of runs.
+    def run(self, contestant: Contestant, family: TaskFamily, data: Data, flops: float | None = None) -> Entry:
+        """Tunes and runs one optimizer on one task, and keeps the entry in the cache.
+
+        Args:
+          flops: `flops_per_step`, where it is known already.
         """
-        num_runs, devices = plan.shape[1], self.layout.num_devices
-        filled = -(-(capacity or num_runs) // devices) * devices
-        runs = np.zeros((3, filled), np.int32)
-        runs[:, :num_runs] = *plan, np.full(num_runs, num_steps)
-        # Run i goes to device i mod D, so that all devices have as many steps to do.
-        dealt = np.arange(filled).reshape(-1, devices).T.ravel()
-        key = jax.random.key(self.seed)
-        curves = _train_all(
-            rule, family, self.layout, max_steps or num_steps, hypers, data, key, RunSpec(*runs[:, dealt])
+        num_hypers, is_adam = len(jax.tree.leaves(contestant.hypers)[0]), contestant.rule == BASELINES[REFERENCE]
+        runner = Runner(
+            rule=contestant.rule,
+            hypers=contestant.hypers,
+            family=family,
+            data=data,
+            seed=self.seed,
+            split=self.split,
+            layout=self.layout,
+            max_steps=self.horizon * (LONG if is_adam else 1),
+            capacity=self.num_seeds * (1 if num_hypers == 1 else max(num_hypers, len(MEASURES))),
         )
-        loss, *after = (np.asarray(x)[np.argsort(dealt)[:num_runs]] for x in curves)
-        return Curves(loss[:, :num_steps], *after)
+        seeds = np.arange(self.num_seeds)
+        rates, steps = np.asarray(contestant.rates), self.horizon
+        tuned, long = len(rates) > 1, None
+        if tuned:
+            runs = runner(_product(range(len(rates)), self.num_seeds + seeds), steps)
+            tuning = Curves(*(x.reshape(len(rates), self.num_seeds, *x.shape[1:]) for x in runs))
+            best = {measure: best_rate(tuning.loss, measure) for measure in MEASURES}
+        else:
+            best = dict.fromkeys(MEASURES, 0)
+        indices = sorted(set(best.values()))
+        runs = runner(_product(indices, seeds), steps)
+        groups = {index: Curves(*(x[i * len(seeds) :][: len(seeds)] for x in runs)) for i, index in enumerate(indices)}
+        if not tuned:
+            tuning = Curves(*(x[None][:0] for x in groups[0]))
+        if contestant.name == REFERENCE:
+            long = runner(_product([best["final_loss"]], seeds), LONG * steps)
+        entry = Entry(
+            label=contestant.label,
+            kind=contestant.kind,
+            rates=rates,
+            tuning=tuning,
+            chosen={measure: groups[index] for measure, index in best.items()},
+            long=long,
+            flops_per_step=flops or flops_per_step(contestant.rule, contestant.hypers, family, data),
+            seconds_per_step=runner.seconds_per_step,
+        )
+        if self.cache is not None:
+            self.cache.write(_file_name(contestant, family), self._description(contestant, family, data), entry)
+        return entry
+
+    def _description(self, contestant: Contestant, family: TaskFamily, data: Data) -> dict[str, Any]:
+        """All that decides an entry, as plain values."""
+        roots = [family, contestant.rule, "lopt.training", "lopt.evaluate", "lopt.measures", "lopt.transform"]
+        return {
+            "task": family.name,
+            "data": arrays_sha(data),
+            "optimizer": contestant.rule.describe(),
+            "hypers": arrays_sha(contestant.hypers),
+            "rates": [str(rate) for rate in contestant.rates],
+            "long": contestant.name == REFERENCE,
+            "horizon": self.horizon,
+            "num_seeds": self.num_seeds,
+            "seed": self.seed,
+            "split": self.split,
+            "dtype": str(jnp.zeros(()).dtype),
+            "platform": jax.default_backend(),
+            "sequential": self.layout.sequential,
+            "sources": sources(roots),
+            "versions": {name: version for name, version in versions().items() if name != "lopt"},
+        }
+
+
+def _file_name(contestant: Contestant, family: TaskFamily) -> str:
+    return f"{family.name}-{re.split('[:(]', contestant.rule.describe())[0]}"
 
 
 def _product(hypers: Any, seeds: np.ndarray) -> np.ndarray:

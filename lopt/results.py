@@ -1,22 +1,30 @@
-"""The files of an evaluation: `curves.npz`, `scores.csv`, `summary.json` and the picture. Later stages read them."""
+"""The files of an evaluation: its runs, their scores, the summary, pictures, the report. Later stages read them."""
 
 import csv
 import io
 import json
-import math
 import os
-import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lopt.entries import entry_arrays, entry_of, pack, unpack
 from lopt.files import write_atomic
+from lopt.measures import MEASURES
 from lopt.names import InputError
-from lopt.scores import DEFAULT_RATE, MEASURES, Curves, TaskCurves, TaskScores, summary
+from lopt.scores import Curves, TaskResult
 
-CURVES, SCORES, PICTURE, SUMMARY = FILES = ("curves.npz", "scores.csv", "curves.png", "summary.json")
+CURVES, SCORES, SUMMARY, PICTURE, AGGREGATE, REPORT = FILES = (
+    "curves.npz",
+    "scores.csv",
+    "summary.json",
+    "curves.png",
+    "aggregate.png",
+    "report.html",
+)
+PLAIN = ("num_params", "horizon", "seeds", "tuning_seeds", "warnings")
 
 
 def check_folder(folder: Path, configuration: Mapping[str, Any], *, overwrite: bool = False) -> None:
@@ -36,106 +44,106 @@ def check_folder(folder: Path, configuration: Mapping[str, Any], *, overwrite: b
         raise InputError(f"cannot use {folder} for the results: {error}") from error
     if not os.access(folder, os.W_OK):
         raise InputError(f"cannot use {folder} for the results: it is not writable")
-    if overwrite or not there or old == json.loads(json.dumps(configuration)):
-        return
     now = json.loads(json.dumps(configuration))
-    changed = [key for key in now if isinstance(old, dict) and old.get(key) != now[key]]
+    # What an older version did not write down, it did as is the default now.
+    old = old if isinstance(old, dict) else {}
+    changed = [key for key in now if key in old and old[key] != now[key]]
+    if overwrite or not there or (old.keys() & now.keys() and not changed):
+        return
     reason = f"(other {', '.join(changed)})" if changed else f"({', '.join(there)})"
     raise InputError(f"{folder} holds another evaluation {reason}: choose another folder with --out, or --overwrite it")
 
 
 def write_results(
     folder: Path,
-    curves: Mapping[str, TaskCurves],
-    scores: Mapping[str, TaskScores],
-    picture: bytes,
+    results: Mapping[str, TaskResult],
+    content: Mapping[str, Any],
     *,
     configuration: Mapping[str, Any],
-    about: Mapping[str, Any],
-) -> None:
+    pictures: Mapping[str, bytes],
+) -> list[str]:
     """Writes all files into a folder that `check_folder` has passed; each is replaced in one step.
 
     Args:
-      curves, scores: by the task's name.
-      picture: a PNG.
-      about: more plain values for the summary, which do not decide the numbers.
+      results: by the task's name.
+      content: of `summary.summarize`, plain values.
+      pictures: by file name.
+
+    Returns:
+      The names of the files.
     """
     text = io.StringIO()
-    table = [row for task, task_curves in curves.items() for row in _rows(task, task_curves)]
+    table = [row for task, result in results.items() for row in _rows(task, result)]
     writer = csv.DictWriter(text, table[0], lineterminator="\n")
     writer.writeheader()
     writer.writerows(table)
-    content = {
-        "configuration": configuration,
-        **about,
-        "tasks": {task: summary(curves[task], scores[task]) for task in curves},
-    }
-    write_atomic(folder / CURVES, pack_curves(curves))
-    write_atomic(folder / SCORES, text.getvalue())
-    write_atomic(folder / PICTURE, picture)
-    write_atomic(folder / SUMMARY, json.dumps(_plain(content), indent=2, allow_nan=False) + "\n")
+    from lopt.report import render  # here, as those who only read results need no page
+
+    summary = json.dumps({"configuration": configuration, **content}, indent=1, allow_nan=False) + "\n"
+    files = {CURVES: pack_results(results), SCORES: text.getvalue(), SUMMARY: summary, **pictures}
+    for name, data in files.items():
+        write_atomic(folder / name, data)
+    write_atomic(folder / REPORT, render(dict(content)))
+    return [*files, REPORT]
 
 
-def pack_curves(curves: Mapping[str, TaskCurves]) -> bytes:
-    """The curves as an npz file: `tasks`, their names, and `INDEX.FIELD` or `INDEX.FIELD.ARRAY` for each array."""
-    arrays: dict[str, Any] = {"tasks": np.array(list(curves))}
-    for index, task_curves in enumerate(curves.values()):
-        for field, value in task_curves._asdict().items():
-            parts = value._asdict() if isinstance(value, Curves) else {"": value}
-            arrays |= {f"{index}.{field}.{part}".rstrip("."): np.asarray(array) for part, array in parts.items()}
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    return buffer.getvalue()
+def pack_results(results: Mapping[str, TaskResult]) -> bytes:
+    """The runs as an npz file: `tasks`, their names; for each its `INDEX.FIELD`, `INDEX.entries`, the names of its
+    entries, and `INDEX.NAME.ARRAY` for the arrays of `entries.entry_arrays`."""
+    arrays: dict[str, Any] = {"tasks": np.array(list(results))}
+    for index, result in enumerate(results.values()):
+        arrays |= {f"{index}.{name}": np.asarray(getattr(result, name)) for name in PLAIN}
+        arrays[f"{index}.entries"] = np.array(list(result.entries))
+        for name, entry in result.entries.items():
+            arrays |= {f"{index}.{name}.{key}": array for key, array in entry_arrays(entry).items()}
+    return pack(arrays)
 
 
-def load_curves(path: str | os.PathLike) -> dict[str, TaskCurves]:
-    """Reads `curves.npz` back: curves by the task's name. Raises InputError if it is damaged."""
+def load_results(path: str | os.PathLike) -> dict[str, TaskResult]:
+    """Reads `curves.npz` back: results by the task's name. Raises InputError if it is damaged."""
+    arrays = unpack(path)
     try:
-        # Opened here, as numpy leaves a damaged file open.
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as members:
-            arrays = dict(members)
-        return {str(task): _task_curves(arrays, index) for index, task in enumerate(arrays["tasks"])}
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise InputError(f"cannot read the curves of {os.fspath(path)}: {error}") from error
+        return {str(task): _result(arrays, index) for index, task in enumerate(arrays["tasks"])}
+    except (KeyError, ValueError) as error:
+        raise InputError(f"cannot read {os.fspath(path)}: {error}") from error
 
 
-def _task_curves(arrays: Mapping[str, np.ndarray], index: int) -> TaskCurves:
-    values: dict[str, Any] = {}
-    for field, kind in TaskCurves.__annotations__.items():
-        name = f"{index}.{field}"
-        values[field] = (
-            Curves(*(arrays[f"{name}.{part}"] for part in Curves._fields)) if kind is Curves else arrays[name]
-        )
-    return TaskCurves(**values)._replace(num_params=int(values["num_params"]))
+def _result(arrays: Mapping[str, np.ndarray], index: int) -> TaskResult:
+    entries = {}
+    for name in arrays[f"{index}.entries"].tolist():
+        prefix = f"{index}.{name}."
+        entries[name] = entry_of({k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)})
+    values = {name: arrays[f"{index}.{name}"] for name in PLAIN}
+    return TaskResult(
+        num_params=int(values["num_params"]),
+        horizon=int(values["horizon"]),
+        seeds=values["seeds"],
+        tuning_seeds=values["tuning_seeds"],
+        warnings=tuple(str(warning) for warning in values["warnings"]),
+        entries=entries,
+    )
 
 
-def _rows(task: str, curves: TaskCurves) -> Iterator[dict[str, Any]]:
+def _rows(task: str, result: TaskResult) -> Iterator[dict[str, Any]]:
     """One row for each run of T steps; an infinite measure is a run that has diverged."""
-    groups = [("learned", None, curves.learned), ("untrained", None, curves.untrained)]
-    groups += [("adam_default", DEFAULT_RATE, curves.adam_default)]
-    for index, rate in enumerate(curves.learning_rates.tolist()):
-        tuning = Curves(*(array[index] for array in curves.adam_tuning))
-        groups += [("adam", rate, curves.at_rate(index)), ("adam_tuning", rate, tuning)]
-    for optimizer, rate, runs in groups:
-        seeds = curves.tuning_seeds if optimizer == "adam_tuning" else curves.seeds
-        measures = {measure: function(runs.loss) for measure, function in MEASURES.items()}
-        columns = {**measures, "valid_loss": runs.valid_loss, "valid_accuracy": runs.valid_accuracy}
-        for i, seed in enumerate(seeds.tolist()):
-            yield {
-                "task": task,
-                "optimizer": optimizer,
-                "learning_rate": rate,
-                "seed": seed,
-                **{name: float(column[i]) for name, column in columns.items()},
-            }
-
-
-def _plain(value: Any) -> Any:
-    """JSON has neither infinity, which becomes "inf", nor NaN, which stands for what there is not: null."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else str(value)
-    return value
+    for name, entry in result.entries.items():
+        groups = [
+            ("tuning", rate, result.tuning_seeds, Curves(*(array[index] for array in entry.tuning)))
+            for index, rate in enumerate(entry.rates.tolist())
+            if entry.tuned
+        ]
+        # By rate, so that runs that are best by both measures stand there once.
+        chosen = {index: entry.chosen[measure] for measure, index in entry.best.items()}
+        groups += [("evaluation", float(entry.rates[index]), result.seeds, runs) for index, runs in chosen.items()]
+        for purpose, rate, seeds, runs in groups:
+            measures = {measure: function(runs.loss) for measure, function in MEASURES.items()}
+            columns = {**measures, "valid_loss": runs.valid_loss, "valid_accuracy": runs.valid_accuracy}
+            for i, seed in enumerate(seeds.tolist()):
+                yield {
+                    "task": task,
+                    "optimizer": name,
+                    "purpose": purpose,
+                    "learning_rate": None if np.isnan(rate) else rate,
+                    "seed": seed,
+                    **{column: float(values[i]) for column, values in columns.items()},
+                }

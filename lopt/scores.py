@@ -1,20 +1,23 @@
-"""What is read off the curves of an evaluation: numpy only. No run is left out: one that diverged costs infinity.
+"""The runs of an evaluation, and what is said about them: numpy only.
 
 The measures of one run: its mean loss, over all steps, and its final loss, over the last 5 % of the steps. A comparison
-uses their mean over the evaluation seeds. Adam's learning rate is tuned on other seeds, and for each measure on its
-own: comparisons of mean loss face the rate with the lowest mean loss; the comparison of final loss and the speed-up
-face the rate with the lowest final loss. So each comparison faces the strongest Adam for that measure.
+uses their mean over the evaluation seeds. Learning rates are tuned on other seeds, and for each measure on its own:
+comparisons of mean loss face the rate with the lowest mean loss; those of final loss and the speed-up face the rate
+with the lowest final loss. So each comparison faces the strongest baseline for that measure.
+
+A baseline with a schedule is judged by its final loss alone: its rate is high until shortly before the end.
 """
 
-from collections.abc import Iterator
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
 
-FINAL_SHARE = 0.05  # of the steps, for the final loss
-SPEED_UP_DECAY = 0.95  # of the moving average of Adam's curve
-LONG = 4  # Adam is given this many times the horizon to catch up: the speed-up that is counted if it never does
+from lopt.measures import LONG, MEASURES, best_rate, diverged, envelope, final_loss, median_curve, speed_up
+from lopt.statistics import run_scores
+
 DEFAULT_RATE = 1e-3  # Adam's, where nobody tunes it
+KINDS = ("learned", "untuned", "constant", "scheduled")
 
 
 class Curves(NamedTuple):
@@ -22,59 +25,116 @@ class Curves(NamedTuple):
 
     Attributes:
       loss: training loss at every step, before the update, in the task's unit, `[..., num_steps]`.
-      valid_loss: after the training, on the split `valid`, `[...]`.
+      valid_loss: after the training, on the split that was asked for, `[...]`.
       valid_accuracy: the same; NaN for a task that has none, `[...]`.
     """
 
-    loss: Any  # numpy arrays; within `lopt.evaluate`, JAX arrays
+    loss: Any  # numpy arrays; within `lopt.training`, JAX arrays
     valid_loss: Any
     valid_accuracy: Any
 
 
-class TaskCurves(NamedTuple):
-    """All runs on one task: G learning rates, S evaluation seeds and S tuning seeds, T steps.
+class Entry(NamedTuple):
+    """One optimizer on one task: G rates, S seeds, T steps.
+
+    Attributes:
+      label: for people.
+      kind: of `KINDS`.
+      rates: the learning rates, rising, `[G]`; NaN for a learned rule, which has none.
+      tuning: at each rate on the tuning seeds, losses `[G, S, T]`; `[0, S, T]` for what is not tuned.
+      chosen: for each of `MEASURES`, the rate that is best by it, on the evaluation seeds, losses `[S, T]`.
+      long: at the rate of the lowest final loss, `[S, LONG * T]`; of the reference only.
+      flops_per_step: of one step of the training, by XLA's count before it optimizes the program.
+      seconds_per_step: measured while the runs were made, compilation left out, on one device, runs one at a time.
+    """
+
+    label: str
+    kind: str
+    rates: np.ndarray
+    tuning: Curves
+    chosen: dict[str, Curves]
+    long: Curves | None
+    flops_per_step: float
+    seconds_per_step: float
+
+    @property
+    def tuned(self) -> bool:
+        """Whether there was a choice of rates."""
+        return len(self.tuning.loss) > 0
+
+    @property
+    def best(self) -> dict[str, int]:
+        """Index of the rate that is best by each of `MEASURES` on the tuning seeds; 0 for what is not tuned."""
+        return {measure: best_rate(self.tuning.loss, measure) if self.tuned else 0 for measure in MEASURES}
+
+
+class TaskResult(NamedTuple):
+    """All runs on one task.
 
     Attributes:
       num_params: number of inner parameters.
-      learning_rates: of Adam, rising, `[G]`.
-      seeds, tuning_seeds: of the runs; `adam_tuning` has the latter, all others the former, `[S]`.
-      learned, untrained: the rule with its trained and with its initial theta, losses `[S, T]`.
-      adam_default: Adam at `DEFAULT_RATE`, `[S, T]`.
-      adam_grid, adam_tuning: Adam at each rate, `[G, S, T]`.
-      adam_long: Adam at the rate of the lowest final loss, `[S, LONG * T]`.
+      horizon: T.
+      seeds, tuning_seeds: of the runs, `[S]`.
+      warnings: what was known before the runs.
+      entries: by name: `learned`, `untrained` (the same rule with its initial theta), `adam_default` (Adam at
+        `DEFAULT_RATE`), `adam`, which is the reference; then other baselines and other learned optimizers.
     """
 
     num_params: int
-    learning_rates: np.ndarray
+    horizon: int
     seeds: np.ndarray
     tuning_seeds: np.ndarray
-    learned: Curves
-    untrained: Curves
-    adam_default: Curves
-    adam_grid: Curves
-    adam_tuning: Curves
-    adam_long: Curves
-
-    def at_rate(self, index: int) -> Curves:
-        """Adam at one rate of the grid, evaluation seeds."""
-        return Curves(*(array[index] for array in self.adam_grid))
+    warnings: tuple[str, ...]
+    entries: dict[str, Entry]
 
 
 class Comparison(NamedTuple):
-    """Ours over theirs, of a measure. `wanted`: what passes, at most; `aim`: what is hoped for."""
+    """The learned optimizer over another entry, of a measure. `wanted`: what passes, at most; `aim`: is hoped for."""
 
     measure: str
+    entry: str
     other: str
     wanted: float | None = None
     aim: float | None = None
 
 
 COMPARISONS = {
-    "adam_default": Comparison("mean_loss", f"Adam at {DEFAULT_RATE:g}", 0.5),
-    "untrained": Comparison("mean_loss", "untrained rule", 0.5),
-    "best_adam_by_mean_loss": Comparison("mean_loss", "best Adam", 3.0, aim=1.5),
-    "best_adam_by_final_loss": Comparison("final_loss", "best Adam"),
+    "adam_default": Comparison("mean_loss", "adam_default", f"Adam at {DEFAULT_RATE:g}", 0.5),
+    "untrained": Comparison("mean_loss", "untrained", "untrained rule", 0.5),
+    "best_adam_by_mean_loss": Comparison("mean_loss", "adam", "best Adam", 3.0, aim=1.5),
+    "best_adam_by_final_loss": Comparison("final_loss", "adam", "best Adam"),
 }
+
+
+class Row(NamedTuple):
+    """One optimizer on one task, means over the evaluation seeds; None for what is not defined or there is not.
+
+    Attributes:
+      rate_by_mean_loss, rate_by_final_loss: the tuned learning rates.
+      mean_loss, final_loss: each at its own rate; infinite if a run has diverged.
+      valid_loss, valid_accuracy: at the rate of the final loss; the loss of a diverged run is infinite.
+      speed_up: over the best single run of Adam: see `speed_up`.
+      speed_up_envelope: over Adam at whichever rate is lowest at each step: see `envelope`.
+      speed_up_is_lower_bound: whether Adam never got there.
+      diverged: how many of `num_runs` runs, at the rate of the final loss.
+      flops_per_step, milliseconds_per_step: of the training.
+      score: mean of `run_scores`.
+    """
+
+    rate_by_mean_loss: float | None
+    rate_by_final_loss: float | None
+    mean_loss: float | None
+    final_loss: float
+    valid_loss: float
+    valid_accuracy: float | None
+    speed_up: float | None
+    speed_up_envelope: float | None
+    speed_up_is_lower_bound: bool
+    diverged: int
+    num_runs: int
+    flops_per_step: float
+    milliseconds_per_step: float
+    score: float | None
 
 
 class TaskScores(NamedTuple):
@@ -82,153 +142,92 @@ class TaskScores(NamedTuple):
 
     Attributes:
       ratios: for each of `COMPARISONS`; below 1 the learned optimizer is better.
-      speed_up: see `speed_up`.
-      best: index of the learning rate that is best by each of `MEASURES`.
+      speed_up: of the learned optimizer.
+      rows: by the name of the entry.
+      run_scores: by the name of the entry, `[S]`; empty where scores are not defined.
       warnings: what a reader of the numbers has to know.
     """
 
     ratios: dict[str, float]
     speed_up: float
-    best: dict[str, int]
+    rows: dict[str, Row]
+    run_scores: dict[str, np.ndarray]
     warnings: list[str]
 
 
-def diverged(loss: np.ndarray) -> np.ndarray:
-    """Whether any loss of the run is not finite: `[..., T]` -> bool `[...]`."""
-    return np.logical_not(np.isfinite(loss).all(-1))
-
-
-def mean_loss(loss: np.ndarray) -> np.ndarray:
-    """Mean over all steps; infinite for a diverged run: `[..., T]` -> `[...]`."""
-    mean = np.where(np.isfinite(loss), loss, 0).mean(-1, dtype=np.float64)
-    return np.where(diverged(loss), np.inf, mean)
-
-
-def final_loss(loss: np.ndarray) -> np.ndarray:
-    """Mean over the last 5 % of the steps, at least one; infinite for a diverged run: `[..., T]` -> `[...]`."""
-    last = max(1, int(FINAL_SHARE * loss.shape[-1]))
-    return np.where(diverged(loss), np.inf, mean_loss(loss[..., -last:]))
-
-
-MEASURES = {"mean_loss": mean_loss, "final_loss": final_loss}
-
-
-def moving_average(loss: np.ndarray, decay: float) -> np.ndarray:
-    """Exponential moving average over the steps, bias-corrected as Adam's: m_t / (1 - decay^t).
-
-    It is infinite from the first loss on that is not finite.
-    """
-    average = np.empty(loss.shape, np.float64)
-    m = np.zeros(loss.shape[:-1])
-    for t, x in enumerate(np.moveaxis(np.where(np.isfinite(loss), loss, np.inf), -1, 0)):
-        m = decay * m + (1 - decay) * x
-        average[..., t] = m / (1 - decay ** (t + 1))
-    return average
-
-
-def best_rate(tuning_loss: np.ndarray, measure: str) -> int:
-    """Index of the learning rate with the lowest mean over the seeds of a measure; losses are `[G, S, T]`."""
-    return int(np.argmin(MEASURES[measure](tuning_loss).mean(1)))
-
-
-def speed_up(learned_loss: np.ndarray, adam_loss: np.ndarray) -> float:
-    """The steps that Adam needs to get to where the learned optimizer is after T steps, divided by T.
-
-    The target is the median over seeds of the learned optimizer's final loss. Adam's curve is the running minimum of
-    the median over seeds of its moving average. The first step counts at which it is at most the target: above 1, the
-    learned optimizer is faster. 4 if Adam never gets there; 0 if any run of the learned optimizer has diverged.
-
-    Both lag behind the losses that they average: Adam's curve by 19 steps, the final loss by T / 40. On a straight
-    curve Adam against itself therefore has 1 + 19.5 / T - 1 / 40: 1.014 for T = 500, 1 for T = 780.
-
-    Args:
-      learned_loss: `[S, T]`.
-      adam_loss: `[S, LONG * T]`.
-    """
-    if diverged(learned_loss).any():
-        return 0.0
-    target = np.median(final_loss(learned_loss))
-    curve = np.minimum.accumulate(np.median(moving_average(adam_loss, SPEED_UP_DECAY), axis=0))
-    reached = np.flatnonzero(curve <= target)
-    return float((reached[0] + 1) / learned_loss.shape[-1]) if reached.size else float(LONG)
-
-
-def score_task(curves: TaskCurves) -> TaskScores:
+def score_task(result: TaskResult) -> TaskScores:
     """All that is said about one task."""
-    best = {measure: best_rate(curves.adam_tuning.loss, measure) for measure in MEASURES}
-    others = {
-        "adam_default": curves.adam_default,
-        "untrained": curves.untrained,
-        **{f"best_adam_by_{measure}": curves.at_rate(index) for measure, index in best.items()},
-    }
+    adam = result.entries["adam"]
+    assert adam.long is not None
+    references = median_curve(adam.long.loss), envelope(adam.tuning.loss, adam.long.loss)
+    scores = _run_scores(result.entries)
+    rows = {name: _row(entry, references, scores[name]) for name, entry in result.entries.items()}
     ratios = {}
-    for name, other in others.items():
-        measure = MEASURES[COMPARISONS[name].measure]
-        ours, theirs = (float(measure(runs.loss).mean()) for runs in (curves.learned, other))
-        ratios[name] = ours / theirs if np.isfinite(ours) and theirs else np.inf  # infinity / infinity is no success
-    return TaskScores(ratios, speed_up(curves.learned.loss, curves.adam_long.loss), best, _warnings(curves, best))
-
-
-def _warnings(curves: TaskCurves, best: dict[str, int]) -> list[str]:
-    rates, warnings = curves.learning_rates, []
-    for measure, index in best.items():
-        words = measure.replace("_", " ")
-        if not np.isfinite(MEASURES[measure](curves.adam_tuning.loss[index]).mean()):
-            warnings.append(f"Adam diverges at every learning rate: there is no best one by {words}")
-        elif index in (0, len(rates) - 1):
-            warnings.append(f"the best rate of Adam by {words}, {rates[index]:.2g}, is at the edge of the grid")
-    # By name, so that one rate that is best by both measures is told once.
-    for name, runs in dict(_contestants(curves, best)).items():
-        if count := int(diverged(runs.loss).sum()):
-            warnings.append(f"{name} diverged on {count} of {len(curves.seeds)} seeds: its losses count as infinite")
-    return warnings
-
-
-def _contestants(curves: TaskCurves, best: dict[str, int]) -> Iterator[tuple[str, Curves]]:
-    yield "learned optimizer", curves.learned
-    yield "untrained rule", curves.untrained
-    yield f"Adam at {DEFAULT_RATE:g}", curves.adam_default
-    for index in best.values():
-        yield f"Adam at {curves.learning_rates[index]:.2g}", curves.at_rate(index)
-
-
-def summary(curves: TaskCurves, scores: TaskScores) -> dict[str, Any]:
-    """The scores as plain values, `inf` included, and the means over seeds that they come from."""
-    return {
-        "num_params": curves.num_params,
-        "ratios": scores.ratios,
-        "passed": {name: scores.ratios[name] <= row.wanted for name, row in COMPARISONS.items() if row.wanted},
-        "speed_up": scores.speed_up,
-        "speed_up_is_lower_bound": scores.speed_up >= LONG,
-        "adam_rate_by": {measure: float(curves.learning_rates[i]) for measure, i in scores.best.items()},
-        "optimizers": {name: _means(runs) for name, runs in _contestants(curves, scores.best)},
-        "warnings": scores.warnings,
-    }
-
-
-def _means(runs: Curves) -> dict[str, float]:
-    means = {measure: float(function(runs.loss).mean()) for measure, function in MEASURES.items()}
-    after = {"valid_loss": runs.valid_loss, "valid_accuracy": runs.valid_accuracy}
-    return means | {name: float(x.mean()) for name, x in after.items()} | {"diverged": int(diverged(runs.loss).sum())}
-
-
-def table(task: str, curves: TaskCurves, scores: TaskScores) -> str:
-    """The scores of one task for a person to read."""
-    seeds, steps = curves.learned.loss.shape
-    lines = [f"{task}: {curves.num_params:,} parameters, {steps} steps, mean of {seeds} seeds"]
-    lines.append(f"  {'':34}{'mean loss':>12}{'final loss':>12}{'valid loss':>12}{'accuracy':>10}{'diverged':>10}")
-    labels = ["", "", ""] + [f" (best by {measure.replace('_', ' ')})" for measure in scores.best]
-    for (name, runs), label in zip(_contestants(curves, scores.best), labels, strict=True):
-        means = _means(runs)
-        accuracy = f"{means['valid_accuracy']:.1%}" if np.isfinite(means["valid_accuracy"]) else "-"
-        losses = "".join(f"{means[column]:12.4g}" for column in ("mean_loss", "final_loss", "valid_loss"))
-        lines.append(f"  {name + label:34}{losses}{accuracy:>10}{means['diverged']:>10}")
     for name, row in COMPARISONS.items():
-        ratio, verdict, what = scores.ratios[name], "", f"learned / {row.other}, {row.measure.replace('_', ' ')}"
-        if row.wanted is not None:
-            aim = f", aim {row.aim:g}" if row.aim else ""
-            verdict = f"  {'yes' if ratio <= row.wanted else 'NO'} (wanted: at most {row.wanted:g}{aim})"
-        lines.append(f"  {what:46}{ratio:8.3g}{verdict}")
-    speed = f"{'>= ' if scores.speed_up >= LONG else ''}{scores.speed_up:.3g}"
-    lines.append(f"  {'speed-up over best Adam (by final loss)':46}{speed:>8}")
-    return "\n".join([*lines, *(f"  warning: {warning}" for warning in scores.warnings)])
+        ours, theirs = (_mean(result.entries[entry], row.measure) for entry in ("learned", row.entry))
+        ratios[name] = ours / theirs if np.isfinite(ours) and theirs else np.inf  # infinity / infinity is no success
+    learned = rows["learned"].speed_up
+    assert learned is not None
+    return TaskScores(ratios, learned, rows, scores, [*result.warnings, *_warnings(result)])
+
+
+def _mean(entry: Entry, measure: str) -> float:
+    return float(MEASURES[measure](entry.chosen[measure].loss).mean())
+
+
+def _run_scores(entries: dict[str, Entry]) -> dict[str, np.ndarray]:
+    """The scores of all runs; where a loss is not above 0, a quotient of losses says nothing, and there are none."""
+    reference = _mean(entries["adam"], "final_loss")
+    losses = {name: final_loss(entry.chosen["final_loss"].loss) for name, entry in entries.items()}
+    if reference <= 0 or any((loss <= 0).any() for loss in losses.values()):
+        return dict.fromkeys(losses, np.empty(0))
+    return {name: run_scores(loss, reference) for name, loss in losses.items()}
+
+
+def _row(entry: Entry, references: tuple[np.ndarray, np.ndarray], scores: np.ndarray) -> Row:
+    runs = entry.chosen["final_loss"]
+    lost = diverged(runs.loss)
+    scheduled = entry.kind == "scheduled"
+    rates = {measure: _or_none(float(entry.rates[index])) for measure, index in entry.best.items()}
+    speeds = [None if scheduled else speed_up(runs.loss, reference) for reference in references]
+    return Row(
+        rate_by_mean_loss=None if scheduled else rates["mean_loss"],
+        rate_by_final_loss=rates["final_loss"],
+        mean_loss=None if scheduled else _mean(entry, "mean_loss"),
+        final_loss=_mean(entry, "final_loss"),
+        valid_loss=float(np.where(lost | ~np.isfinite(runs.valid_loss), np.inf, runs.valid_loss).mean(dtype=float)),
+        valid_accuracy=_or_none(float(runs.valid_accuracy.mean(dtype=float))),
+        speed_up=speeds[0],
+        speed_up_envelope=speeds[1],
+        speed_up_is_lower_bound=speeds[0] is not None and speeds[0] >= LONG,
+        diverged=int(lost.sum()),
+        num_runs=len(lost),
+        flops_per_step=entry.flops_per_step,
+        milliseconds_per_step=1000 * entry.seconds_per_step,
+        score=float(scores.mean()) if len(scores) else None,
+    )
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _warnings(result: TaskResult) -> list[str]:
+    warnings = []
+    for entry in result.entries.values():
+        for measure, index in entry.best.items() if entry.tuned else ():
+            if measure == "mean_loss" and entry.kind == "scheduled":
+                continue
+            words = measure.replace("_", " ")
+            if not np.isfinite(MEASURES[measure](entry.tuning.loss[index]).mean()):
+                warnings.append(f"{entry.label} diverges at every learning rate: there is no best one by {words}")
+            elif index in (0, len(entry.rates) - 1):
+                at = f"{entry.rates[index]:.2g}"
+                warnings.append(f"the best rate of {entry.label} by {words}, {at}, is at the edge of the grid")
+        # By rate, so that one that is best by both measures is told once.
+        for index, measure in {index: measure for measure, index in entry.best.items()}.items():
+            if count := int(diverged(entry.chosen[measure].loss).sum()):
+                at = f" at {entry.rates[index]:.2g}" if entry.tuned else ""
+                seeds = f"{count} of {len(result.seeds)} seeds"
+                warnings.append(f"{entry.label}{at} diverged on {seeds}: its losses count as infinite")
+    return warnings

@@ -12,7 +12,7 @@ import pytest
 
 from lopt.optimizers import OPTIMIZERS
 from lopt.pretrained import save_export
-from lopt.results import FILES, load_curves
+from lopt.results import FILES, load_results
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -52,34 +52,49 @@ def run_folder(tmp_path):
 
 
 def test_end_to_end(run_folder, tmp_path):
-    command = ("--checkpoint=run", "--num_seeds=2", "--devices=2", f"--data_dir={tmp_path / 'data'}")
-    done = python(str(ROOT / "meta_eval.py"), *command, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert not done.stderr
-    assert "66 runs of 20 steps and 2 of 80" in done.stdout
-    assert "learned / best Adam, mean loss" in done.stdout
-    out = run_folder / "eval-20"
-    assert sorted(path.name for path in out.iterdir()) == sorted(FILES)
-    assert str(Path("run", "eval-20")) in done.stdout
+    command = ["--checkpoint=run", "--num_seeds=2", "--devices=2", f"--data_dir={tmp_path / 'data'}"]
+    command += ["--baselines=adam", "--split=test", "--horizon=30"]
+    # Twice: another report over the same task reuses the runs.
+    done = python("-c", MANY, json.dumps([command, [*command, "--out=again", "--learned=run"]]), cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    first, second, _ = done.stdout.split('[0, ""]\n')
+    assert "tasks: 1; optimizers: 4; devices: 2; training steps to make: 1,440, about" in first
+    assert "learned / best Adam, mean loss" in first
+    beyond = "the learned optimizer was meta-trained on at most 20 steps, and is evaluated on 30"
+    assert first.count(f"warning: {beyond}") == 2
+    out = run_folder / "eval-30"
+    assert {path.name for path in out.iterdir()} == {*FILES}
+    assert str(Path("run", "eval-30")) in first
 
-    ((task, curves),) = load_curves(out / "curves.npz").items()
+    ((task, result),) = load_results(out / "curves.npz").items()
     assert task == "image_mlp/digits:hidden_sizes=():batch_size=8"
-    assert curves.num_params == 650
-    assert curves.adam_grid.loss.shape == (15, 2, 20)
-    np.testing.assert_array_equal(curves.learned.loss, curves.untrained.loss)  # an initial theta: the same rule twice
+    assert result.num_params == 650
+    assert list(result.entries) == ["learned", "untrained", "adam_default", "adam"]
+    assert result.entries["adam"].tuning.loss.shape == (15, 2, 30)
+    # An initial theta: the same rule twice.
+    ours, theirs = (result.entries[name].chosen["final_loss"].loss for name in ("learned", "untrained"))
+    np.testing.assert_array_equal(ours, theirs)
     summary = json.loads((out / "summary.json").read_text())
-    assert summary["tasks"][task]["ratios"]["untrained"] == 1
-    assert (
-        summary["configuration"]["theta_sha256"]
-        == json.loads((run_folder / "export/card.json").read_text())["theta_sha256"]
-    )
-    assert summary["command"].endswith(f"--data_dir={tmp_path / 'data'}")
-    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert summary["tasks"][0]["ratios"]["untrained"] == 1
+    assert f"{task}: {beyond}" in summary["failures"]
+    card = json.loads((run_folder / "export/card.json").read_text())
+    assert summary["configuration"]["theta_sha256"] == card["theta_sha256"]
+    assert summary["setting"] == {"horizon": 30, "num_seeds": 2, "seed": 0, "split": "test"}
+    for picture in ("curves.png", "aggregate.png"):
+        assert (out / picture).read_bytes().startswith(b"\x89PNG")
+
+    assert "of 5 entries 5 are in the cache; training steps to make: 0" in second
+    again = json.loads((tmp_path / "again/summary.json").read_text())
+    assert again["tasks"][0]["rows"][2:4] == summary["tasks"][0]["rows"][2:]
+    assert again["tasks"][0]["rows"][4]["optimizer"] == "run"
 
 
 def test_bad_input_is_one_line_before_anything_runs(run_folder, tmp_path):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "summary.json").write_text('{"configuration": {"horizon": 999}}')
+    card = json.loads((run_folder / "export/card.json").read_text())
+    (tmp_path / "newer").mkdir()
+    (tmp_path / "newer/card.json").write_text(json.dumps({**card, "feature_contract": 99}))
     run = "--checkpoint=run"
     cases = {
         (): "--checkpoint=",
@@ -89,6 +104,13 @@ def test_bad_input_is_one_line_before_anything_runs(run_folder, tmp_path):
         ("--checkpoint=absent",): "unknown path or trained optimizer 'absent'",
         (run, "--tasks=image_mpl/digits"): "Did you mean 'image_mlp'?",
         (run, "--tasks=image_mlp/digist"): "digist",
+        (run, "--tasks="): "no task is named",
+        ("--checkpoint=newer",): "feature_contract must be",
+        (run, "--learned=newer"): "feature_contract must be",
+        (run, "--learned=absent"): "unknown path or trained optimizer 'absent'",
+        (run, "--learned=run,run"): "another optimizer of the name 'run'",
+        (run, "--baselines=adaam"): "Did you mean 'adam'?",
+        (run, "--split=train"): "split",
         (run, "--horizon=19"): "at least 20",
         (run, "--num_seeds=0"): "at least 1",
         (run, "--devices=0"): "devices",
@@ -108,5 +130,19 @@ def test_bad_input_is_one_line_before_anything_runs(run_folder, tmp_path):
 def test_help(tmp_path):
     done = python(str(ROOT / "meta_eval.py"), "--help", cwd=tmp_path)
     assert done.stdout.strip().startswith("Compares a trained optimizer")
-    for flag in ("checkpoint", "tasks", "horizon", "num_seeds", "seed", "out", "overwrite", "data_dir", "devices"):
+    for flag in (
+        "baselines",
+        "learned",
+        "split",
+        "cache",
+        "checkpoint",
+        "tasks",
+        "horizon",
+        "num_seeds",
+        "seed",
+        "out",
+        "overwrite",
+        "data_dir",
+        "devices",
+    ):
         assert f"--{flag}" in done.stdout.replace("--[no]", "--")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lopt import plots
-from lopt.scores import Curves, TaskCurves, score_task
+from lopt.scores import Curves, Entry, TaskResult
 
 T, S = 60, 3
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -19,27 +19,29 @@ def runs(*levels, steps=T, offset=0.0):
     return Curves(loss, loss[..., -1], loss[..., -1])
 
 
-def curves(offset=0.0):
-    grid = runs(0.9, 0.05, 0.3, 5, offset=offset)
-    grid.loss[3, :, 20:] = np.nan
-    tuning = grid._replace(loss=grid.loss.copy())
-    return TaskCurves(
-        num_params=1234,
-        learning_rates=np.array([1e-4, 1e-2, 0.1, 1]),
-        seeds=np.arange(S),
-        tuning_seeds=np.arange(S, 2 * S),
-        learned=runs(0.1, offset=offset),
-        untrained=runs(2, offset=offset),
-        adam_default=runs(0.5, offset=offset),
-        adam_grid=grid,
-        adam_tuning=tuning,
-        adam_long=runs(0.05, steps=4 * T, offset=offset),
-    )
+def entry(label, kind, curves, rates=(np.nan,), tuning=None, long=None):
+    tuning = tuning or Curves(*(x[None][:0] for x in curves))
+    chosen: dict[str, Curves] = dict.fromkeys(("mean_loss", "final_loss"), curves)
+    return Entry(label, kind, np.array(rates), tuning, chosen, long, 1.0, 1.0)
+
+
+def task(offset=0.0):
+    tuning = runs(0.9, 0.05, 0.3, 5, offset=offset)
+    tuning.loss[3, :, 20:] = np.nan
+    rates = (1e-4, 1e-2, 0.1, 1)
+    best, long = runs(0.05, offset=offset), runs(0.05, steps=4 * T, offset=offset)
+    entries = {
+        "learned": entry("learned optimizer", "learned", runs(0.1, offset=offset)),
+        "untrained": entry("same rule, untrained", "untuned", runs(2, offset=offset)),
+        "adam_default": entry("Adam at 0.001", "untuned", runs(0.5, offset=offset)),
+        "adam": entry("Adam", "constant", best, rates, tuning, long),
+        "adam_cosine": entry("Adam, cosine", "scheduled", best, rates, tuning),
+    }
+    return TaskResult(1234, T, np.arange(S), np.arange(S, 2 * S), (), entries)
 
 
 def draw(*tasks):
-    by_name = {f"task_{i}": task for i, task in enumerate(tasks)}
-    return plots.draw(by_name, {name: score_task(task) for name, task in by_name.items()})
+    return plots.draw({f"task_{i}": task for i, task in enumerate(tasks)})
 
 
 def labels(axes):
@@ -47,33 +49,34 @@ def labels(axes):
 
 
 def test_every_curve_is_there_and_labelled():
-    figure = draw(curves())
+    figure = draw(task())
     (axes,) = figure.axes
     assert labels(axes) == [
         "learned optimizer",
         "Adam, lr 0.01 (best by mean and final loss)",
-        "Adam, lr 0.001 (default)",
+        "Adam at 0.001 (default)",
         "same rule, untrained",
-        "Adam, 3 other rates, 0.0001 to 1",
+        "Adam, cosine, lr 0.01",
+        "Adam, 3 other rates, 0.0001 to 1 (tuning seeds)",
     ]
-    assert len(axes.lines) == 4 + 3
-    assert len(axes.collections) == 4  # bands
-    assert len({(line.get_linestyle(), line.get_linewidth()) for line in axes.lines}) == 5  # readable without colours
+    assert len(axes.lines) == 5 + 3
+    assert len(axes.collections) == 4  # bands, of the four that are always there
+    assert len({(line.get_linestyle(), line.get_linewidth()) for line in axes.lines}) == 6  # readable without colours
     assert axes.get_title(loc="left") == "task_0  (1,234 parameters)"
     assert axes.get_yscale() == "log"
 
 
 def test_two_best_rates_are_told_apart():
-    task = curves()
-    task.adam_tuning.loss[2] = runs(0.01).loss
-    task.adam_tuning.loss[2, :, :30] += 1  # slow at first, lowest at the end
-    names = labels(draw(task).axes[0])
+    one = task()
+    one.entries["adam"].tuning.loss[2] = runs(0.01).loss
+    one.entries["adam"].tuning.loss[2, :, :30] += 1  # slow at first, lowest at the end
+    names = labels(draw(one).axes[0])
     assert names[1:3] == ["Adam, lr 0.01 (best by mean loss)", "Adam, lr 0.1 (best by final loss)"]
 
 
 @pytest.mark.parametrize("number", [1, 2, 5])
 def test_the_file_is_a_picture_of_sane_size(number):
-    png = plots.to_png(draw(*[curves()] * number))
+    png = plots.to_png(draw(*[task()] * number))
     width, height = (int.from_bytes(png[start : start + 4], "big") for start in (16, 20))
     assert png.startswith(PNG)
     assert 10_000 < len(png) < 2_000_000
@@ -82,30 +85,34 @@ def test_the_file_is_a_picture_of_sane_size(number):
 
 
 def test_the_legend_covers_no_curve():
-    figure = draw(curves())
+    one = task()
+    cosine = one.entries["adam_cosine"]
+    figure = draw(one._replace(entries=one.entries | {f"other_{i}": cosine for i in range(13)}))
     plots.to_png(figure)  # lays out
     (axes,) = figure.axes
     legend = axes.get_legend()
     assert legend is not None
     assert legend.get_window_extent().x0 >= axes.get_window_extent().x1
     assert legend.get_window_extent().x1 <= figure.bbox.x1
+    assert legend.get_window_extent().y0 >= 0
 
 
 def test_diverging_curves_do_not_set_the_scale():
-    task = curves()
-    task.learned.loss[:, 10:] = 1e9
-    task.untrained.loss[:] = np.nan
-    axes = draw(task).axes[0]
+    one = task()
+    one.entries["learned"].chosen["final_loss"].loss[:, 10:] = 1e9
+    one.entries["untrained"].chosen["final_loss"].loss[:] = np.nan
+    axes = draw(one).axes[0]
     assert axes.get_ylim()[1] < 20
     assert axes.get_ylim()[0] < 0.1
 
 
 def test_losses_below_zero_get_a_linear_axis():
-    assert draw(curves(offset=-1.0)).axes[0].get_yscale() == "linear"
+    assert draw(task(offset=-1.0)).axes[0].get_yscale() == "linear"
 
 
 def test_nothing_finite_is_drawn_empty():
-    task = curves()
-    for group in (task.learned, task.untrained, task.adam_default, task.adam_grid, task.adam_tuning, task.adam_long):
-        group.loss[:] = np.nan
-    assert plots.to_png(draw(task)).startswith(PNG)
+    one = task()
+    for x in one.entries.values():
+        for curves in (x.tuning, *x.chosen.values()):
+            curves.loss[:] = np.nan
+    assert plots.to_png(draw(one)).startswith(PNG)

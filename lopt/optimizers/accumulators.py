@@ -1,16 +1,30 @@
 """Running statistics of gradients that rules share."""
 
-import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
+from jax.sharding import NamedSharding, PartitionSpec
+
+from lopt.optimizers.blocks import mean, sums_along
+
+
+def zeros_beside(param: jax.Array, count: int, *, without: int | None = None) -> jax.Array:
+    """Zeros `[count, *param.shape]`, float32, with a 1 in the place of the axis `without`; sharded as the param is."""
+    shape = (count, *[1 if axis == without else size for axis, size in enumerate(param.shape)])
+    sharding = None if isinstance(param, Tracer) else getattr(param, "sharding", None)
+    if not isinstance(sharding, NamedSharding) or sharding.num_devices == 1:
+        return jnp.zeros(shape, jnp.float32)
+    names = [None if axis == without else name for axis, name in enumerate(sharding.spec)]
+    place = NamedSharding(sharding.mesh, PartitionSpec(None, *names), memory_kind=sharding.memory_kind)
+    return jnp.zeros(shape, jnp.float32, device=place)
 
 
 def init_momenta(param: jax.Array, num_decays: int) -> jax.Array:
     """Zeros `[num_decays, *param.shape]`, float32."""
-    return jnp.zeros((num_decays, *param.shape), jnp.float32)
+    return zeros_beside(param, num_decays)
 
 
 def update_momenta(momenta: jax.Array, grad: jax.Array, decays: jax.Array) -> jax.Array:
@@ -27,7 +41,7 @@ def update_momenta(momenta: jax.Array, grad: jax.Array, decays: jax.Array) -> ja
 
 def init_rms(param: jax.Array, num_decays: int) -> jax.Array:
     """Zeros `[num_decays, *param.shape]`, float32."""
-    return jnp.zeros((num_decays, *param.shape), jnp.float32)
+    return zeros_beside(param, num_decays)
 
 
 def update_rms(rms: jax.Array, grad: jax.Array, decays: jax.Array) -> jax.Array:
@@ -61,10 +75,9 @@ def init_factored(param: jax.Array, num_decays: int) -> FactoredMoments:
     """Zeros, float32."""
     axes = factored_axes(param.shape)
     if axes is None:
-        return FactoredMoments(jnp.zeros((num_decays, *param.shape), jnp.float32), None)
+        return FactoredMoments(zeros_beside(param, num_decays), None)
     second, largest = axes
-    shapes = ([1 if i == axis else size for i, size in enumerate(param.shape)] for axis in (largest, second))
-    row, column = (jnp.zeros((num_decays, *shape), jnp.float32) for shape in shapes)
+    row, column = (zeros_beside(param, num_decays, without=axis) for axis in (largest, second))
     return FactoredMoments(row, column)
 
 
@@ -76,13 +89,51 @@ def update_factored(moments: FactoredMoments, grad: jax.Array, decays: jax.Array
       grad: `[*shape]`.
       decays: `[num_decays]`.
     """
-    squares = jnp.square(grad) + 1e-30
     axes = factored_axes(grad.shape)
     if axes is None or moments.column is None:
-        return FactoredMoments(update_momenta(moments.row, squares, decays), None)
+        return FactoredMoments(update_momenta(moments.row, jnp.square(grad) + 1e-30, decays), None)
     second, largest = axes
-    row = update_momenta(moments.row, mean(squares, (largest,)), decays)
-    return FactoredMoments(row, update_momenta(moments.column, mean(squares, (second,)), decays))
+    rows, columns = sums_along(lambda g: jnp.square(g) + 1e-30, grad, (largest, second))
+    row = update_momenta(moments.row, rows / max(grad.shape[largest], 1), decays)
+    return FactoredMoments(row, update_momenta(moments.column, columns / max(grad.shape[second], 1), decays))
+
+
+class Decays(NamedTuple):
+    """Of `Statistics`. Attributes: momentum, rms, factored: numbers, or arrays of one axis."""
+
+    momentum: Sequence[float] | jax.Array
+    rms: Sequence[float] | jax.Array
+    factored: Sequence[float] | jax.Array
+
+
+class Statistics(NamedTuple):
+    """Running statistics of one tensor's gradient.
+
+    Attributes:
+      momenta, rms: `[num_decays, *shape]`.
+      factored: FactoredMoments, or None if it has no decays.
+    """
+
+    momenta: jax.Array
+    rms: jax.Array
+    factored: Any
+
+
+def init_statistics(param: jax.Array, decays: Decays) -> Statistics:
+    """Zeros."""
+    num_momenta, num_rms, num_factored = (len(x) for x in decays)
+    factored = init_factored(param, num_factored) if num_factored else None
+    return Statistics(init_momenta(param, num_momenta), init_rms(param, num_rms), factored)
+
+
+def update_statistics(statistics: Statistics, grad: jax.Array, decays: Decays) -> Statistics:
+    """Takes in one gradient of the tensor."""
+    momentum, rms, factored = (jnp.asarray(x, jnp.float32) for x in decays)
+    return Statistics(
+        update_momenta(statistics.momenta, grad, momentum),
+        update_rms(statistics.rms, grad, rms),
+        None if statistics.factored is None else update_factored(statistics.factored, grad, factored),
+    )
 
 
 def factored_scales(moments: FactoredMoments, shape: Sequence[int]) -> tuple[jax.Array, jax.Array]:
@@ -101,12 +152,6 @@ def factored_scales(moments: FactoredMoments, shape: Sequence[int]) -> tuple[jax
         return _bounded_rsqrt(row + 1e-9), jnp.ones((len(row), *[1] * len(shape)), jnp.float32)
     row_mean = mean(row, (1 + axes[0],))  # axis 0 holds the decays
     return _bounded_rsqrt(row / (row_mean + 1e-9)), _bounded_rsqrt(column)
-
-
-def mean(x: jax.Array, axes: Sequence[int]) -> jax.Array:
-    """The mean over `axes`, which are kept with length 1; 0 for none."""
-    count = math.prod(x.shape[axis] for axis in axes)
-    return jnp.sum(x, axis=tuple(axes), keepdims=True) / max(count, 1)
 
 
 def _bounded_rsqrt(x: jax.Array) -> jax.Array:

@@ -8,6 +8,7 @@ A feature has the tensor's shape, or 1 in the place of an axis along which it is
 is computed, and weighted by a network, once a row.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -18,26 +19,28 @@ from lopt.optimizers.accumulators import FactoredMoments, factored_scales
 NUM_ADAFAC_FEATURES = 28
 NUM_VELO_FEATURES = 30
 
+PerDecay = jax.Array | Sequence[jax.Array]  # `[3, ...]`, or three arrays: a kernel cannot hold an axis of 3
+
 
 class TensorStatistics(NamedTuple):
     """What the features of one tensor, or of a block of it, are computed from; all can be broadcast to its shape.
 
     Attributes:
       grad, param: `[*shape]`.
-      momenta: `[3, *shape]`.
+      momenta: one a decay, `[*shape]`.
       rms: `[*shape]`, running mean of g^2.
-      row, column: factored second moments, `[3, ...]`; below two axes both are the full one.
+      row, column: factored second moments, one a decay; below two axes both are the full one.
       row_factor, column_factor: of `factored_scales`.
     """
 
     grad: jax.Array
     param: jax.Array
-    momenta: jax.Array
+    momenta: PerDecay
     rms: jax.Array
-    row: jax.Array
-    column: jax.Array
-    row_factor: jax.Array
-    column_factor: jax.Array
+    row: PerDecay
+    column: PerDecay
+    row_factor: PerDecay
+    column_factor: PerDecay
 
 
 def tensor_statistics(
@@ -82,8 +85,10 @@ def _factored_grad(s: TensorStatistics) -> list[jax.Array]:
 
 def _factored(s: TensorStatistics) -> list[jax.Array]:
     """Rows, columns, their reciprocal roots, and the momenta divided by the factored root."""
+    rows, columns, momenta = list(s.row), list(s.column), list(s.momenta)
     if s.grad.ndim < 2:
-        factored_momenta = s.momenta * jax.lax.rsqrt(s.row + 1e-6)
+        factored_momenta = [m * jax.lax.rsqrt(v + 1e-6) for m, v in zip(momenta, rows, strict=True)]
     else:
-        factored_momenta = [m * r * c for m, r, c in zip(s.momenta, s.row_factor, s.column_factor, strict=True)]
-    return [*s.row, *s.column, *jax.lax.rsqrt(s.row + 1e-8), *jax.lax.rsqrt(s.column + 1e-8), *factored_momenta]
+        factored_momenta = [m * r * c for m, r, c in zip(momenta, s.row_factor, s.column_factor, strict=True)]
+    roots = [jax.lax.rsqrt(v + 1e-8) for v in (*rows, *columns)]
+    return [*rows, *columns, *roots, *factored_momenta]

@@ -8,38 +8,28 @@ meta-generalization of learned optimizers", 2024 (arXiv 2406.00153).
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Hashable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from lopt.names import InputError
-from lopt.optimizers.accumulators import (
-    init_factored,
-    init_momenta,
-    init_rms,
-    learned_decays,
-    update_factored,
-    update_momenta,
-    update_rms,
-)
+from lopt.optimizers.accumulators import Decays, Statistics, init_statistics, learned_decays, update_statistics
 from lopt.optimizers.adafac_features import NUM_ADAFAC_FEATURES, TensorStatistics, adafac_features, tensor_statistics
 from lopt.optimizers.features import ParameterMLP, time_features
 from lopt.optimizers.networks import MAX_UNROLLED, apply_mlp, normalized_rule
+from lopt.optimizers.tensors import map_tensors
 from lopt.types import Params, PyTree, Theta
 
-DECAYS = {"momentum": (0.9, 0.99, 0.999), "rms": (0.999,), "factored": (0.9, 0.99, 0.999)}  # of a fresh theta
+DECAYS = Decays(momentum=(0.9, 0.99, 0.999), rms=(0.999,), factored=(0.9, 0.99, 0.999))  # of a fresh theta
 
 
 class AdafacState(NamedTuple):
-    """Attributes: step, int32 number of updates done; trees of momenta `[3, *shape]`, rms `[1, *shape]`, and
-    FactoredMoments with 3 decays."""
+    """Attributes: step, int32 number of updates done; statistics, a tree like params of `Statistics`."""
 
     step: jax.Array
-    momenta: PyTree
-    rms: PyTree
-    factored: PyTree
+    statistics: PyTree
 
 
 def init_adafac_theta(key: jax.Array, hidden_sizes: tuple[int, ...], num_outputs: int) -> Theta:
@@ -47,47 +37,34 @@ def init_adafac_theta(key: jax.Array, hidden_sizes: tuple[int, ...], num_outputs
     features = jnp.zeros((NUM_ADAFAC_FEATURES, 1))
     network = ParameterMLP((*hidden_sizes, num_outputs))
     times = time_features(jnp.zeros((), jnp.int32))
-    offsets = {name: jnp.zeros((len(start),), jnp.float32) for name, start in DECAYS.items()}
+    offsets = {name: jnp.zeros((len(start),), jnp.float32) for name, start in DECAYS._asdict().items()}
     return {"decay_offsets": offsets, "mlp": network.init(key, features, times)["params"]}
 
 
 def init_adafac_state(params: Params) -> AdafacState:
     """All zeros."""
-    sizes = {name: len(start) for name, start in DECAYS.items()}
-    return AdafacState(
-        jnp.zeros((), jnp.int32),
-        jax.tree.map(lambda p: init_momenta(p, sizes["momentum"]), params),
-        jax.tree.map(lambda p: init_rms(p, sizes["rms"]), params),
-        jax.tree.map(lambda p: init_factored(p, sizes["factored"]), params),
-    )
-
-
-def update_adafac_state(theta: Theta, grads: Params, state: AdafacState) -> AdafacState:
-    """The state after `grads`, with the decays of `theta`."""
-    decays = {name: learned_decays(theta["decay_offsets"][name], start) for name, start in DECAYS.items()}
-    return AdafacState(
-        state.step + 1,
-        jax.tree.map(lambda g, m: update_momenta(m, g, decays["momentum"]), grads, state.momenta),
-        jax.tree.map(lambda g, v: update_rms(v, g, decays["rms"]), grads, state.rms),
-        jax.tree.map(lambda g, f: update_factored(f, g, decays["factored"]), grads, state.factored),
-    )
+    return AdafacState(jnp.zeros((), jnp.int32), jax.tree.map(lambda p: init_statistics(p, DECAYS), params))
 
 
 def map_statistics(
-    function: Callable[[str, TensorStatistics], jax.Array], grads: Params, params: Params, state: AdafacState
-) -> Params:
-    """`function(path, statistics)` of every tensor, in a tree like params; the path is `layer/kernel`."""
-    leaves, treedef = jax.tree_util.tree_flatten_with_path(params)
-    trees = [treedef.flatten_up_to(tree) for tree in (grads, state.momenta, state.rms, state.factored)]
-    outputs = []
-    for (path, param), grad, momenta, rms, factored in zip(leaves, *trees, strict=True):
-        outputs.append(function(path_name(path), tensor_statistics(grad, param, momenta, rms, factored)))
-    return treedef.unflatten(outputs)
+    rule: Callable[[Hashable, TensorStatistics], jax.Array],
+    theta: Theta,
+    grads: Params,
+    state: AdafacState,
+    params: Params,
+    kind: Callable[[str, jax.Array], Hashable] = lambda path, param: None,
+) -> tuple[Params, AdafacState]:
+    """`rule(kind, statistics)` of every tensor, a tree like params, and the new state; `kind` as in `map_tensors`."""
+    decays = Decays(*(learned_decays(theta["decay_offsets"][name], x) for name, x in DECAYS._asdict().items()))
 
+    def update_tensor(
+        what: Hashable, param: jax.Array, grad: jax.Array, statistics: Statistics
+    ) -> tuple[jax.Array, Statistics]:
+        statistics = update_statistics(statistics, grad, decays)
+        return rule(what, tensor_statistics(grad, param, *statistics)), statistics
 
-def path_name(path: Sequence) -> str:
-    """`layer/kernel`, of a path of `jax.tree_util`."""
-    return jax.tree_util.keystr(tuple(path), simple=True, separator="/")
+    updates, statistics = map_tensors(update_tensor, 2, params, grads, state.statistics, kind=kind)
+    return updates, AdafacState(state.step + 1, statistics)
 
 
 def check_hidden_sizes(hidden_sizes: tuple[int, ...]) -> None:
@@ -141,19 +118,18 @@ class AdafacMLP:
         self, theta: Theta, grads: Params, state: AdafacState, params: Params, *, value: jax.Array | None
     ) -> tuple[Params, AdafacState]:
         del value
-        new_state = update_adafac_state(theta, grads, state)
         times = time_features(state.step)
         wide = max(self.hidden_sizes) > MAX_UNROLLED
 
-        def update_tensor(path: str, statistics: TensorStatistics) -> jax.Array:
-            scale = self.step_scale
-            if statistics.grad.ndim >= 2 and any(key in path for key in self.mup_keys):
-                scale /= max(math.prod(statistics.grad.shape[:-1]), 1)
+        def fan_in(path: str, param: jax.Array) -> int:
+            hidden = param.ndim >= 2 and any(key in path for key in self.mup_keys)
+            return max(math.prod(param.shape[:-1]), 1) if hidden else 1
 
+        def update_tensor(fan_in: Any, statistics: TensorStatistics) -> jax.Array:
             def rule(features: list[jax.Array]) -> jax.Array:
                 direction, magnitude = apply_mlp(theta["mlp"], features, times)
-                return -scale * direction * jnp.exp(self.magnitude_scale * magnitude)
+                return -self.step_scale / fan_in * direction * jnp.exp(self.magnitude_scale * magnitude)
 
             return normalized_rule(adafac_features, rule, statistics, in_blocks=wide)
 
-        return map_statistics(update_tensor, grads, params, new_state), new_state
+        return map_statistics(update_tensor, theta, grads, state, params, kind=fan_in)

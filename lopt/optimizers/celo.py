@@ -5,31 +5,30 @@ compute diet", 2025 (arXiv 2501.12670).
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from collections.abc import Hashable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from lopt.names import InputError
+from lopt.optimizers.accumulators import Statistics
 from lopt.optimizers.adafac_mlp import check_hidden_sizes
 from lopt.optimizers.recurrent import draw_kernels
 from lopt.optimizers.scheduler import Scheduler, SchedulerState
+from lopt.optimizers.tensors import map_tensors
 from lopt.optimizers.velo_rule import (
-    VeloStatistics,
-    clip_gradients,
-    init_statistics,
-    map_tensors,
+    init_velo_statistics,
     mlp_shapes,
-    update_statistics,
     velo_step,
 )
-from lopt.types import Params, Theta
+from lopt.types import Params, PyTree, Theta
 
 
 class CeloState(NamedTuple):
-    """Attributes: statistics of the gradients; schedule, None without a scheduler."""
+    """Attributes: statistics, a tree like params of `Statistics`; schedule, None without a scheduler."""
 
-    statistics: VeloStatistics
+    statistics: PyTree
     schedule: SchedulerState | None
 
 
@@ -70,7 +69,7 @@ class Celo:
         schedule = None
         if self.scheduled:
             schedule = self._scheduler.init(theta["scheduler"], jnp.asarray(num_steps, jnp.int32))
-        return CeloState(init_statistics(params), schedule)
+        return CeloState(init_velo_statistics(params), schedule)
 
     def update(
         self, theta: Theta, grads: Params, state: CeloState, params: Params, *, value: jax.Array | None
@@ -78,11 +77,12 @@ class Celo:
         scale, schedule = jnp.ones(()), None
         if state.schedule is not None:
             scale, schedule = self._scheduler.update(theta["scheduler"], state.schedule, jnp.asarray(value))
-        grads = clip_gradients(grads)
-        statistics = update_statistics(state.statistics, grads)
 
-        def step(_: int, param: jax.Array, grad: jax.Array, *parts: Any) -> jax.Array:
-            return velo_step(theta["mlp"], scale, grad, param, *parts)
+        def step(
+            kind: Hashable, param: jax.Array, grad: jax.Array, statistics: Statistics
+        ) -> tuple[jax.Array, Statistics]:
+            del kind
+            return velo_step(param, grad, statistics, theta["mlp"], scale)
 
-        updates = map_tensors(step, params, grads, *statistics)
+        updates, statistics = map_tensors(step, 2, params, grads, state.statistics)
         return updates, CeloState(statistics, schedule)

@@ -5,28 +5,23 @@ orthogonalization: Keller Jordan et al., "Muon: an optimizer for hidden layers i
 """
 
 import dataclasses
+from collections.abc import Hashable, Sequence
 
 import jax
 import jax.numpy as jnp
 
 from lopt.names import InputError
-from lopt.optimizers.accumulators import (
-    init_factored,
-    init_momenta,
-    init_rms,
-    update_factored,
-    update_momenta,
-    update_rms,
-)
+from lopt.optimizers.accumulators import Decays, Statistics, init_statistics, update_statistics
 from lopt.optimizers.adafac_features import NUM_VELO_FEATURES, TensorStatistics, tensor_statistics, velo_features
-from lopt.optimizers.adafac_mlp import AdafacState, check_hidden_sizes, check_keys, path_name
+from lopt.optimizers.adafac_mlp import AdafacState, check_hidden_sizes, check_keys
+from lopt.optimizers.blocks import mean_squares, scale_in_place
 from lopt.optimizers.features import ParameterMLP
-from lopt.optimizers.networks import MAX_UNROLLED, apply_mlp, mean_squares, normalized_rule, scale_in_place
+from lopt.optimizers.networks import MAX_UNROLLED, apply_mlp, normalized_rule
+from lopt.optimizers.tensors import map_tensors, path_name
 from lopt.types import Params, Theta
 
-MOMENTUM_DECAYS = (0.9, 0.99, 0.999)  # Adam uses the first
-RMS_DECAY = 0.95
-FACTORED_DECAYS = (0.9, 0.99, 0.999)
+DECAYS = Decays(momentum=(0.9, 0.99, 0.999), rms=(0.95,), factored=(0.9, 0.99, 0.999))
+ADAM_DECAYS = Decays(momentum=(0.9,), rms=(0.95,), factored=())
 MAX_GRADIENT = 1000.0  # elements of the gradient beyond it count as it
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NUM_OUTPUTS = 3  # the direction, and two that the published networks have and nothing reads
@@ -50,7 +45,7 @@ def orthogonalize(x: jax.Array, num_steps: int = 5) -> jax.Array:
 
 
 def _features(s: TensorStatistics) -> list[jax.Array]:
-    return velo_features(s, epsilon=1e-8)
+    return velo_features(s._replace(grad=jnp.clip(s.grad, -MAX_GRADIENT, MAX_GRADIENT)), epsilon=1e-8)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,40 +86,29 @@ class Celo2:
     def init(self, theta: Theta, params: Params, *, num_steps: int | jax.Array | None) -> AdafacState:
         """Tensors left to Adam have one momentum and no factored moments."""
         del theta, num_steps
-        leaves, treedef = jax.tree_util.tree_flatten_with_path(params)
-        adam = [self._by_adam(path_name(path), leaf) for path, leaf in leaves]
-        pairs = [(leaf, by_adam) for (_, leaf), by_adam in zip(leaves, adam, strict=True)]
-        return AdafacState(
-            jnp.zeros((), jnp.int32),
-            treedef.unflatten([init_momenta(p, 1 if by_adam else len(MOMENTUM_DECAYS)) for p, by_adam in pairs]),
-            treedef.unflatten([init_rms(p, 1) for p, _ in pairs]),
-            treedef.unflatten([None if by_adam else init_factored(p, len(FACTORED_DECAYS)) for p, by_adam in pairs]),
-        )
+
+        def init_tensor(path: Sequence, param: jax.Array) -> Statistics:
+            return init_statistics(param, ADAM_DECAYS if self._by_adam(path_name(path), param) else DECAYS)
+
+        return AdafacState(jnp.zeros((), jnp.int32), jax.tree.map_with_path(init_tensor, params))
 
     def update(
         self, theta: Theta, grads: Params, state: AdafacState, params: Params, *, value: jax.Array | None
     ) -> tuple[Params, AdafacState]:
         del value
-        leaves, treedef = jax.tree_util.tree_flatten_with_path(params)
-        trees = [treedef.flatten_up_to(tree) for tree in (grads, state.momenta, state.rms, state.factored)]
-        momentum_decays, rms_decays, factored_decays = (
-            jnp.asarray(decays, jnp.float32) for decays in (MOMENTUM_DECAYS, (RMS_DECAY,), FACTORED_DECAYS)
-        )
         step = state.step + 1
-        outputs = []
-        for (path, param), grad, momenta, rms, factored in zip(leaves, *trees, strict=True):
-            by_adam = self._by_adam(path_name(path), param)
-            grad = jnp.clip(grad, -MAX_GRADIENT, MAX_GRADIENT)
-            momenta = update_momenta(momenta, grad, momentum_decays[: len(momenta)])
-            rms = update_rms(rms, grad, rms_decays)
+
+        def update_tensor(
+            by_adam: Hashable, param: jax.Array, grad: jax.Array, statistics: Statistics
+        ) -> tuple[jax.Array, Statistics]:
+            clipped = jnp.clip(grad, -MAX_GRADIENT, MAX_GRADIENT)
+            statistics = update_statistics(statistics, clipped, ADAM_DECAYS if by_adam else DECAYS)
             if by_adam:
-                update = -self.adam_factor * self.learning_rate * _adam(momenta[0], rms[0], step)
-            else:
-                factored = update_factored(factored, grad, factored_decays)
-                update = self._update_matrix(theta, tensor_statistics(grad, param, momenta, rms, factored))
-            outputs.append((update, momenta, rms, factored))
-        updates, *new_trees = zip(*outputs, strict=True) if outputs else ([], [], [], [])
-        return treedef.unflatten(updates), AdafacState(step, *(treedef.unflatten(tree) for tree in new_trees))
+                return -self.adam_factor * self.learning_rate * _adam(statistics, step), statistics
+            return self._update_matrix(theta, tensor_statistics(grad, param, *statistics)), statistics
+
+        updates, statistics = map_tensors(update_tensor, 2, params, grads, state.statistics, kind=self._by_adam)
+        return updates, AdafacState(step, statistics)
 
     def _by_adam(self, path: str, param: jax.Array) -> bool:
         return param.ndim < 2 or any(key in path for key in self.adam_keys)
@@ -142,7 +126,7 @@ class Celo2:
         return scale_in_place(direction, -self.learning_rate * jax.lax.rsqrt(mean_square + 1e-9))
 
 
-def _adam(momentum: jax.Array, rms: jax.Array, step: jax.Array) -> jax.Array:
+def _adam(statistics: Statistics, step: jax.Array) -> jax.Array:
     """Adam's direction after `step` updates, with bias correction."""
-    corrected = [x / (1 - decay**step) for x, decay in ((momentum, MOMENTUM_DECAYS[0]), (rms, RMS_DECAY))]
-    return corrected[0] / (jnp.sqrt(corrected[1]) + 1e-8)
+    momentum = statistics.momenta[0] / (1 - ADAM_DECAYS.momentum[0] ** step)
+    return momentum / (jnp.sqrt(statistics.rms[0] / (1 - ADAM_DECAYS.rms[0] ** step)) + 1e-8)

@@ -7,6 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from lopt.types import PyTree, Theta
+
 CHUNK = 1024  # parameters that pass through a network together on a CPU, at most
 TIME_SCALES = (1, 3, 10, 30, 100, 300, 1e3, 3e3, 1e4, 3e4, 1e5)  # inner steps
 
@@ -25,10 +27,11 @@ def time_features(step: jax.Array) -> jax.Array:
     return jnp.tanh(step / jnp.asarray(TIME_SCALES, jnp.float32) - 1)
 
 
-def over_chunks(network: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
-    """`network(x)`, `[f, n] -> [g, n]`, for a network that treats the n parameters alike, each on its own.
+def over_chunks(network: Callable[[jax.Array], tuple[jax.Array, PyTree]], x: jax.Array) -> tuple[jax.Array, PyTree]:
+    """`network(x)`: outputs `[f, n] -> [g, n]`, of each parameter on its own, and sums over the parameters.
 
-    On a CPU the parameters pass through it a chunk at a time: a chunk's activations stay in its core's cache.
+    On a CPU the parameters pass through it a chunk at a time: a chunk's activations stay in its core's cache. The last
+    chunk is filled up with columns of zeros, which must add nothing to the sums.
     """
     num_features, n = x.shape
     if n <= CHUNK:
@@ -37,12 +40,44 @@ def over_chunks(network: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.
     # Equal chunks, rounded up to whole cache lines.
     size = 16 * math.ceil(n / (16 * num_chunks))
 
-    def one_by_one(x: jax.Array) -> jax.Array:
+    def one_by_one(x: jax.Array) -> tuple[jax.Array, PyTree]:
         padded = jnp.pad(x, ((0, 0), (0, num_chunks * size - n)))
-        outputs = jax.lax.map(network, padded.reshape(num_features, num_chunks, size).swapaxes(0, 1))
-        return outputs.swapaxes(0, 1).reshape(-1, num_chunks * size)[:, :n]
+        outputs, sums = jax.lax.map(network, padded.reshape(num_features, num_chunks, size).swapaxes(0, 1))
+        outputs = outputs.swapaxes(0, 1).reshape(-1, num_chunks * size)[:, :n]
+        return outputs, jax.tree.map(lambda terms: jnp.sum(terms, axis=0), sums)
 
     return jax.lax.platform_dependent(x, cpu=one_by_one, default=network)
+
+
+def folded_layers(theta: Theta, num_features: int, constants: jax.Array) -> list[tuple[jax.Array, jax.Array]]:
+    """Layers `(kernel [size, fan_in], bias [size, 1])` with the constant inputs, which come last, in the first bias.
+
+    Args:
+      theta: `{"kernel_i": [fan_in, size], "bias_i": [size]}` for layers i = 0, 1, ...
+      num_features: inputs that are not constant.
+      constants: the others, `[c]`.
+    """
+    layers = []
+    for i in range(len(theta) // 2):
+        kernel, bias = theta[f"kernel_{i}"], theta[f"bias_{i}"]
+        if i == 0:
+            kernel, bias = kernel[:num_features], bias + constants @ kernel[num_features:]
+        # Transposed here, not in the loop over chunks, where the product would take a slower path (XLA on CPU).
+        layers.append((kernel.T, bias[:, None]))
+    return layers
+
+
+def matrix_mlp(theta: Theta, features: jax.Array, constants: jax.Array) -> jax.Array:
+    """The MLP of these weights as matrix products; `[f, n] -> [outputs, n]`, arguments as `folded_layers`."""
+    layers = folded_layers(theta, len(features), constants)
+
+    def network(x: jax.Array) -> tuple[jax.Array, None]:
+        for kernel, bias in layers[:-1]:
+            x = nn.relu(kernel @ x + bias)
+        kernel, bias = layers[-1]
+        return kernel @ x + bias, None
+
+    return over_chunks(network, features)[0]
 
 
 class ParameterMLP(nn.Module):
@@ -62,21 +97,9 @@ class ParameterMLP(nn.Module):
         """Args: features `[f, n]`, constants `[c]`. Returns `[sizes[-1], n]`."""
         init = nn.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")  # std 1 / sqrt(fan_in)
         fan_in = len(features) + len(constants)
-        layers = []
+        theta = {}
         for i, size in enumerate(self.sizes):
-            kernel = self.param(f"kernel_{i}", init, (fan_in, size))
-            bias = self.param(f"bias_{i}", nn.initializers.zeros, (size,))
-            if i == 0:
-                kernel, constant_kernel = kernel[: len(features)], kernel[len(features) :]
-                bias = bias + constants @ constant_kernel
-            # Transposed here, not in the loop over chunks, where the product would take a slower path (XLA on CPU).
-            layers.append((kernel.T, bias[:, None]))
+            theta[f"kernel_{i}"] = self.param(f"kernel_{i}", init, (fan_in, size))
+            theta[f"bias_{i}"] = self.param(f"bias_{i}", nn.initializers.zeros, (size,))
             fan_in = size
-
-        def network(x: jax.Array) -> jax.Array:
-            for kernel, bias in layers[:-1]:
-                x = nn.relu(kernel @ x + bias)
-            kernel, bias = layers[-1]
-            return kernel @ x + bias
-
-        return over_chunks(network, features)
+        return matrix_mlp(theta, features, constants)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from lopt.names import InputError
+from lopt.optimizers.accumulators import zeros_beside
 from lopt.optimizers.recurrent import INIT, lstm_cell
 from lopt.types import Params, PyTree, Theta
 
@@ -84,16 +85,16 @@ class LSTMOptimizer:
     def _network(self) -> CoordinateLSTM:
         return CoordinateLSTM(self.hidden_sizes)
 
-    def _zero_carry(self, shape: tuple[int, ...]) -> PyTree:
+    def _zero_carry(self, param: jax.Array) -> PyTree:
         # A separate array for c and h: one array used twice could not be donated.
-        return tuple((jnp.zeros((h, *shape)), jnp.zeros((h, *shape))) for h in self.hidden_sizes)
+        return tuple((zeros_beside(param, h), zeros_beside(param, h)) for h in self.hidden_sizes)
 
     def init_theta(self, key: jax.Array) -> Theta:
-        return self._network.init(key, self._zero_carry((1,)), jnp.zeros((2, 1)))["params"]
+        return self._network.init(key, self._zero_carry(jnp.zeros((1,))), jnp.zeros((2, 1)))["params"]
 
     def init(self, theta: Theta, params: Params, *, num_steps: int | jax.Array | None) -> LSTMState:
         del theta, num_steps
-        return LSTMState(jax.tree.map(lambda p: self._zero_carry(p.shape), params))
+        return LSTMState(jax.tree.map(self._zero_carry, params))
 
     def update(
         self, theta: Theta, grads: Params, state: LSTMState, params: Params, *, value: jax.Array | None

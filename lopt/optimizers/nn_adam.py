@@ -7,6 +7,7 @@ in this form google/learned_optimization's NNAdam.
 
 import dataclasses
 import math
+from collections.abc import Hashable
 from typing import NamedTuple
 
 import jax
@@ -14,8 +15,9 @@ import jax.numpy as jnp
 
 from lopt.names import InputError
 from lopt.optimizers.recurrent import Carry, draw_kernels, first_carry, lstm_cell
-from lopt.optimizers.tensor_statistics import clipped_log, mean_and_variance
-from lopt.optimizers.velo_rule import clip_gradients, map_tensors
+from lopt.optimizers.tensor_statistics import clipped_log, means_and_variances
+from lopt.optimizers.tensors import map_tensors
+from lopt.optimizers.velo_rule import clip_gradients
 from lopt.types import Params, PyTree, Theta
 
 NUM_FEATURES = 18
@@ -36,12 +38,23 @@ class NNAdamState(NamedTuple):
 
 def _features(param: jax.Array, grad: jax.Array, m: jax.Array, v: jax.Array, hyperparameters: jax.Array) -> jax.Array:
     """`[18]`, of one tensor: logs and signs of means, logs of variances, its rank, its hyperparameters."""
-    moments = [mean_and_variance(x) for x in (param, grad, m, v)]
-    means, variances = (jnp.stack(x) for x in zip(*moments, strict=True))
-    absolute_mean, _ = mean_and_variance(jnp.abs(grad))
-    logs = 0.5 * clipped_log(jnp.concatenate([means, variances, absolute_mean[None]]))
+    means, variances = means_and_variances([[x] for x in (param, grad, m, v, jnp.abs(grad))])
+    logs = 0.5 * clipped_log(jnp.concatenate([means[:4], variances[:4], means[4:]]))
     ranks = jnp.asarray([1.0 if param.ndim == rank else -1.0 for rank in (0, 1)], jnp.float32)
     return jnp.concatenate([logs, jnp.sign(means[:3]), ranks, 0.2 * hyperparameters])
+
+
+def _update_tensor(
+    kind: Hashable, param: jax.Array, grad: jax.Array, m: jax.Array, v: jax.Array, hyperparameters: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    """Update, m, v and the features of one tensor."""
+    del kind
+    lr, one_minus_b1, one_minus_b2, epsilon = jnp.exp(10 * hyperparameters)
+    grad = clip_gradients(grad)
+    m = m + one_minus_b1 * (grad - m)
+    v = v + one_minus_b2 * (jnp.square(grad) - v)
+    update = -lr * (1 + epsilon) * m / (epsilon + jnp.sqrt(v + 1e-10))
+    return update, m, v, _features(param, grad, m, v, hyperparameters)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,20 +111,14 @@ class NNAdam:
         self, theta: Theta, grads: Params, state: NNAdamState, params: Params, *, value: jax.Array | None
     ) -> tuple[Params, NNAdamState]:
         del value
-        if not jax.tree.leaves(params):
+        structure = jax.tree.structure(params)
+        if not structure.num_leaves:
             return params, state
         lowest, highest = (jnp.asarray(x, jnp.float32)[:, None] for x in (LOWEST, HIGHEST))
         old = jnp.clip(state.hyperparameters, lowest, highest)
-        lr, one_minus_b1, one_minus_b2, epsilon = jnp.exp(10 * old)
-
-        grads = clip_gradients(grads)
-        m = map_tensors(lambda i, g, m: m + one_minus_b1[i] * (g - m), grads, state.m)
-        v = map_tensors(lambda i, g, v: v + one_minus_b2[i] * (jnp.square(g) - v), grads, state.v)
-        scale = -lr * (1 + epsilon)
-        updates = map_tensors(lambda i, m, v: scale[i] * m / (epsilon[i] + jnp.sqrt(v + 1e-10)), m, v)
-
-        tensors = zip(*(jax.tree.leaves(tree) for tree in (params, grads, m, v)), old.T, strict=True)
-        x = jnp.stack([_features(*tensor) for tensor in tensors], axis=1)
+        trees = (params, grads, state.m, state.v, structure.unflatten(list(old.T)))
+        updates, m, v, features = map_tensors(_update_tensor, 4, *trees)
+        x = jnp.stack(jax.tree.leaves(features), axis=1)
         lstm = theta["lstm"]
         carry = lstm_cell(lstm["kernel_lstm"], lstm["bias_lstm"], state.carry, x)
         edits = lstm["readout"].T @ carry.h + lstm["bias_readout"][:, None]

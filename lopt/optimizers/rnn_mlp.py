@@ -8,16 +8,18 @@ import dataclasses
 import math
 from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from lopt.names import InputError
-from lopt.optimizers.accumulators import init_momenta, init_rms, mean, update_momenta, update_rms
+from lopt.optimizers.accumulators import init_momenta, init_rms, update_momenta, update_rms
 from lopt.optimizers.adafac_mlp import check_hidden_sizes
-from lopt.optimizers.features import TIME_SCALES, second_moment_normalize
-from lopt.optimizers.networks import apply_mlp
+from lopt.optimizers.blocks import map_and_sum, mean_squares_in_blocks
+from lopt.optimizers.features import TIME_SCALES, folded_layers, over_chunks
 from lopt.optimizers.recurrent import Carry, draw_kernels, first_carry, lstm_cell
-from lopt.optimizers.tensor_statistics import clipped_log, mean_and_variance, norm
+from lopt.optimizers.tensor_statistics import clipped_log, means_and_variances, root, sums_of_squares
+from lopt.optimizers.tensors import map_tensors
 from lopt.types import Params, PyTree, Theta
 
 DECAYS = (0.5, 0.9, 0.99, 0.999, 0.9999)
@@ -74,23 +76,85 @@ def _update_losses(moments: LossMoments, value: jax.Array) -> tuple[LossMoments,
     return new, jnp.clip((both - weight * new.mean) * jax.lax.rsqrt(weight * new.variance + 1e-8), -5, 5)
 
 
-def _statistics(param: jax.Array, grad: jax.Array, momenta: jax.Array, rms: jax.Array, losses: jax.Array) -> jax.Array:
-    """`[18]`, of one tensor: logs and signs of means, logs of variances and norms, its shape, and the loss."""
-    moments = [mean_and_variance(x) for x in (momenta, rms, param)]
-    means, variances = (jnp.stack(x) for x in zip(*moments, strict=True))
-    norms = jnp.stack([norm(param), norm(grad)])
-    logs = clipped_log(jnp.concatenate([means, variances, norms]))
+def _read_tensor(
+    bound: jax.Array, param: jax.Array, grad: jax.Array, momenta: jax.Array, rms: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, list[jax.Array]]:
+    """What the LSTM is to know of a tensor, and what the features need.
+
+    Args:
+      bound: elements of the gradient beyond it count as it.
+      param, grad, momenta, rms: of the tensor, before this gradient.
+
+    Returns:
+      New momenta; new rms; `[16]`: logs and signs of means, logs of variances and norms, shape; `[2]`: sums of squares
+      of param and gradient; 23 mean squares of the features.
+    """
+    decays = jnp.asarray(DECAYS, jnp.float32)
+    clipped = jnp.clip(grad, -bound, bound)
+    momenta, rms = update_momenta(momenta, clipped, decays), update_rms(rms, clipped, decays)
+    # Without the barrier every pass would compute them anew.
+    grad, momenta, rms = jax.lax.optimization_barrier((grad, momenta, rms))
+    clipped = jnp.clip(grad, -bound, bound)
+    means, variances = means_and_variances([list(momenta), list(rms), [param]])
+    squares = sums_of_squares(param, clipped)
+    logs = clipped_log(jnp.concatenate([means, variances, root(squares)]))
     sizes = (*param.shape, 1, 1, 1, 1)[:4]
     shape = [1.0 if param.ndim == 0 else -1.0, *(math.log(max(size, 1)) - 1 for size in sizes)]
-    return jnp.concatenate([logs, jnp.sign(means), jnp.asarray(shape, jnp.float32), losses])
+    statistics = jnp.concatenate([logs, jnp.sign(means), jnp.asarray(shape, jnp.float32)])
+
+    def features(param: jax.Array, grad: jax.Array, momenta: jax.Array, rms: jax.Array) -> list[jax.Array]:
+        return _features(param, jnp.clip(grad, -bound, bound), momenta, rms)
+
+    means = mean_squares_in_blocks(features, (param, grad, momenta, rms), param.shape)
+    return momenta, rms, statistics, squares, means
 
 
 def _features(param: jax.Array, grad: jax.Array, momenta: jax.Array, rms: jax.Array) -> list[jax.Array]:
-    """The 23 inputs of every parameter of one tensor, normalized."""
-    rsqrt = jax.lax.rsqrt(rms + 1e-6)
-    single = jnp.stack([grad, param, jnp.log(jnp.abs(param) + 1e-8)])
-    features = jnp.concatenate([single, momenta, momenta * rsqrt, rms, rsqrt])
-    return list(second_moment_normalize(features.reshape(len(features), -1)))
+    """The 23 inputs of every parameter of one tensor, or of a block of it, not yet normalized."""
+    root_rms = jax.lax.rsqrt(rms + 1e-6)
+    return [grad, param, jnp.log(jnp.abs(param) + 1e-8), *momenta, *(momenta * root_rms), *rms, *root_rms]
+
+
+def _step_tensor(
+    theta: Theta,
+    bound: jax.Array,
+    param: jax.Array,
+    grad: jax.Array,
+    momenta: jax.Array,
+    rms: jax.Array,
+    means: list[jax.Array],
+    constants: jax.Array,
+) -> tuple[jax.Array, jax.Array]:
+    """The update of a tensor, and the mean of what its MLPs say to the LSTM, `[16]`.
+
+    That mean is the last layer of the mean of the last hidden layer: so the messages cost a sum, not a product.
+
+    Args:
+      theta: of the MLP.
+      bound, param, grad, momenta, rms: as in `_read_tensor`, after this gradient.
+      means: 23 mean squares of the features.
+      constants: inputs of the MLP that all parameters share.
+    """
+    *hidden, (last, last_bias) = folded_layers(theta, NUM_FEATURES, constants)
+
+    def network(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        x, fresh = x[:NUM_FEATURES], x[NUM_FEATURES:]
+        for kernel, bias in hidden:
+            x = nn.relu(kernel @ x + bias)
+        return last[:2] @ x + last_bias[:2], x @ fresh.T
+
+    def update_block(fresh: jax.Array, param: jax.Array, grad: jax.Array, momenta: jax.Array, rms: jax.Array):
+        features = _features(param, jnp.clip(grad, -bound, bound), momenta, rms)
+        factors = [jax.lax.rsqrt(1e-5 + x) for x in means]
+        rows = [x * factor for x, factor in zip(features, factors, strict=True)]
+        rows.append(jnp.broadcast_to(fresh, param.shape).astype(jnp.float32))
+        (direction, magnitude), total = over_chunks(network, jnp.stack([x.reshape(-1) for x in rows]))
+        return (-STEP_SCALE * direction * jnp.exp(MAGNITUDE_SCALE * magnitude)).reshape(param.shape), total
+
+    zeros = jnp.zeros((last.shape[1], 1), jnp.float32)
+    update, total = map_and_sum(update_block, (param, grad, momenta, rms), param.shape, zeros)
+    message = last[2:] @ (total / max(param.size, 1)) + last_bias[2:]
+    return update, message[:, 0] if param.size else jnp.zeros((TO_LSTM,), jnp.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,43 +222,35 @@ class RNNMLPOptimizer:
         if not leaves:
             return params, state
         losses, loss_features = _update_losses(state.losses, jnp.asarray(value))
-        grad_leaves, gradient_size = _clip(treedef.flatten_up_to(grads), state)
+        correction = 1 - CLIP_DECAY ** (state.step + 1).astype(jnp.float32)
+        bound = CLIP_FACTOR * state.gradient_size / correction
 
-        decays = jnp.asarray(DECAYS, jnp.float32)
-        momenta, rms = (treedef.flatten_up_to(tree) for tree in (state.momenta, state.rms))
-        momenta = [update_momenta(m, g, decays) for m, g in zip(momenta, grad_leaves, strict=True)]
-        rms = [update_rms(v, g, decays) for v, g in zip(rms, grad_leaves, strict=True)]
-        tensors = list(zip(leaves, grad_leaves, momenta, rms, strict=True))
+        momenta, rms, statistics, squares, means = map_tensors(
+            lambda kind, *tensor: _read_tensor(bound, *tensor), 5, params, grads, state.momenta, state.rms
+        )
+        sizes = jnp.asarray([max(leaf.size, 1) for leaf in leaves], jnp.float32)
+        param_squares, grad_squares = jnp.stack(jax.tree.leaves(squares), axis=1)
+        gradient_size = jnp.sqrt(1e-8 + jnp.mean(grad_squares / sizes))
+        gradient_size = CLIP_DECAY * state.gradient_size + (1 - CLIP_DECAY) * gradient_size
 
-        statistics = jnp.stack([_statistics(*tensor, loss_features) for tensor in tensors], axis=1)
-        from_lstm = jnp.broadcast_to(state.from_lstm[:, None], (FROM_LSTM, len(leaves)))
+        num_tensors = len(leaves)
+        from_lstm = jnp.broadcast_to(state.from_lstm[:, None], (FROM_LSTM, num_tensors))
+        loss_rows = jnp.broadcast_to(loss_features[:, None], (2, num_tensors))
+        x = jnp.concatenate([jnp.stack(jax.tree.leaves(statistics), axis=1), loss_rows, from_lstm, state.to_lstm])
         lstm = theta["lstm"]
-        x = jnp.concatenate([statistics, from_lstm, state.to_lstm])
         carry = lstm_cell(lstm["kernel_lstm"], lstm["bias_lstm"], state.carry, x)
         messages = lstm["kernel_to_mlp"].T @ carry.h + lstm["bias_to_mlp"][:, None]
         from_lstm = jnp.mean(lstm["kernel_from_lstm"].T @ carry.h, axis=1) + lstm["bias_from_lstm"]
 
         waves = jnp.sin(state.step / (jnp.pi * jnp.asarray(TIME_SCALES, jnp.float32)))
-        updates, to_lstm = [], []
-        for i, (param, *rest) in enumerate(tensors):
-            counts = [math.log(len(leaves)) - 1, math.log(max(param.size, 1))]
-            facts = [jnp.asarray(counts, jnp.float32), jnp.log(norm(param) + 1e-8)[None]]
-            constants = jnp.concatenate([waves, *facts, messages[:, i]])
-            direction, magnitude, *message = apply_mlp(theta["mlp"], _features(param, *rest), constants)
-            updates.append((-STEP_SCALE * direction * jnp.exp(MAGNITUDE_SCALE * magnitude)).reshape(param.shape))
-            to_lstm.append(jnp.concatenate([mean(x, (0,)) for x in message]))
+        shared = jnp.append(waves, math.log(num_tensors) - 1)
+        facts = jnp.stack([jnp.log(sizes), jnp.log(root(param_squares) + 1e-8)])
+        constants = jnp.concatenate([jnp.broadcast_to(shared[:, None], (len(shared), num_tensors)), facts, messages])
 
-        momenta, rms = treedef.unflatten(momenta), treedef.unflatten(rms)
-        to_lstm = jnp.stack(to_lstm, axis=1)
+        updates, to_lstm = map_tensors(
+            lambda kind, *tensor: _step_tensor(theta["mlp"], bound, *tensor),
+            *(2, params, grads, momenta, rms, means, treedef.unflatten(list(constants.T))),
+        )
+        to_lstm = jnp.stack(jax.tree.leaves(to_lstm), axis=1)
         new = RNNMLPState(state.step + 1, momenta, rms, losses, gradient_size, carry, to_lstm, from_lstm)
-        return treedef.unflatten(updates), new
-
-
-def _clip(grads: list[jax.Array], state: RNNMLPState) -> tuple[list[jax.Array], jax.Array]:
-    """Elements within ten times the running size of the gradient, and that size with this gradient in it."""
-    correction = 1 - CLIP_DECAY ** (state.step + 1).astype(jnp.float32)
-    bound = CLIP_FACTOR * state.gradient_size / correction
-    grads = [jnp.clip(g, -bound, bound) for g in grads]
-    squares = jnp.stack([mean(jnp.square(g), range(g.ndim)).reshape(()) for g in grads])
-    size = jnp.sqrt(1e-8 + jnp.mean(squares))
-    return grads, CLIP_DECAY * state.gradient_size + (1 - CLIP_DECAY) * size
+        return updates, new

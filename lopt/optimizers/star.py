@@ -5,6 +5,7 @@ inductive biases", 2022 (arXiv 2209.11208).
 """
 
 import dataclasses
+from collections.abc import Hashable
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,6 @@ from lopt.optimizers.adafac_mlp import (
     init_adafac_state,
     init_adafac_theta,
     map_statistics,
-    update_adafac_state,
 )
 from lopt.optimizers.features import time_features
 from lopt.optimizers.networks import MAX_UNROLLED, apply_mlp, normalized_rule
@@ -75,7 +75,6 @@ class Star:
         self, theta: Theta, grads: Params, state: AdafacState, params: Params, *, value: jax.Array | None
     ) -> tuple[Params, AdafacState]:
         del value
-        new_state = update_adafac_state(theta, grads, state)
         times = time_features(state.step)
         wide = max(self.hidden_sizes) > MAX_UNROLLED
 
@@ -88,8 +87,8 @@ class Star:
                 step = step * rsqrt
             return -(step + self.nominal_rate * nominal_size * nominal + self.weight_decay * decay_size * param)
 
-        def update_tensor(path: str, statistics: TensorStatistics) -> jax.Array:
-            del path
+        def update_tensor(kind: Hashable, statistics: TensorStatistics) -> jax.Array:
+            del kind
             return normalized_rule(_features, rule, statistics, num_plain=3, in_blocks=wide)
 
-        return map_statistics(update_tensor, grads, params, new_state), new_state
+        return map_statistics(update_tensor, theta, grads, state, params)

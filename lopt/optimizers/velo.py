@@ -6,14 +6,16 @@ Mordatch, Adam Roberts, Jascha Sohl-Dickstein, "VeLO: training versatile learned
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from collections.abc import Hashable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from lopt.names import InputError
-from lopt.optimizers.accumulators import mean
+from lopt.optimizers.accumulators import Statistics
 from lopt.optimizers.adafac_mlp import check_hidden_sizes
+from lopt.optimizers.blocks import sums
 from lopt.optimizers.progress import (
     NUM_PROGRESS_FEATURES,
     LossAverages,
@@ -23,48 +25,47 @@ from lopt.optimizers.progress import (
 )
 from lopt.optimizers.recurrent import Carry, TensorLSTM, draw_kernels, first_carry
 from lopt.optimizers.tensor_statistics import clipped_log
+from lopt.optimizers.tensors import map_tensors
 from lopt.optimizers.velo_rule import (
-    MOMENTUM_DECAYS,
-    RMS_DECAYS,
-    VeloStatistics,
-    clip_gradients,
-    init_statistics,
-    map_tensors,
+    DECAYS,
+    MAX_GRADIENT,
+    init_velo_statistics,
     mlp_shapes,
-    update_statistics,
     velo_step,
 )
-from lopt.types import Params, Theta
+from lopt.types import Params, PyTree, Theta
 
 NUM_RANKS = 5
-NUM_TENSOR_FEATURES = len(RMS_DECAYS) + NUM_RANKS + 2 * len(MOMENTUM_DECAYS)
+NUM_TENSOR_FEATURES = len(DECAYS.rms) + NUM_RANKS + 2 * len(DECAYS.momentum)
 
 
 class VeloState(NamedTuple):
-    """Attributes: step and num_steps, int32; losses; statistics; carry of the LSTMs, `[lstm_size, num_tensors]`."""
+    """Attributes: step and num_steps, int32; losses; statistics, a tree like params of `Statistics`; carry of the
+    LSTMs, `[lstm_size, num_tensors]`."""
 
     step: jax.Array
     num_steps: jax.Array
     losses: LossAverages
-    statistics: VeloStatistics
+    statistics: PyTree
     carry: Carry
 
 
-def tensor_features(param: jax.Array, momenta: jax.Array, rms: jax.Array) -> jax.Array:
+def tensor_features(param: jax.Array, statistics: Statistics) -> jax.Array:
     """`[12]`, of one tensor: mean of rms, one-hot number of axes longer than 1, spread of momenta and of rms, in logs.
 
     Everything is relative to the root mean square of the parameters. The spread of rms is about the means of the
     momenta, as in the published networks.
     """
-    axes = tuple(range(1, param.ndim + 1))  # of the statistics, whose first axis holds the decays
-    scale = jax.lax.rsqrt(jnp.maximum(mean(jnp.square(param), range(param.ndim)).reshape(()), 1e-9))
-    momenta, rms = scale * momenta, scale * rms
-    means = mean(momenta, axes)
-    spread_momenta = mean(jnp.square(momenta - means), axes).reshape(-1)
-    spread_rms = mean(jnp.square(rms - means), axes).reshape(-1)
+    count = max(param.size, 1)
+    momenta, (rms,) = list(statistics.momenta), list(statistics.rms)
+    square, mean_rms, *means = (x / count for x in sums([jnp.square(param), rms, *momenta]))
+    scale = jax.lax.rsqrt(jnp.maximum(square, 1e-9))
+    # Scaled before they are squared: the squares of small numbers would be lost.
+    pairs = zip([*momenta, *[rms] * len(means)], [*means, *means], strict=True)
+    spreads = [x / count for x in sums([jnp.square(scale * (x - center)) for x, center in pairs])]
+    logs = 0.5 * clipped_log(10 * jnp.stack([scale * mean_rms, *spreads]).reshape(-1))
     rank = jax.nn.one_hot(sum(size > 1 for size in param.shape), NUM_RANKS)
-    logs = [0.5 * clipped_log(10 * x) for x in (mean(rms, axes).reshape(-1), spread_momenta, spread_rms)]
-    return jnp.concatenate([logs[0], rank, logs[1], logs[2]])
+    return jnp.concatenate([logs[:1], rank, logs[1:]])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +109,7 @@ class Velo:
         num_steps = jnp.asarray(num_steps, jnp.int32)
         carry = first_carry(theta["lstm"], len(jax.tree.leaves(params)))
         losses = init_loss_averages(num_steps)
-        return VeloState(jnp.zeros((), jnp.int32), num_steps, losses, init_statistics(params), carry)
+        return VeloState(jnp.zeros((), jnp.int32), num_steps, losses, init_velo_statistics(params), carry)
 
     def update(
         self, theta: Theta, grads: Params, state: VeloState, params: Params, *, value: jax.Array | None
@@ -118,19 +119,32 @@ class Velo:
             return params, state
         losses = update_loss_averages(state.losses, jnp.asarray(value))
         progress = progress_features(state.step, state.num_steps, losses)
-        momenta, rms = (treedef.flatten_up_to(tree) for tree in (state.statistics.momenta, state.statistics.rms))
         # The LSTM sees the statistics as they were before this gradient.
-        tensors = [tensor_features(*tensor) for tensor in zip(leaves, momenta, rms, strict=True)]
-        x = jnp.stack([jnp.concatenate([progress, tensor]) for tensor in tensors], axis=1)
+        (features,) = map_tensors(
+            lambda kind, param, statistics: (tensor_features(param, statistics),), 1, params, state.statistics
+        )
+        x = jnp.stack([jnp.concatenate([progress, tensor]) for tensor in jax.tree.leaves(features)], axis=1)
         carry, mixing, scales = self._network.advance(theta["lstm"], state.carry, x)
         factor = self.weight_scale / self.num_mlps
         weights = jax.tree.map(lambda w: factor * jnp.tensordot(mixing.T, w, 1), theta["mlps"])
 
-        grads = clip_gradients(grads)
-        statistics = update_statistics(state.statistics, grads)
+        # Always 1000, but not before the features of all tensors are known: so XLA can update the statistics in place.
+        bound = jnp.where(jnp.max(x) > jnp.finfo(jnp.float32).max / 2, 0.0, MAX_GRADIENT)
 
-        def step(i: int, param: jax.Array, grad: jax.Array, *parts: Any) -> jax.Array:
-            return velo_step(jax.tree.map(lambda w: w[i], weights), scales[i], grad, param, *parts)
+        def per_tensor(x: PyTree) -> PyTree:
+            return treedef.unflatten([jax.tree.map(lambda x, i=i: x[i], x) for i in range(len(leaves))])
 
-        updates = map_tensors(step, params, grads, *statistics)
+        def step(
+            kind: Hashable,
+            param: jax.Array,
+            grad: jax.Array,
+            statistics: Statistics,
+            weights: Theta,
+            scale: jax.Array,
+        ) -> tuple[jax.Array, Statistics]:
+            del kind
+            return velo_step(param, grad, statistics, weights, scale, bound)
+
+        trees = (params, grads, state.statistics, per_tensor(weights), per_tensor(scales))
+        updates, statistics = map_tensors(step, 2, *trees)
         return updates, VeloState(state.step + 1, state.num_steps, losses, statistics, carry)

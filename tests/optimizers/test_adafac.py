@@ -8,12 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from lopt.optimizers import networks
+from lopt.optimizers import blocks
 from lopt.optimizers.adafac_mlp import AdafacMLP
 from lopt.optimizers.celo2 import Celo2, orthogonalize
-from lopt.optimizers.features import ParameterMLP
-from lopt.optimizers.mlp import MLPOptimizer
-from lopt.optimizers.networks import apply_mlp, mean_squares
 from lopt.optimizers.star import Star
 from lopt.transform import as_optax
 
@@ -179,39 +176,11 @@ def test_celo2_clips_gradients_and_sets_the_size_of_the_update():
     np.testing.assert_allclose(jnp.sqrt(jnp.mean(huge**2)), 0.01, rtol=1e-4)
 
 
-def test_mlp_in_blocks_is_mlp(monkeypatch):
-    optimizer = MLPOptimizer((4,))
-    theta = optimizer.init_theta(jax.random.key(3))
-    params = draws(2, {"a": (), "b": (0, 3), "c": (7, 11), "d": (90,), "e": (3,)})
-    state = optimizer.init(theta, params, num_steps=None)
-
-    def update(state):
-        return optimizer.update(theta, params, state, params, value=None)[0]
-
-    together = jax.jit(update)(state)
-    monkeypatch.setattr(networks, "BLOCK", 20)
-    monkeypatch.setattr("lopt.optimizers.mlp.BLOCK", 20)
-    in_blocks = jax.jit(lambda state: update(state))(state)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-9), in_blocks, together)
-
-
-def test_unrolled_sums_are_the_matrix_products():
-    network = ParameterMLP((8, 3, 2))
-    theta = network.init(jax.random.key(0), jnp.zeros((4, 1)), jnp.zeros((2,)))["params"]
-    theta = jax.tree.map(lambda x: x + 0.1, theta)  # biases that are not 0
-    shapes = {0: (6, 5), 1: (6, 1), 2: (1, 5), 3: (6, 5)}
-    features = list(draws(1, shapes).values())
-    constants = jnp.asarray([0.5, -2.0])
-    flat = jnp.stack([jnp.broadcast_to(x, (6, 5)).reshape(-1) for x in features])
-    products = jnp.asarray(network.apply({"params": theta}, flat, constants)).reshape(2, 6, 5)
-    np.testing.assert_allclose(jnp.stack(apply_mlp(theta, features, constants)), products, rtol=1e-5, atol=1e-6)
-
-
 @pytest.mark.parametrize("shape", [(), (7,), (100,), (40, 3), (2, 96), (97, 2), (2, 5, 11), (3, 1, 2, 9), (0, 3)])
 @pytest.mark.parametrize("in_blocks", [False, True])
 def test_sums_and_blocks_cover_every_parameter_once(monkeypatch, shape, in_blocks):
-    monkeypatch.setattr(networks, "RUN", 2)
-    monkeypatch.setattr(networks, "BLOCK", 8)
+    monkeypatch.setattr(blocks, "RUN", 2)
+    monkeypatch.setattr(blocks, "BLOCK", 8)
     optimizer = AdafacMLP()
     theta = optimizer.init_theta(jax.random.key(3))
     params = draws(2, {"w": shape})
@@ -226,27 +195,6 @@ def test_sums_and_blocks_cover_every_parameter_once(monkeypatch, shape, in_block
         expected = -1e-3 * out[..., 0] * np.exp(1e-3 * out[..., 1])
         np.testing.assert_allclose(updates["w"], expected, rtol=2e-4, atol=1e-8)
     assert updates["w"].shape == shape
-
-
-@pytest.mark.parametrize("shape", [(7,), (9, 5), (11, 2), (2, 3, 4), (2, 10)])
-def test_scaling_in_place_scales_once(monkeypatch, shape):
-    monkeypatch.setattr(networks, "BLOCK", 6)
-    x = draws(0, {"x": shape})["x"]
-    factor = draws(1, {"factor": (*shape[:-1], 1)})["factor"]
-    np.testing.assert_array_equal(jax.jit(networks.scale_in_place)(x, factor), x * factor)
-
-
-def test_mean_squares_have_derivatives():
-    """Estimators that differentiate go through them."""
-    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 4)), jnp.float32)
-
-    def total(x):
-        first, second = mean_squares([x, 3 * x], (3, 4), 0)
-        return (first * second)[0, 0]
-
-    slopes = jax.vmap(jax.grad(total))(x)
-    square = np.mean(np.asarray(x, np.float64) ** 2, axis=(1, 2), keepdims=True)
-    np.testing.assert_allclose(slopes, 9 * 2 * square * 2 * x / 12, rtol=1e-5)
 
 
 def test_sizes_of_theta_and_state():
@@ -267,15 +215,3 @@ def test_bfloat16_parameters_have_float32_statistics(optimizer):
     updates, state = jax.jit(tx.update)(params, state, params)
     assert jnp.asarray(updates["w"]).dtype == jnp.bfloat16
     assert {x.dtype for x in jax.tree.leaves(state.inner)} == {jnp.dtype("int32"), jnp.dtype("float32")}
-
-
-@pytest.mark.parametrize("optimizer", [AdafacMLP(), AdafacMLP((32, 32)), Star(), Celo2(), MLPOptimizer()])
-def test_features_are_never_in_memory(optimizer):
-    """What a jitted update needs besides its arguments and results, for a tensor of 4e6 parameters."""
-    theta = optimizer.init_theta(jax.random.key(3))
-    params = {"w": jax.ShapeDtypeStruct((2000, 2000), jnp.float32)}
-    state = jax.eval_shape(lambda: optimizer.init(theta, {"w": jnp.zeros((2000, 2000))}, num_steps=None))
-    update = jax.jit(lambda *args: optimizer.update(*args, value=None), donate_argnums=2)
-    analysis = update.lower(theta, params, state, params).compile().memory_analysis()
-    assert analysis is not None
-    assert analysis.temp_size_in_bytes < (4 * 70 * networks.BLOCK if max(optimizer.hidden_sizes) > 8 else 4 * 100_000)

@@ -1,0 +1,201 @@
+"""The kernel of per-parameter rules, in interpret mode, against the same rules without it; and its way to CUDA.
+
+The reference is the path that the other tests hold against numpy. Blocks are small here: tensors have many, and a rest.
+"""
+
+import functools
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lopt.optimizers import kernels
+from lopt.optimizers.accumulators import init_statistics
+from lopt.optimizers.adafac_features import tensor_statistics
+from lopt.optimizers.adafac_mlp import AdafacMLP
+from lopt.optimizers.celo2 import Celo2
+from lopt.optimizers.features import ParameterMLP
+from lopt.optimizers.networks import apply_mlp, normalized_rule
+from lopt.optimizers.star import Star
+from lopt.optimizers.velo_rule import DECAYS, mlp_shapes, velo_step
+
+SHAPES = {"vector": (70,), "matrix": (9, 37), "cube": (3, 21, 2), "kernel": (2, 3, 7, 5)}
+
+
+class VeloRule:
+    """`velo_step` with one network, which is theta, as a rule."""
+
+    def init_theta(self, key):
+        rng = np.random.default_rng(0)
+        shapes = mlp_shapes((4, 4))
+        return {name: jnp.asarray(rng.normal(size=shape) / 3, jnp.float32) for name, shape in shapes.items()}
+
+    def init(self, theta, params, *, num_steps):
+        return {name: init_statistics(p, DECAYS) for name, p in params.items()}
+
+    def update(self, theta, grads, state, params, *, value):
+        results = {name: velo_step(p, grads[name], state[name], theta, jnp.float32(2)) for name, p in params.items()}
+        return {k: v[0] for k, v in results.items()}, {k: v[1] for k, v in results.items()}
+
+
+RULES = {
+    "adafac_mlp": (AdafacMLP(step_scale=0.1, mup_keys=("kernel",)), ("kernel",)),
+    "star": (Star(step_scale=0.1, magnitude_scale=0.1, weight_decay=0.1, precondition=True), ("vector", "matrix")),
+    "celo2": (Celo2((4,)), ("kernel",)),
+    "velo": (VeloRule(), ("vector", "cube")),
+}
+
+
+def tree(names, seed=0):
+    rng = np.random.default_rng(seed)
+    return {name: jnp.asarray(rng.normal(size=SHAPES[name]), jnp.float32) for name in names}
+
+
+def positive(shapes):
+    """A state as after some steps: second moments are positive, and so are momenta, which may have any sign."""
+    rng = np.random.default_rng(3)
+    return jax.tree.map(lambda x: jnp.asarray(rng.uniform(0.3, 3, size=x.shape), x.dtype), shapes)
+
+
+@pytest.fixture
+def use_kernel(monkeypatch):
+    """A switch: whether what is traced from now on has a kernel for every tensor."""
+    monkeypatch.setattr(kernels, "BLOCK", 64)
+
+    def switch(on, interpret=True):
+        monkeypatch.setattr(kernels, "suits", lambda shape: on)
+        monkeypatch.setattr(kernels, "over_grid", functools.partial(over_grid, interpret=interpret))
+
+    over_grid = kernels.over_grid
+    return switch
+
+
+def assert_close(actual, expected):
+    """To 1e-5, relative to the element or, where terms of a sum cancel, to the root mean square of all."""
+    for a, b in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.sqrt(np.mean(np.square(b))))
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_kernel_is_the_rule(name, use_kernel):
+    optimizer, names = RULES[name]
+    theta, params = optimizer.init_theta(jax.random.key(1)), tree(names)
+    state = positive(jax.eval_shape(lambda: optimizer.init(theta, params, num_steps=None)))
+    grads = tree(names, 1)
+
+    @jax.jit
+    def both(*inputs):
+        results = []
+        for on in (True, False):
+            use_kernel(on)
+            results.append(optimizer.update(*inputs, value=None)[0])
+        return results
+
+    assert str(both.trace(theta, grads, state, params).jaxpr).count("pallas_call[") == len(names)
+    kernel, plain = both(theta, grads, state, params)
+    assert {k: x.shape for k, x in kernel.items()} == {k: SHAPES[k] for k in names}
+    assert_close(kernel, plain)
+
+
+def test_vmap_and_derivatives_over_theta(use_kernel):
+    """Of a rule with few features, which compiles in less time."""
+    network = ParameterMLP((3, 1))
+    theta = network.init(jax.random.key(1), jnp.zeros((6, 1)), jnp.zeros((0,)))["params"]
+    thetas = jax.tree.map(lambda x: jnp.stack([x, 1.1 * x + 0.01]), theta)
+    (param,) = tree(["matrix"]).values()
+    inputs = tensor_statistics(jnp.sin(param), param, *positive(jax.eval_shape(lambda: init_statistics(param, DECAYS))))
+
+    def features(s):
+        return [s.grad, *s.momenta, *list(s.row)[:2]]
+
+    def loss(theta, inputs):
+        update = normalized_rule(features, lambda x: jnp.exp(apply_mlp(theta, x)[0]), inputs)
+        return jnp.sum(jnp.sin(update)), update
+
+    @jax.jit
+    def both(thetas, inputs):
+        use_kernel(True)
+        value = jax.vmap(loss, (0, None))(thetas, inputs)
+        grad, _ = jax.vmap(jax.grad(loss, has_aux=True), (0, None))(thetas, inputs)
+        use_kernel(False)
+        return (value, grad), jax.vmap(jax.value_and_grad(loss, has_aux=True), (0, None))(thetas, inputs)
+
+    assert str(both.trace(thetas, inputs).jaxpr).count("pallas_call[") == 1
+    kernel, plain = both(thetas, inputs)
+    assert_close(kernel, plain)
+    assert all(jnp.any(x != 0) for x in jax.tree.leaves(kernel[1]))
+
+
+@pytest.mark.parametrize("shape", [(70,), (65, 3), (5, 1, 33), (3, 4, 5, 6)])
+def test_every_way_to_broadcast(shape, monkeypatch):
+    """Whole numbers, so exactly: inputs with each set of axes of length 1, in pairs, in bfloat16, and a constant."""
+    monkeypatch.setattr(kernels, "BLOCK", 64)
+    kept = list(itertools.product([False, True], repeat=len(shape)))
+    parts = [[n if keep else 1 for n, keep in zip(shape, keeps, strict=True)] for keeps in kept]
+    rng = np.random.default_rng(0)
+    singles = [rng.integers(-9, 9, size=part).astype(np.float32) for part in parts]
+    pairs = [rng.integers(-9, 9, size=(2, *part)).astype(np.float32) for part in parts]
+    half = rng.integers(-9, 9, size=shape).astype(np.float32)
+
+    def fn(tensors, half, constants):
+        singles, pairs = tensors
+        total = half + 5 * constants[3, 1]
+        for i, (single, (first, second)) in enumerate(zip(singles, pairs, strict=True)):
+            total = total + (i + 1) * single + first * second
+        return total
+
+    @jax.jit
+    def run(tensors, half, constants):
+        return kernels.over_grid(lambda x, half: fn(x, half, constants), (tensors, half), shape, interpret=True)
+
+    constants = np.arange(8, dtype=np.float32).reshape(4, 2)
+    outputs = run((singles, pairs), jnp.asarray(half, jnp.bfloat16), constants)
+    np.testing.assert_array_equal(outputs, fn((singles, pairs), half, constants))
+
+
+def test_nan_stays_nan():
+    """On a GPU too, where max and min are followed by a selection; in interpret mode they are XLA's."""
+    x = jnp.asarray([1.0, np.nan, -3.0, np.nan, np.inf])
+
+    @jax.jit
+    def run(x):
+        return kernels.over_grid(lambda x: jax.nn.relu(jnp.clip(x, -2, 2)), (x,), (5,), interpret=True)
+
+    np.testing.assert_array_equal(run(x), [1, np.nan, 0, np.nan, 2])
+    text = str(run.trace(x).jaxpr)
+    assert [text.count(f"= {name} ") for name in ("max", "min", "ne")] == [2, 1, 3]
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_every_operation_has_a_way_to_cuda(name, use_kernel):
+    """Lowered without a GPU; whether Triton then compiles it, only a GPU's JAX can tell."""
+    pytest.importorskip("jax.experimental.pallas.triton", reason="this JAX has no Triton in Pallas")
+    optimizer, names = RULES[name]
+    params = tree(names[-1:])
+    theta = jax.eval_shape(optimizer.init_theta, jax.random.key(1))
+    state = jax.eval_shape(lambda: optimizer.init(theta, params, num_steps=None))
+    use_kernel(True, interpret=False)
+    update = jax.jit(lambda *inputs: optimizer.update(*inputs, value=None)).trace(theta, params, state, params)
+    assert update.lower(lowering_platforms=("cuda",)).as_text().count("xla.gpu.triton") == 1
+    assert "triton" not in update.lower(lowering_platforms=("cpu",)).as_text()
+
+
+def test_what_suits_a_kernel(monkeypatch):
+    large = (kernels.MIN_SIZE // 8, 8)
+    assert not kernels.suits(large)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert not kernels.suits(large)  # two devices, and XLA spreads the tensor
+    mesh = jax.make_mesh((2,), ("pairs",), axis_types=(jax.sharding.AxisType.Auto,))
+    inside = []
+
+    def body(x):
+        inside.append(kernels.suits(large))
+        return x
+
+    jax.eval_shape(jax.shard_map(body, mesh=mesh, in_specs=jax.P(), out_specs=jax.P(), check_vma=False), jnp.zeros(2))
+    assert inside == [True]
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    assert kernels.suits(large)
+    assert not any(kernels.suits(shape) for shape in [(), (kernels.MIN_SIZE // 8 - 1, 8), (kernels.MAX_SIZE, 2)])
