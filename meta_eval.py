@@ -10,6 +10,7 @@ decides them is the same. What the numbers mean: docs/evaluation.md.
 """
 
 import datetime
+import functools
 import shlex
 import sys
 from pathlib import Path
@@ -19,20 +20,24 @@ import jax.numpy as jnp
 from absl import app, flags, logging
 
 from lopt.baselines import BASELINES, DEFAULT, parse_baselines
+from lopt.contestants import horizon_warnings, other_contestants
 from lopt.distributed import PairLayout, num_cores
-from lopt.evaluate import MIN_HORIZON, Contestant, Evaluation, learned_contestant
+from lopt.evaluate import MIN_HORIZON, Evaluation
 from lopt.evaluation_cache import EvaluationCache
 from lopt.evaluation_plan import make_plan
-from lopt.names import InputError, split_list
+from lopt.names import InputError, check_known, split_list
 from lopt.optimizers import OPTIMIZERS
 from lopt.outer import initial_theta
 from lopt.plots import draw, to_png
 from lopt.pretrained import Pretrained, load_pretrained, versions
 from lopt.results import AGGREGATE, PICTURE, check_folder, write_results
-from lopt.score_plots import draw_aggregate
+from lopt.score_plots import draw_aggregate, draw_sweep
 from lopt.scores import score_task
 from lopt.summary import summarize, table
+from lopt.sweeps import Point, horizon_points, run_sweep
+from lopt.types import TaskFamily
 from tasks import parse_tasks
+from tasks.sweeps import AXES, variants
 
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "what to evaluate: a run's folder, an export, or an optimizer that ships with lopt, by name"
@@ -44,6 +49,9 @@ _BASELINES = flags.DEFINE_string(
     "baselines", DEFAULT, f"comma list of {', '.join(BASELINES)}; or all. Adam at a constant rate is always there"
 )
 _LEARNED = flags.DEFINE_string("learned", "", "comma list of other learned optimizers, as for --checkpoint")
+_SWEEP = flags.DEFINE_string(
+    "sweep", "", f"comma list of axes along which every task is varied too: horizon, {', '.join(AXES)}"
+)
 _HORIZON = flags.DEFINE_integer(
     "horizon", None, f"steps of a training, at least {MIN_HORIZON}; default: the longest of the meta-training"
 )
@@ -59,17 +67,11 @@ _DATA_DIR = flags.DEFINE_string("data_dir", None, "where data sets are; default:
 _DEVICES = flags.DEFINE_integer("devices", None, "devices that share the runs; default: all", lower_bound=1)
 
 
-def optimizer_name(pretrained: Pretrained) -> str:
-    """What an optimizer is called: its folder, or that of its run."""
-    path = pretrained.path
-    return path.parent.name if path.name == "export" else path.stem if path.is_file() else path.name
-
-
 def default_folder(pretrained: Pretrained, checkpoint: str, horizon: int) -> Path:
     """In the run's own folder if that was named, else in ./runs."""
     if Path(checkpoint).resolve() == pretrained.path.parent:
         return Path(checkpoint, f"eval-{horizon}")
-    return Path("runs", f"eval-{optimizer_name(pretrained)}")
+    return Path("runs", f"eval-{pretrained.name}")
 
 
 def layout() -> PairLayout:
@@ -80,26 +82,11 @@ def layout() -> PairLayout:
     return PairLayout(_DEVICES.value or available, sequential=jax.default_backend() == "cpu")
 
 
-def other_contestants(others: list[Pretrained], taken: set[str]) -> list[Contestant]:
-    """The learned optimizers of --learned, by their names."""
-    found = []
-    for other in others:
-        name = optimizer_name(other)
-        if name in taken:
-            raise InputError(f"--learned: there is another optimizer of the name {name!r}: rename its folder")
-        taken.add(name)
-        found.append(learned_contestant(name, name, other.optimizer, other.theta))
-    return found
-
-
-def horizon_warnings(optimizers: dict[str, Pretrained], horizon: int) -> list[str]:
-    """Which of them are asked for more steps than they were meta-trained on."""
-    longest = {name: pretrained.card["horizon"][1] for name, pretrained in optimizers.items()}
-    return [
-        f"{name} was meta-trained on at most {steps:,} steps, and is evaluated on {horizon:,}"
-        for name, steps in longest.items()
-        if horizon > steps
-    ]
+def points(axis: str, evaluation: Evaluation, family: TaskFamily) -> dict[str, Point]:
+    """Where a sweep of one task stops."""
+    if axis == "horizon":
+        return horizon_points(evaluation, family)
+    return {label: (evaluation, found) for label, found in variants(family, axis, data_dir=_DATA_DIR.value).items()}
 
 
 def main(argv: list[str]) -> int:
@@ -126,12 +113,13 @@ def main(argv: list[str]) -> int:
     if not isinstance(tasks, str):
         raise InputError(f"{pretrained.path} does not say what it was trained on: give --tasks")
     families = parse_tasks(tasks, data_dir=_DATA_DIR.value, optimizers=OPTIMIZERS)
+    axes = split_list(_SWEEP.value)
+    for axis in axes:
+        check_known("axis of a sweep", axis, ["horizon", *AXES])
+    stops = {(axis, family): points(axis, evaluation, family) for axis in axes for family in families}
     untrained = initial_theta(pretrained.optimizer, card.get("seed") or 0)
-    reserved = {"learned", "untrained", "adam_default", *BASELINES}
-    contestants = evaluation.contestants(
-        pretrained.optimizer, pretrained.theta, untrained, other_contestants(others, reserved)
-    )
-    named = {"the learned optimizer": pretrained, **{optimizer_name(other): other for other in others}}
+    contestants = evaluation.contestants(pretrained.optimizer, pretrained.theta, untrained, other_contestants(others))
+    named = {"the learned optimizer": pretrained, **{other.name: other for other in others}}
     warnings = horizon_warnings(named, horizon)
     configuration = {
         "optimizer": str(pretrained.optimizer),
@@ -142,7 +130,8 @@ def main(argv: list[str]) -> int:
         "seed": evaluation.seed,
         "split": evaluation.split,
         "baselines": {baseline.name: baseline.rates for baseline in evaluation.baselines},
-        "learned": {optimizer_name(other): other.card["theta_sha256"] for other in others},
+        "learned": {other.name: other.card["theta_sha256"] for other in others},
+        "sweep": axes,
     }
     out = Path(_OUT.value) if _OUT.value else default_folder(pretrained, _CHECKPOINT.value, horizon)
     check_folder(out, configuration, overwrite=_OVERWRITE.value)
@@ -154,10 +143,14 @@ def main(argv: list[str]) -> int:
         print(f"warning: {warning}", flush=True)
     plan = make_plan(evaluation, contestants, data)
     print(plan.describe(), flush=True)
-    results = plan.run(lambda line: print(line, flush=True), warnings)
+    if stops:
+        print(f"and {sum(map(len, stops.values()))} points of sweeps, each about as long as a task", flush=True)
+    say = functools.partial(print, flush=True)
+    results = plan.run(say, warnings)
     scores = {name: score_task(result) for name, result in results.items()}
+    sweeps = [run_sweep(axis, family.name, stop, contestants, say) for (axis, family), stop in stops.items()]
     about = {
-        "title": f"{optimizer_name(pretrained)} after {horizon:,} steps",
+        "title": f"{pretrained.name} after {horizon:,} steps",
         "optimizer": str(pretrained.optimizer),
         "checkpoint": str(pretrained.path),
         "theta_sha256": card["theta_sha256"],
@@ -167,10 +160,12 @@ def main(argv: list[str]) -> int:
         "hardware": f"{evaluation.layout.num_devices} x {jax.devices()[0].device_kind}",
         "setting": {name: configuration[name] for name in ("horizon", "num_seeds", "seed", "split")},
     }
-    content = summarize(results, scores, about)
+    content = summarize(results, scores, about, sweeps)
     pictures = {PICTURE: to_png(draw(results))}
     if content["aggregate"]:
         pictures[AGGREGATE] = to_png(draw_aggregate(content))
+    for i, sweep in enumerate(content["sweeps"]):
+        pictures[f"sweep_{i}_{sweep['axis']}.png"] = to_png(draw_sweep(sweep, content["optimizers"]))
     files = write_results(out, results, content, configuration=configuration, pictures=pictures)
 
     for name, result in results.items():

@@ -4,48 +4,24 @@ import dataclasses
 import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lopt.baselines import BASELINES, REFERENCE, Baseline
+from lopt.contestants import Contestant, learned_contestant
 from lopt.distributed import PairLayout
 from lopt.evaluation_cache import EvaluationCache, arrays_sha, sources
 from lopt.measures import LONG, MEASURES, best_rate
 from lopt.names import InputError
 from lopt.pretrained import versions
 from lopt.scores import DEFAULT_RATE, Curves, Entry, TaskResult
-from lopt.training import Learned, Rule, Runner, flops_per_step
-from lopt.types import SPLITS, Data, LearnedOptimizer, PyTree, TaskFamily, Theta
+from lopt.training import Runner, flops_per_step
+from lopt.types import SPLITS, Data, LearnedOptimizer, TaskFamily, Theta
 
 MIN_HORIZON = 20  # 5 % of it is one step
-
-
-class Contestant(NamedTuple):
-    """An optimizer that takes part.
-
-    Attributes:
-      name: of its entry.
-      label: for people.
-      kind: of `scores.KINDS`.
-      rule: of its runs.
-      hypers: what the runs may have, stacked: learning rates `[G]`, or theta with a leading axis of 1.
-      rates: `[G]` learning rates to choose from; one, NaN if it has none, for what is not tuned.
-    """
-
-    name: str
-    label: str
-    kind: str
-    rule: Rule
-    hypers: PyTree
-    rates: tuple[float, ...]
-
-
-def learned_contestant(name: str, label: str, optimizer: LearnedOptimizer, theta: Theta, *, kind: str = "learned"):
-    """A learned optimizer that takes part; nothing of it is tuned."""
-    return Contestant(name, label, kind, Learned(optimizer), jax.tree.map(lambda x: x[None], theta), (math.nan,))
 
 
 @dataclasses.dataclass(frozen=True)

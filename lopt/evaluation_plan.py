@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from lopt.baselines import REFERENCE
-from lopt.evaluate import Contestant, Evaluation
+from lopt.contestants import Contestant
+from lopt.evaluate import Evaluation
 from lopt.measures import LONG
 from lopt.scores import Entry, TaskResult
 from lopt.training import flops_per_step

@@ -167,9 +167,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if args.steps < 1:
             raise InputError(f"--steps must be at least 1, not {args.steps}")
-        optimizer, theta, card, path = load_pretrained(args.path)
-        name = path.parent.name if path.name == "export" else path.stem
-        folder = Path(args.out or Path("runs", f"inspect-{name}"))
+        pretrained = load_pretrained(args.path)
+        folder = Path(args.out or Path("runs", f"inspect-{pretrained.name}"))
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -177,7 +176,8 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         print(f"inspect: {error}", file=sys.stderr)
         return 2
-    print(f"{card['architecture']}, {sum(x.size for x in jax.tree.leaves(theta)):,} weights")
+    optimizer, theta = pretrained.optimizer, pretrained.theta
+    print(f"{pretrained.card['architecture']}, {sum(x.size for x in jax.tree.leaves(theta)):,} weights")
     figures = {
         "response.png": lambda: draw_response(optimizer, theta),
         "training.png": lambda: draw_training(Training(*map(np.asarray, train(optimizer, theta, args.steps)))),

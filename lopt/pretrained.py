@@ -55,6 +55,12 @@ class Pretrained(NamedTuple):
     card: Mapping[str, Any]
     path: Path
 
+    @property
+    def name(self) -> str:
+        """What it is called: its folder, or that of its run."""
+        path = self.path
+        return path.parent.name if path.name == "export" else path.stem if path.is_file() else path.name
+
 
 def load(path_or_name: str | os.PathLike, *, num_steps: int | None = None) -> optax.GradientTransformationExtraArgs:
     """A trained optimizer as an optax transformation: `tx.update(grads, state, params, value=loss)`; see `as_optax`.

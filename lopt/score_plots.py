@@ -40,12 +40,12 @@ def draw_aggregate(content: Mapping[str, Any]) -> "Figure":
     return figure
 
 
-def draw_sweep(sweep: Mapping[str, Any], labels: Mapping[str, str]) -> "Figure":
+def draw_sweep(sweep: Mapping[str, Any], optimizers: Mapping[str, Mapping[str, str]]) -> "Figure":
     """A heat map: optimizers by values along the axis, coloured by score; 1 is tuned Adam, white.
 
     Args:
       sweep: `axis`, `task`, `values`, and `rows`, scores by optimizer.
-      labels: of the optimizers.
+      optimizers: of the content, with their labels.
     """
     from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
@@ -63,7 +63,7 @@ def draw_sweep(sweep: Mapping[str, Any], labels: Mapping[str, str]) -> "Figure":
         text = "diverged" if score == 0 else "-" if math.isnan(score) else f"{score:.2f}"
         axes.text(column, row, text, ha="center", va="center", fontsize=9, color="white" if dark else "black")
     axes.set_xticks(range(len(values)), [str(value) for value in values])
-    axes.set_yticks(range(len(names)), [labels.get(name, name) for name in names])
+    axes.set_yticks(range(len(names)), [optimizers[name]["label"] for name in names])
     axes.set_xlabel(sweep["axis"].replace("_", " "))
     axes.set_title(sweep["task"], fontsize=11, loc="left")
     axes.spines[:].set_visible(False)

@@ -1,7 +1,7 @@
 """An evaluation in words and plain values: the table on the terminal, the content of summary.json and the report."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,14 @@ POINTS = 200  # of such a curve, at most
 THRESHOLDS = np.geomspace(0.01, 10, 121)  # of the performance profiles
 
 
-def summarize(results: Results, scores: Scores, about: Mapping[str, Any]) -> dict[str, Any]:
+def summarize(
+    results: Results, scores: Scores, about: Mapping[str, Any], sweeps: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
     """Everything that a report says, as numbers, texts, None for what there is not, and "inf".
 
     Args:
       about: what is known beside the runs: `title`, `optimizer`, `command`, ...
+      sweeps: of `lopt.sweeps.run_sweep`.
     """
     aggregate = _aggregate(scores)
     return plain(
@@ -33,7 +36,7 @@ def summarize(results: Results, scores: Scores, about: Mapping[str, Any]) -> dic
             "tasks": [_task(name, results[name], scores[name]) for name in results],
             "aggregate": aggregate,
             "profiles": _profiles(scores),
-            "sweeps": [],
+            "sweeps": list(sweeps),
             "failures": _failures(results, scores),
         }
     )
