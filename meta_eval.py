@@ -25,12 +25,13 @@ from lopt.distributed import PairLayout, num_cores
 from lopt.evaluate import MIN_HORIZON, Evaluation
 from lopt.evaluation_cache import EvaluationCache
 from lopt.evaluation_plan import make_plan
+from lopt.metrics import WANDB_MODES
 from lopt.names import InputError, check_known, split_list
 from lopt.optimizers import OPTIMIZERS
 from lopt.outer import initial_theta
 from lopt.plots import draw, to_png
 from lopt.pretrained import Pretrained, load_pretrained, versions
-from lopt.results import AGGREGATE, PICTURE, check_folder, write_results
+from lopt.results import AGGREGATE, PICTURE, check_folder, track_results, write_results
 from lopt.score_plots import draw_aggregate, draw_sweep
 from lopt.scores import score_task
 from lopt.summary import summarize, table
@@ -63,6 +64,7 @@ _OUT = flags.DEFINE_string(
 )
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "replace the results of another evaluation in that folder")
 _CACHE = flags.DEFINE_string("cache", "runs/cache/evaluations", "folder that runs are kept in; empty: none")
+_WANDB = flags.DEFINE_enum("wandb", "disabled", WANDB_MODES, "send scores and pictures to Weights & Biases too")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "where data sets are; default: TFDS_DATA_DIR, or TFDS's own")
 _DEVICES = flags.DEFINE_integer("devices", None, "devices that share the runs; default: all", lower_bound=1)
 
@@ -167,6 +169,7 @@ def main(argv: list[str]) -> int:
     for i, sweep in enumerate(content["sweeps"]):
         pictures[f"sweep_{i}_{sweep['axis']}.png"] = to_png(draw_sweep(sweep, content["optimizers"]))
     files = write_results(out, results, content, configuration=configuration, pictures=pictures)
+    track_results(out, content, _WANDB.value)
 
     for name, result in results.items():
         print(f"\n{table(name, result, scores[name])}")

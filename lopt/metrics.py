@@ -152,7 +152,7 @@ class Tracker(Protocol):
     """Where the rows go besides metrics.jsonl. Nothing that goes wrong there raises."""
 
     def log(self, row: Mapping[str, Any], step: int) -> None:
-        """Sends the row of one outer step."""
+        """Sends the row of one outer step; a value that is a path stands for the picture there."""
         ...
 
     def finish(self) -> None:
@@ -225,7 +225,7 @@ class _Wandb:
     def log(self, row: Mapping[str, Any], step: int) -> None:
         with self._warning("logging to"):
             if self._run is not None:
-                self._run.log(dict(row), step=step)
+                self._run.log({name: _picture(x) if isinstance(x, Path) else x for name, x in row.items()}, step=step)
 
     def finish(self) -> None:
         with self._warning("finishing"):
@@ -240,3 +240,9 @@ class _Wandb:
         except Exception as error:
             self._run = None  # one warning, not one a step
             logging.warning("going on without wandb, because %s it failed: %s", doing, " ".join(str(error).split()))
+
+
+def _picture(path: Path) -> Any:
+    import wandb
+
+    return wandb.Image(str(path))

@@ -87,6 +87,25 @@ def write_results(
     return [*files, REPORT]
 
 
+def track_results(folder: Path, content: Mapping[str, Any], mode: str) -> None:
+    """Sends the scores and the pictures of a folder that `write_results` has filled to wandb, if `mode` says so.
+
+    Args:
+      mode: of `lopt.metrics.WANDB_MODES`.
+    """
+    from lopt.metrics import open_tracker  # here, as it brings rich
+
+    about = {key: value for key, value in content.items() if isinstance(value, str)} | dict(content.get("setting", {}))
+    tracker = open_tracker(mode, config=about, workdir=folder)
+    row: dict[str, Any] = {path.stem: path for path in sorted(folder.glob("*.png"))}
+    for task in content["tasks"]:
+        for found in task["rows"]:
+            place = f"{task['name']}/{found['optimizer']}"
+            row |= {f"{place}/{measure}": found[measure] for measure in (*MEASURES, "valid_loss", "score")}
+    tracker.log(row, step=0)
+    tracker.finish()
+
+
 def pack_results(results: Mapping[str, TaskResult]) -> bytes:
     """The runs as an npz file: `tasks`, their names; for each its `INDEX.FIELD`, `INDEX.entries`, the names of its
     entries, and `INDEX.NAME.ARRAY` for the arrays of `entries.entry_arrays`."""

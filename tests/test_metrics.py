@@ -8,6 +8,8 @@ import os
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +17,7 @@ import pytest
 from rich.console import Console
 from rich.logging import RichHandler
 
-from lopt.metrics import MetricsLog, Progress, open_tracker
+from lopt.metrics import MetricsLog, Progress, _Wandb, open_tracker
 from lopt.names import InputError
 
 
@@ -257,3 +259,18 @@ def test_online_costs_at_most_ten_seconds_and_a_warning(tracked, wrong, kind, op
     assert finishing[0] <= finished <= finishing[1]
     assert re.fullmatch(f"WARNING:root:{warning}\n", stderr)
     assert re.fullmatch("[0-9a-f]{8}", (folder / wrong / "wandb_id").read_text())
+
+
+def test_paths_are_logged_as_pictures(tmp_path):
+    import wandb
+    from PIL import Image
+
+    Image.new("RGB", (3, 2)).save(tmp_path / "a.png")
+    tracker: Any = object.__new__(_Wandb)
+    logged = []
+    tracker._run = SimpleNamespace(log=lambda row, step: logged.append((row, step)))
+    tracker.log({"loss": 1.5, "curves": tmp_path / "a.png"}, step=0)
+    ((row, step),) = logged
+    assert (row["loss"], step) == (1.5, 0)
+    assert isinstance(row["curves"], wandb.Image)
+    assert row["curves"].image.size == (3, 2)
