@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lopt.measures import moving_average
+from lopt.measures import final_loss, moving_average
 from lopt.scores import TaskResult
 
 if TYPE_CHECKING:  # matplotlib is imported when something is drawn
@@ -25,7 +25,8 @@ BEST = (
     {"color": "#007a5a", "linewidth": 1.6, "linestyle": "-.", "zorder": 5},
 )
 GRID = {"color": "#c4c4c4", "linewidth": 0.7, "linestyle": "-", "zorder": 1}
-# Of further optimizers, in turns.
+# Of further optimizers, in turns; more than so many could not be told apart.
+MOST_OTHERS = 5
 DASHES = ((0, (5, 1, 1, 1)), (0, (1, 1)), (0, (7, 2)), (0, (3, 1, 1, 1, 1, 1)))
 OTHERS = ("#56a0d3", "#8c6d00", "#6a51a3", "#636363", "#b2182b")
 
@@ -36,8 +37,8 @@ def draw(results: Mapping[str, TaskResult]) -> "Figure":
 
     columns = 1 if len(results) < 4 else 2
     lines = -(-len(results) // columns)
-    most = max(len(result.entries) for result in results.values())
-    height = max(3.6, 0.35 * most + 0.8)  # of a panel, that its legend has room
+    most = min(max(len(result.entries) for result in results.values()), 4 + MOST_OTHERS)
+    height = max(3.6, 0.38 * most + 0.8)  # of a panel, that its legend has room
     figure = Figure(figsize=(8.2 * columns, height * lines + 0.5), dpi=DPI, layout="constrained")
     panels = figure.subplots(lines, columns, squeeze=False).ravel()
     for axes, (task, result) in zip(panels, results.items(), strict=False):
@@ -75,7 +76,8 @@ def _draw_task(axes: "Axes", task: str, result: TaskResult) -> None:
         named.append((label, adam.chosen[measures[0]].loss, style))
     named.append((f"{default.label} (default)", default.chosen["final_loss"].loss, DEFAULT))
     named.append((untrained.label, untrained.chosen["final_loss"].loss, UNTRAINED))
-    for i, entry in enumerate(entries.values()):
+    others = sorted(entries.values(), key=lambda entry: final_loss(entry.chosen["final_loss"].loss).mean())
+    for i, entry in enumerate(others[:MOST_OTHERS]):
         rate = f", lr {entry.rates[entry.best['final_loss']]:.2g}" if entry.tuned else ""
         style = {"color": OTHERS[i % len(OTHERS)], "linestyle": DASHES[i % len(DASHES)], "linewidth": 1.5, "zorder": 2}
         named.append((f"{entry.label}{rate}", entry.chosen["final_loss"].loss, style))
@@ -104,7 +106,18 @@ def _draw_task(axes: "Axes", task: str, result: TaskResult) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#ececec", linewidth=0.6)
     axes.set_axisbelow(True)
-    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=9, labelspacing=0.8)
+    hidden = len(others) - MOST_OTHERS
+    title = f"of {len(others)} others, the {MOST_OTHERS} best;\nall are in report.html" if hidden > 0 else None
+    axes.legend(
+        loc="upper left",
+        bbox_to_anchor=(1.01, 1.0),
+        frameon=False,
+        fontsize=9,
+        labelspacing=0.8,
+        title=title,
+        title_fontsize=8,
+        alignment="left",
+    )
 
 
 def _limits(medians: list[np.ndarray]) -> tuple[float, float]:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # matplotlib is imported when something is drawn
 DPI = 150
 ACCENT, PLAIN, FAINT = "#d55e00", "#333333", "#c4c4c4"
 DASHES = ("-", "--", "-.", ":", (0, (1, 2)), (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
+MOST_LINES = 7  # of the profiles
 LIMIT = 4.0  # of the colours of a sweep: four times better or worse
 
 
@@ -36,7 +37,8 @@ def draw_aggregate(content: Mapping[str, Any]) -> "Figure":
     _intervals(right, order, "improvement", labels, 0.5, title)
     right.set_xlim(-0.02, 1.02)
     right.tick_params(axis="y", labelleft=False)
-    _profiles(figure.add_subplot(grid[1, :]), content["profiles"], labels)
+    shown = list(dict.fromkeys(["learned", "adam", *(row["optimizer"] for row in reversed(order))]))[:MOST_LINES]
+    _profiles(figure.add_subplot(grid[1, :]), content["profiles"], {name: labels[name] for name in shown})
     return figure
 
 
@@ -93,8 +95,7 @@ def _intervals(
 
 
 def _profiles(axes: "Axes", profiles: Mapping[str, Sequence[float]], labels: Mapping[str, str]) -> None:
-    names = [name for name in profiles if name != "threshold"]
-    for i, name in enumerate(names):
+    for i, (name, label) in enumerate(labels.items()):
         learned = name == "learned"
         style = {
             "linewidth": 2.6 if learned else 1.5,
@@ -104,7 +105,7 @@ def _profiles(axes: "Axes", profiles: Mapping[str, Sequence[float]], labels: Map
         axes.plot(
             profiles["threshold"],
             profiles[name],
-            label=labels.get(name, name),
+            label=label,
             linestyle=DASHES[i % len(DASHES)],
             **style,
         )
@@ -114,7 +115,7 @@ def _profiles(axes: "Axes", profiles: Mapping[str, Sequence[float]], labels: Map
     axes.xaxis.set_major_formatter("{x:g}")
     axes.minorticks_off()
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="upper right", ncols=1 + len(names) // 9, frameon=False, fontsize=9)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=9)
 
 
 def _labels(content: Mapping[str, Any]) -> dict[str, str]:
