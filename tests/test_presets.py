@@ -53,6 +53,14 @@ def check_promise(pretrained: Pretrained, at_most: dict[str, float], data_dir: s
             assert scores.ratios[name] <= bound, (family.name, name)
 
 
+@pytest.fixture
+def optimized():
+    """Programs as the commands compile them: here they run for minutes."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_name_their_command_time_and_score(name):
     text = importlib.import_module(f"presets.{name}").__doc__ or ""
@@ -86,12 +94,14 @@ def test_the_shipped_mlp_keeps_its_promise_on_one_task(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("preset", PRESETS)
 def test_shipped_optimizers_keep_their_promise(preset, tmp_path):
     check_promise(load_pretrained(SHIPPED[preset]), PROMISES[preset], str(tmp_path), num_seeds=5)
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_reach_their_promise(name, tmp_path):
     config, layout = PRESETS[name], PairLayout(2)
