@@ -8,7 +8,7 @@ params = optax.apply_updates(params, updates)
 
 from lopt.guarding import GuardState, guard
 from lopt.names import InputError
-from lopt.pretrained import Pretrained, load, load_pretrained
+from lopt.pretrained import Pretrained, load, load_pretrained, scale_by_learned
 from lopt.transform import LearnedState, as_optax
 from lopt.tunables import Tunable
 from lopt.tuning import Tuned, tune
@@ -26,5 +26,6 @@ __all__ = [
     "guard",
     "load",
     "load_pretrained",
+    "scale_by_learned",
     "tune",
 ]

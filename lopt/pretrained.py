@@ -81,6 +81,21 @@ def load(path_or_name: str | os.PathLike, *, num_steps: int | None = None) -> op
     return as_optax(pretrained.optimizer, pretrained.theta, num_steps=num_steps)
 
 
+def scale_by_learned(
+    path_or_name: str | os.PathLike, *, num_steps: int | None = None
+) -> optax.GradientTransformationExtraArgs:
+    """What `load` gives, with the sign that optax's `scale_by_*` have: a direction to go on with in a chain.
+
+    `optax.chain(scale_by_learned(...), optax.add_decayed_weights(decay), optax.scale_by_learning_rate(rate))` adds
+    -rate (direction + decay params): decoupled weight decay, and a rate of 1, or a schedule from it, for the rule's own
+    step size.
+
+    Args: as of `load`.
+    """
+    rule = load(path_or_name, num_steps=num_steps)
+    return optax.with_extra_args_support(optax.chain(rule, optax.scale(-1.0)))
+
+
 def load_pretrained(path_or_name: str | os.PathLike) -> Pretrained:
     """Reads an export folder, a run directory (the export in it), or an optimizer that ships with lopt, by its name.
 

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import safetensors.numpy
 
@@ -308,3 +309,19 @@ def test_an_interrupted_export_leaves_the_old_or_the_new_one(export, error, numb
     save_export(export, MLP, new, card=CARD)
     assert_same(lopt.load_pretrained(export).theta, new)
     assert os.listdir(export.parent) == ["export"]
+
+
+def test_scale_by_learned_is_a_direction_for_the_chain():
+    """params - rate (direction + decay params), the direction being that of `load` with the other sign."""
+    params = {"w": jnp.asarray(np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3))}
+    grads, rate, decay = jax.tree.map(lambda p: p + 0.3, params), 0.5, 0.1
+    chain = optax.chain(
+        lopt.scale_by_learned("learnable_sgd_digits"),
+        optax.add_decayed_weights(decay),
+        optax.scale_by_learning_rate(rate),
+    )
+    updates: Any = chain.update(grads, chain.init(params), params, value=jnp.ones(()))[0]
+    rule = lopt.load("learnable_sgd_digits")
+    own: Any = rule.update(grads, rule.init(params), params, value=jnp.ones(()))[0]
+    np.testing.assert_allclose(updates["w"], rate * (own["w"] - decay * params["w"]), rtol=1e-6)
+    assert np.abs(own["w"]).max() > 0
