@@ -4,6 +4,7 @@ import dataclasses
 import math
 
 import jax
+import numpy as np
 import pytest
 
 from lopt.baselines import BASELINES
@@ -72,7 +73,8 @@ def test_intervals_stand_where_the_numbers_are_best_on_top():
     left, right, _ = draw_aggregate(content).axes
     assert [label.get_text() for label in left.get_yticklabels()] == ["ours", "Adam"]  # from below
     points = {
-        axes: [float(line.get_xdata()[0]) for line in axes.lines if line.get_marker() == "o"] for axes in (left, right)
+        axes: [float(np.asarray(line.get_xdata())[0]) for line in axes.lines if line.get_marker() == "o"]
+        for axes in (left, right)
     }
     assert points[left] == [0.8, 1.0]
     assert math.isnan(points[right][0])
