@@ -191,9 +191,9 @@ def _headline(results: Results, scores: Scores, aggregate: list[dict[str, Any]])
     tasks = f"{number} tasks" if number > 1 else "the task"
     of = f"on {better} of {tasks}" if number > 1 else f"{'lower' if better else 'not lower'}"
     if number > 1:
-        first = f"After {horizon:,} steps the learned optimizer has a lower loss than tuned Adam {of}"
+        first = f"After {horizon:,} steps the learned optimizer has a lower final loss than tuned Adam {of}"
     else:
-        first = f"After {horizon:,} steps the learned optimizer's loss is {of} than tuned Adam's"
+        first = f"After {horizon:,} steps the learned optimizer's final loss is {of} than tuned Adam's"
     if not aggregate:
         return f"{first}."
     ours = aggregate[0]

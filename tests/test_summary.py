@@ -34,7 +34,7 @@ def test_the_content_is_complete_and_plain():
     # Against tuned Adam: level on the first task, worse in 3.5 of 4 pairs ({2, 4} against {1, 2}) on the second.
     assert {row["optimizer"]: row["improvement"] for row in others}["adam"] == pytest.approx((0.5 + 0.5 / 4) / 2)
     assert content["headline"].startswith(
-        "After 100 steps the learned optimizer has a lower loss than tuned Adam on 0 of 2 tasks: score 0.75 (95 %"
+        "After 100 steps the learned optimizer has a lower final loss than tuned Adam on 0 of 2 tasks: score 0.75 (95 %"
     )
 
 
