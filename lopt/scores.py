@@ -177,8 +177,8 @@ def _mean(entry: Entry, measure: str) -> float:
 
 def _run_scores(entries: dict[str, Entry]) -> dict[str, np.ndarray]:
     """The scores of all runs; where a loss is not above 0, a quotient of losses says nothing, and there are none."""
-    reference = _mean(entries["adam"], "final_loss")
     losses = {name: final_loss(entry.chosen["final_loss"].loss) for name, entry in entries.items()}
+    reference = float(np.median(losses["adam"]))  # a mean would be that of its worst run, and no run of Adam's near 1
     if reference <= 0 or any((loss <= 0).any() for loss in losses.values()):
         return dict.fromkeys(losses, np.empty(0))
     return {name: run_scores(loss, reference) for name, loss in losses.items()}
