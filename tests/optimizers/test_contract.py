@@ -115,7 +115,7 @@ def test_types_stay_and_bfloat16_is_kept_outside(name):
 
 def test_one_tensor_under_vmap_is_the_same_among_others_in_a_loop(name):
     """Of rules whose tensors see each other, all tensors, in another order."""
-    optimizer, params = make(name), tree("cube")
+    optimizer, params = make(name), tree("cube", "matrix")
     thetas = thetas_of(optimizer)
     names = reversed(params) if name in SEES_ALL_TENSORS else ("kernel",)
     renamed = {f"{i}": key for i, key in enumerate(names)}
@@ -131,7 +131,7 @@ def test_one_tensor_under_vmap_is_the_same_among_others_in_a_loop(name):
 
 @pytest.mark.parametrize("bad", [0.0, jnp.inf, -jnp.inf, jnp.nan])
 def test_zero_gradients_and_losses_that_are_not_finite(name, bad):
-    optimizer, params = make(name), tree("cube")
+    optimizer, params = make(name), tree("cube", "matrix")
     theta = jax.tree.map(lambda x: x[0], thetas_of(optimizer))
     if not bad:
         updates, state = run(optimizer, theta, jax.tree.map(jnp.zeros_like, params), LOSSES)
