@@ -36,6 +36,9 @@ def as_optax(
     `optax.apply_updates` takes them. They have the dtype of the gradients; the rule itself works in float32. An input
     that the rule does not read (`optimizer.requires`) may be left out, and unknown keywords are ignored.
 
+    Under gradient accumulation by `optax.MultiSteps(tx, k)` the rule sees the mean gradient and the loss of the last of
+    the k mini-batches; `num_steps` counts the updates and not the mini-batches.
+
     Call `init` outside of jit: inside, a theta that is no argument of the jitted function is a constant of its program.
 
     Args:
@@ -76,8 +79,11 @@ def as_optax(
         inputs = {"params": params, "value": value}
         missing = [f"`{key}`" for key, x in inputs.items() if key in optimizer.requires and x is None]
         if missing:
-            call = "tx.update(grads, state, params, value=loss)"
-            raise InputError(f"{name} reads {' and '.join(missing)}, which it was not given: call {call}")
+            raise InputError(
+                f"{name} reads {' and '.join(missing)}, which it was not given: call "
+                "tx.update(grads, state, params, value=loss), through wrappers that pass value on "
+                "(optax.MultiSteps(...) does, its gradient_transformation() does not)"
+            )
         grads = _as_float32("gradients", updates)
         if "params" in optimizer.requires:
             params = _as_float32("params", params)
