@@ -154,7 +154,7 @@ def main(argv: list[str]) -> int:
     about = {
         "title": f"{pretrained.name} after {horizon:,} steps",
         "optimizer": str(pretrained.optimizer),
-        "checkpoint": str(pretrained.path),
+        "checkpoint": _CHECKPOINT.value,
         "theta_sha256": card["theta_sha256"],
         "command": shlex.join(["python", *sys.argv]),
         "created": datetime.date.today().isoformat(),
