@@ -18,6 +18,7 @@ import functools
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,6 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from benchmarks.machine import Rate, rates
 from lopt.names import build, parse_spec
 from lopt.optimizers import OPTIMIZERS
 
@@ -80,21 +82,40 @@ def transformer_shapes(size: float, blocks: int) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def compile_update(update: Callable[..., tuple[Any, Any]], *arguments: Any) -> Any:
+    """The program `(*arguments) -> (state, updates)`; the state is the last of the arguments, and donated.
+
+    In this order, as a donated array turns into the first result of its shape: updates in front would take its place,
+    and XLA copies the new state. A training step, which returns parameters and state, has no such copies either.
+    """
+
+    def program(*arguments: Any) -> tuple[Any, Any]:
+        updates, state = update(*arguments)
+        return state, updates
+
+    return jax.jit(program, donate_argnums=len(arguments) - 1).lower(*arguments).compile()
+
+
+def learned_update(optimizer: Any, theta: Any, grads: Any, params: Any, state: Any) -> tuple[Any, Any]:
+    return optimizer.update(theta, grads, state, params, value=jnp.ones(()))
+
+
+def optax_update(transformation: Any, grads: Any, params: Any, state: Any) -> tuple[Any, Any]:
+    return transformation.update(grads, state, params)
+
+
 def prepare(name: str, params: Any, grads: Any) -> Rule:
     if name in BASELINES:
         transformation = BASELINES[name](1e-3)
         state, arguments = transformation.init(params), (grads, params)
-        update = jax.jit(lambda grads, params, state: transformation.update(grads, state, params), donate_argnums=2)
+        update = functools.partial(optax_update, transformation)
     else:
         optimizer = build("optimizer", parse_spec(name), OPTIMIZERS)
         theta = optimizer.init_theta(jax.random.key(0))
         state, arguments = optimizer.init(theta, params, num_steps=1000), (theta, grads, params)
-        update = jax.jit(
-            lambda theta, grads, params, state: optimizer.update(theta, grads, state, params, value=jnp.ones(())),
-            donate_argnums=3,
-        )
+        update = functools.partial(learned_update, optimizer)
     began = time.perf_counter()
-    program = update.lower(*arguments, state).compile()
+    program = compile_update(update, *arguments, state)
     taken = time.perf_counter() - began
     numbers = sum(x.size for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.floating))
     memory: Any = program.memory_analysis()
@@ -106,9 +127,8 @@ def working_bytes(optimizer: Any, shapes: dict[str, tuple[int, ...]]) -> int:
     theta = jax.eval_shape(optimizer.init_theta, jax.random.key(0))
     params = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
     state = jax.eval_shape(lambda theta, params: optimizer.init(theta, params, num_steps=1000), theta, params)
-    value = jax.ShapeDtypeStruct((), jnp.float32)
-    update = jax.jit(lambda *args, value: optimizer.update(*args, value=value), donate_argnums=2)
-    memory: Any = update.lower(theta, params, state, params, value=value).compile().memory_analysis()
+    update = functools.partial(learned_update, optimizer)
+    memory: Any = compile_update(update, theta, params, params, state).memory_analysis()
     return memory.temp_size_in_bytes
 
 
@@ -121,51 +141,27 @@ def print_memory(names: list[str], size: float) -> None:
         print(name, *cells, sep=" | ", flush=True)
 
 
-def rate_programs() -> tuple[dict[str, Rule], dict[str, float]]:
-    """Programs that show what the machine can do, and their bytes moved, or operations: in a product, in a loop."""
-    x, y = (jnp.full((2**25,), value, jnp.float32) for value in (0.5, 0.25))
-    square = jnp.full((512, 512), 0.5, jnp.float32)
-
-    def polynomial(x: jax.Array) -> jax.Array:
-        sums = [x + i for i in range(8)]  # 8 chains, so that no operation waits for the one before
-        for _ in range(16):
-            sums = [total * x + 0.5 for total in sums]
-        return functools.reduce(jnp.add, sums)
-
-    def add_four_times(x: jax.Array, y: jax.Array) -> jax.Array:  # in place: new memory would cost more than the sums
-        return jax.lax.fori_loop(0, 4, lambda _, x: x + y, x)
-
-    def multiply(square: jax.Array) -> jax.Array:
-        return jax.lax.fori_loop(0, 8, lambda _, x: square @ x, square)
-
-    work = {
-        "bytes": (add_four_times, (x, y), 4 * 3 * 4 * x.size),
-        "product": (multiply, (square,), 8 * 2 * 512**3),
-        "fused": (polynomial, (x[: 2**22],), 2 * 8 * 16 * 2**22),
-    }
-
-    def rule(function: Any, arguments: tuple) -> Rule:
-        program = jax.jit(function).lower(*arguments).compile()
-        return Rule(lambda *args: (program(*args[:-1]), None), arguments, None, 0, 0, 0.0)
-
-    rules = {name: rule(function, arguments) for name, (function, arguments, _) in work.items()}
-    return rules, {name: amount for name, (_, _, amount) in work.items()}
-
-
-def take_turns(rules: dict[str, Rule]) -> dict[str, float]:
-    """Median seconds of an update, of calls in turn."""
-    times: dict[str, list[float]] = {name: [] for name in rules}
+def take_turns(rules: dict[str, Rule], programs: dict[str, Rate]) -> dict[str, float]:
+    """Median seconds of an update, and of a run of a program, of calls in turn."""
+    times: dict[str, list[float]] = {name: [] for name in (*rules, *programs)}
     states = {name: rule.state for name, rule in rules.items()}
+
+    def timed(name: str, run: Callable[..., Any], *arguments: Any) -> Any:
+        started = time.perf_counter()
+        results = jax.block_until_ready(run(*arguments))
+        times[name].append(time.perf_counter() - started)
+        return results
+
     began = time.perf_counter()
     for turn in range(10 * TURNS):
         if turn > TURNS and time.perf_counter() - began > SECONDS:
             break
         for name, rule in rules.items():
-            for _ in range(3 if name in BASELINES or rule.state is None else 1):
-                started = time.perf_counter()
-                updates, states[name] = rule.program(*rule.arguments, states[name])
-                jax.block_until_ready((updates, states[name]))
-                times[name].append(time.perf_counter() - started)
+            for _ in range(3 if name in BASELINES else 1):
+                states[name], _ = timed(name, rule.program, *rule.arguments, states[name])
+        for name, program in programs.items():
+            for _ in range(3):
+                timed(name, program.run)
     return {name: float(np.median(values[1:])) for name, values in times.items()}
 
 
@@ -184,18 +180,18 @@ def measure(name: str, kind: str, size: float, blocks: int) -> tuple[list[str], 
     rules = {"adam": prepare("adam", params, grads)}
     rules[name] = rules["adam"] if name == "adam" else prepare(name, params, grads)
     with_limits = name in WORK and count > 5e6
-    programs, amounts = rate_programs() if with_limits else ({}, {})
-    seconds = take_turns(rules | programs)
+    programs = rates() if with_limits else {}
+    seconds = take_turns(rules, programs)
     rule = rules[name]
     cells = [*start, f"{1e3 * seconds[name]:.3g}", f"{seconds[name] / seconds['adam']:.1f}"]
     numbers = (rule.state_size / count, rule.working_bytes / 2**20, rule.compile_seconds)
     cells += [f"{number:.1f}" for number in numbers]
     if not with_limits:
         return cells, []
-    rates = {key: amount / seconds[key] for key, amount in amounts.items()}
+    a_second = {key: program.amount / seconds[key] for key, program in programs.items()}
     moved, operations, where = WORK[name]
-    times = [1e3 * count * moved / rates["bytes"], 1e3 * count * operations / rates[where]]
-    machine = [f"{rates['bytes'] / 1e9:.0f} GB/s", f"{rates[where] / 1e9:.0f} GFLOP/s, {where}"]
+    times = [1e3 * count * moved / a_second["bytes"], 1e3 * count * operations / a_second[where]]
+    machine = [f"{a_second['bytes'] / 1e9:.0f} GB/s", f"{a_second[where] / 1e9:.0f} GFLOP/s, {where}"]
     ratio = f"{1e3 * seconds[name] / max(times):.1f}"
     work = [f"{moved} bytes, {operations} FLOP"]
     return cells, [*start, *work, *machine, *(f"{x:.3g}" for x in times), cells[2], ratio]

@@ -41,6 +41,7 @@ for path in sys.argv[2:]:
 def run(folder, *arguments):
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environment["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # they compile more than they run
+    environment["JAX_NUM_CPU_DEVICES"] = "2"
     command = [sys.executable, *map(str, arguments)]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

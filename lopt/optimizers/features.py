@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from lopt.types import PyTree, Theta
 
-CHUNK = 1024  # parameters that pass through a network together on a CPU, at most
+CHUNK = 1024  # parameters that pass through a network together on a CPU, where they are few
+MANY = 2**13  # parameters that all pass through it together, and more: each product then keeps all cores busy
 TIME_SCALES = (1, 3, 10, 30, 100, 300, 1e3, 3e3, 1e4, 3e4, 1e5)  # inner steps
 
 
@@ -30,11 +31,11 @@ def time_features(step: jax.Array) -> jax.Array:
 def over_chunks(network: Callable[[jax.Array], tuple[jax.Array, PyTree]], x: jax.Array) -> tuple[jax.Array, PyTree]:
     """`network(x)`: outputs `[f, n] -> [g, n]`, of each parameter on its own, and sums over the parameters.
 
-    On a CPU the parameters pass through it a chunk at a time: a chunk's activations stay in its core's cache. The last
-    chunk is filled up with columns of zeros, which must add nothing to the sums.
+    On a CPU a few thousand parameters pass through it a chunk at a time: a chunk's activations stay in its core's cache.
+    The last chunk is filled up with columns of zeros, which must add nothing to the sums.
     """
     num_features, n = x.shape
-    if n <= CHUNK:
+    if not CHUNK < n < MANY:
         return network(x)
     num_chunks = math.ceil(n / CHUNK)
     # Equal chunks, rounded up to whole cache lines.

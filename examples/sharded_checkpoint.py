@@ -1,0 +1,39 @@
+"""Parameters and state sharded over all devices, saved and restored half-way: `python examples/sharded_checkpoint.py`.
+
+JAX_NUM_CPU_DEVICES=2 in front of it makes two devices of a CPU. As for the other examples, [EXPORT] may follow.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import optax
+from orbax.checkpoint import v1 as ocp
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for a checkout that is not installed
+import lopt
+
+tx = lopt.load(sys.argv[1] if len(sys.argv) > 1 else "demo_mlp", num_steps=200)
+mesh = jax.make_mesh((jax.device_count(),), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
+params = jax.device_put(jnp.zeros((64, 8)), jax.NamedSharding(mesh, jax.P("rows")))
+state = tx.init(params)  # outside of jit: sharded like params
+target = jax.random.normal(jax.random.key(0), (64, 8))
+
+
+@jax.jit
+def train_step(params, state):
+    loss, grads = jax.value_and_grad(lambda params: jnp.mean((params - target) ** 2))(params)
+    updates, state = tx.update(grads, state, params, value=loss)
+    return optax.apply_updates(params, updates), state, loss
+
+
+params, state, first = train_step(params, state)
+with tempfile.TemporaryDirectory() as folder:
+    for step in range(1, 200):
+        params, state, last = jax.block_until_ready(train_step(params, state))  # several in flight may hang on a CPU
+        if step == 100:
+            ocp.save(f"{folder}/middle", (params, state))
+            params, state = ocp.load(f"{folder}/middle", (params, state))  # placed as these are
+print(f"first loss {first:.4f}, last loss {last:.4f}")
