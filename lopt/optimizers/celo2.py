@@ -17,7 +17,7 @@ from lopt.optimizers.adafac_mlp import AdafacState, check_hidden_sizes, check_ke
 from lopt.optimizers.blocks import mean_squares, scale_in_place
 from lopt.optimizers.features import ParameterMLP
 from lopt.optimizers.networks import MAX_UNROLLED, apply_mlp, normalized_rule
-from lopt.optimizers.tensors import map_tensors, path_name
+from lopt.optimizers.tensors import apart, map_tensors, path_name
 from lopt.types import Params, Theta
 
 DECAYS = Decays(momentum=(0.9, 0.99, 0.999), rms=(0.95,), factored=(0.9, 0.99, 0.999))
@@ -114,13 +114,20 @@ class Celo2:
         return param.ndim < 2 or any(key in path for key in self.adam_keys)
 
     def _update_matrix(self, theta: Theta, statistics: TensorStatistics) -> jax.Array:
-        wide = max(self.hidden_sizes) > MAX_UNROLLED
-        direction = normalized_rule(
-            _features, lambda x: apply_mlp(theta, x)[0], statistics, num_axes=2, epsilon=1e-9, in_blocks=wide
-        )
+        def rule(theta: Theta, statistics: TensorStatistics) -> jax.Array:
+            return normalized_rule(
+                _features,
+                lambda x: apply_mlp(theta, x)[0],
+                statistics,
+                num_axes=2,
+                epsilon=1e-9,
+                in_blocks=max(self.hidden_sizes) > MAX_UNROLLED,
+            )
+
+        direction = apart(rule)(theta, statistics)
         if self.orthogonalize:
             direction = orthogonalize(direction)
-        # Without the barrier XLA would run the network twice: for the mean square, and for the update.
+        # Where the rule is no call of its own, the barrier is to keep XLA from running the network twice.
         direction = jax.lax.optimization_barrier(direction)
         (mean_square,) = mean_squares([direction], direction.shape, direction.ndim - 2)
         return scale_in_place(direction, -self.learning_rate * jax.lax.rsqrt(mean_square + 1e-9))

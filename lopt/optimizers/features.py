@@ -31,8 +31,8 @@ def time_features(step: jax.Array) -> jax.Array:
 def over_chunks(network: Callable[[jax.Array], tuple[jax.Array, PyTree]], x: jax.Array) -> tuple[jax.Array, PyTree]:
     """`network(x)`: outputs `[f, n] -> [g, n]`, of each parameter on its own, and sums over the parameters.
 
-    On a CPU a few thousand parameters pass through it a chunk at a time: a chunk's activations stay in its core's cache.
-    The last chunk is filled up with columns of zeros, which must add nothing to the sums.
+    On a CPU a few thousand parameters pass through it a chunk at a time, as its activations stay in a core's cache. The
+    last chunk is filled up with columns of zeros, which must add nothing to the sums.
     """
     num_features, n = x.shape
     if not CHUNK < n < MANY:

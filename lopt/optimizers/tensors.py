@@ -5,6 +5,7 @@ from collections.abc import Callable, Hashable, Sequence
 
 import jax
 from jax.core import Tracer
+from jax.experimental.xla_metadata import set_xla_metadata
 
 from lopt.types import Params, PyTree
 
@@ -12,6 +13,26 @@ from lopt.types import Params, PyTree
 def path_name(path: Sequence) -> str:
     """`layer/kernel`, of a path of `jax.tree_util`."""
     return jax.tree_util.keystr(tuple(path), simple=True, separator="/")
+
+
+def apart(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    """`function`, traced and lowered once under jit, and on a CPU a call of its own in the compiled program.
+
+    XLA would put it into each place, and into whatever reads its results: compiling takes time and memory in the square
+    of the number of tensors then, and some results are computed twice.
+    """
+    jitted = jax.jit(function)
+
+    def call(*args: PyTree) -> PyTree:
+        if not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(args)):
+            return function(*args)  # outside of jit each new function would compile anew
+        results = jitted(*args)
+        if jax.default_backend() != "cpu":
+            return results
+        (first, *others), structure = jax.tree.flatten(results)
+        return structure.unflatten([set_xla_metadata(first, inlineable="false"), *others])  # one result marks the call
+
+    return call
 
 
 def map_tensors(
@@ -34,14 +55,11 @@ def map_tensors(
     """
     leaves, treedef = jax.tree_util.tree_flatten_with_path(params)
     parts = (treedef.flatten_up_to(tree) for tree in trees)
-    # Outside of jit each call would compile anew.
-    traced = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves((params, trees)))
     functions: dict[Hashable, Callable[..., tuple]] = {}
     outputs = []
     for (path, param), *rest in zip(leaves, *parts, strict=True):
         what = kind(path_name(path), param)
         if what not in functions:
-            bound = functools.partial(function, what)
-            functions[what] = jax.jit(bound) if traced else bound
+            functions[what] = apart(functools.partial(function, what))
         outputs.append(functions[what](param, *rest))
     return tuple(treedef.unflatten([output[i] for output in outputs]) for i in range(num_results))

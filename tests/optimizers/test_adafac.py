@@ -1,9 +1,9 @@
 """Factored statistics, the rules that read them, and their network, against numpy float64 and optax."""
 
+import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -21,21 +21,31 @@ TIMES = np.array([1, 3, 10, 30, 100, 300, 1e3, 3e3, 1e4, 3e4, 1e5])
 
 def draws(seed, shapes):
     rng = np.random.default_rng(seed)
-    return {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
+    return {name: np.asarray(rng.normal(size=shape), np.float32) for name, shape in shapes.items()}
 
 
 PARAMS = draws(0, SHAPES)
 
 
 def grads_at(step, params):
-    return jax.tree.map(lambda p: jnp.sin(p * (step + 1)), params)
+    return {name: np.sin(p * np.float32(step + 1)) for name, p in params.items()}
+
+
+def drawn(optimizer):
+    """A theta in which biases are not zero, as they are in a fresh one; its decays are those of a fresh one."""
+    rng = np.random.default_rng(3)
+
+    def draw(path, x):
+        scale = 0 if "decay_offsets" in str(path) else 1 / np.sqrt(x.shape[0]) if x.ndim > 1 else 0.2
+        return (scale * rng.normal(size=x.shape)).astype(np.float32)
+
+    return jax.tree.map_with_path(draw, jax.eval_shape(optimizer.init_theta, jax.random.key(3)))
 
 
 def with_offsets(optimizer):
     """A theta whose decays are not those of a fresh one, and the decays, float64."""
-    theta = optimizer.init_theta(jax.random.key(3))
     offsets = {"momentum": [0.1, -0.05, 0.02], "rms": [-0.03], "factored": [0.3, 0.01, -0.1]}
-    theta["decay_offsets"] = {name: jnp.asarray(offset) for name, offset in offsets.items()}
+    theta = {**drawn(optimizer), "decay_offsets": {k: np.asarray(x, np.float32) for k, x in offsets.items()}}
     logs = {name: np.log(1 - start) / 10 + np.array(offsets[name]) for name, start in DECAYS.items()}
     return theta, {name: np.clip(1 - np.exp(10 * log), 0, 1) for name, log in logs.items()}
 
@@ -84,14 +94,23 @@ def mlp(theta, x):
     return x
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def start(optimizer, params):
+    return optimizer.init(None, params, num_steps=None)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def update(optimizer, theta, params, grads, state):
+    return optimizer.update(theta, grads, state, params, value=None)
+
+
 def follow(optimizer, theta, params, decays, num_steps=3):
     """Per step and tensor: name, gradient, parameter and reference statistics, float64, and the rule's update."""
-    state = optimizer.init(theta, params, num_steps=None)
+    state = start(optimizer, params)
     references = {name: Reference(p.shape, decays) for name, p in params.items()}
-    update = jax.jit(lambda grads, state: optimizer.update(theta, grads, state, params, value=None))
     for step in range(num_steps):
         grads = grads_at(step, params)
-        updates, state = update(grads, state)
+        updates, state = update(optimizer, theta, params, grads, state)
         for name, param in params.items():
             g, p = np.asarray(grads[name], np.float64), np.asarray(param, np.float64)
             references[name].update(g)
@@ -103,11 +122,12 @@ def network_inputs(reference, g, p, step):
     return np.concatenate([x, np.broadcast_to(np.tanh(step / TIMES - 1), (*g.shape, 11))], axis=-1)
 
 
-@pytest.mark.parametrize("hidden_sizes", [(4, 4), (16,)])
-def test_adafac_mlp_in_numpy(hidden_sizes):
+@pytest.mark.parametrize(("hidden_sizes", "names"), [((2, 3), tuple(SHAPES)), ((16,), ("scalar", "matrix", "kernel"))])
+def test_adafac_mlp_in_numpy(hidden_sizes, names):
     optimizer = AdafacMLP(hidden_sizes, step_scale=0.01, magnitude_scale=0.1, mup_keys=("matr", "kernel"))
     theta, decays = with_offsets(optimizer)
-    for step, name, g, p, reference, update in follow(optimizer, theta, PARAMS, decays):
+    params = {name: PARAMS[name] for name in names}
+    for step, name, g, p, reference, update in follow(optimizer, theta, params, decays):
         out = mlp(theta["mlp"], network_inputs(reference, g, p, step))
         fan_in = {"matrix": 3, "kernel": 12}.get(name, 1)
         expected = -0.01 / fan_in * out[..., 0] * np.exp(0.1 * out[..., 1])
@@ -115,7 +135,7 @@ def test_adafac_mlp_in_numpy(hidden_sizes):
 
 
 def test_star_in_numpy():
-    optimizer = Star((4, 4), 0.01, 0.1, nominal_rate=0.02, weight_decay=0.1, precondition=True)
+    optimizer = Star((2, 3), 0.01, 0.1, nominal_rate=0.02, weight_decay=0.1, precondition=True)
     theta, decays = with_offsets(optimizer)
     for step, name, g, p, reference, update in follow(optimizer, theta, PARAMS, decays):
         out = mlp(theta["mlp"], network_inputs(reference, g, p, step))
@@ -138,21 +158,21 @@ def newton_schulz(x):
 @pytest.mark.parametrize("shape", [(4, 7), (7, 4), (2, 3, 5, 3)])
 def test_newton_schulz_acts_on_singular_values(shape):
     x = np.random.default_rng(0).normal(size=shape)
-    np.testing.assert_allclose(orthogonalize(jnp.asarray(x, jnp.float32)), newton_schulz(x), atol=2e-5)
+    np.testing.assert_allclose(jax.jit(orthogonalize)(np.float32(x)), newton_schulz(x), atol=2e-5)
 
 
 @pytest.mark.parametrize("orthogonal", [False, True])
 def test_celo2_in_numpy(orthogonal):
     names = ("matrix", "kernel") if orthogonal else PARAMS
     params = {name: PARAMS[name] for name in names} | {"embedding": PARAMS["matrix"]}
-    optimizer = Celo2(learning_rate=0.01, orthogonalize=orthogonal, adam_factor=3.0)
-    theta = optimizer.init_theta(jax.random.key(3))
+    optimizer = Celo2((3, 2), learning_rate=0.01, orthogonalize=orthogonal, adam_factor=3.0)
+    theta = drawn(optimizer)
     adam = optax.chain(optax.clip(1000.0), optax.adam(0.03, b1=0.9, b2=0.95))
-    adam_state = adam.init(params)
+    adam_state, adam_update = adam.init(params), jax.jit(adam.update)
     adam_updates: Any = {}
     for step, name, g, p, reference, update in follow(optimizer, theta, params, {**DECAYS, "rms": np.array([0.95])}):
         if name == next(iter(params)):  # the first of a step
-            adam_updates, adam_state = adam.update(grads_at(step, params), adam_state)
+            adam_updates, adam_state = adam_update(grads_at(step, params), adam_state)
         if name in ("scalar", "vector", "embedding"):
             np.testing.assert_allclose(update, adam_updates[name], rtol=1e-5, err_msg=name)
             continue
@@ -164,16 +184,20 @@ def test_celo2_in_numpy(orthogonal):
 
 def test_celo2_clips_gradients_and_sets_the_size_of_the_update():
     params = {"w": PARAMS["matrix"]}
-    optimizer = Celo2(learning_rate=0.01)
-    theta = optimizer.init_theta(jax.random.key(3))
-    state = optimizer.init(theta, params, num_steps=None)
-    sign = jax.tree.map(jnp.sign, params)
-    huge, at_the_edge = (
-        optimizer.update(theta, jax.tree.map(lambda x, size=size: size * x, sign), state, params, value=None)[0]["w"]
-        for size in (1e30, 1000.0)
-    )
+    optimizer = Celo2((2,), learning_rate=0.01)
+    grads = [{"w": np.float32(size) * np.sign(params["w"])} for size in (1e30, 1000.0)]
+    state = start(optimizer, params)
+    huge, at_the_edge = (np.asarray(update(optimizer, drawn(optimizer), params, g, state)[0]["w"]) for g in grads)
     np.testing.assert_array_equal(huge, at_the_edge)
-    np.testing.assert_allclose(jnp.sqrt(jnp.mean(huge**2)), 0.01, rtol=1e-4)
+    np.testing.assert_allclose(np.sqrt(np.mean(huge**2)), 0.01, rtol=1e-4)
+
+
+def test_outside_of_jit_it_is_the_same():
+    params = {"b": PARAMS["vector"]}
+    optimizer = Celo2()
+    updates, _ = optimizer.update({}, params, optimizer.init({}, params, num_steps=None), params, value=None)
+    jitted, _ = update(optimizer, {}, params, params, start(optimizer, params))
+    np.testing.assert_allclose(updates["b"], jitted["b"], rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -185,11 +209,16 @@ def test_sums_and_blocks_cover_every_parameter_once(monkeypatch, shape, in_block
     monkeypatch.setattr(blocks, "RUN", 2)
     monkeypatch.setattr(blocks, "BLOCK", 8)
     optimizer = AdafacMLP()
-    theta = optimizer.init_theta(jax.random.key(3))
+    theta = drawn(optimizer)
     params = draws(2, {"w": shape})
-    state = optimizer.init(theta, params, num_steps=None)
     monkeypatch.setattr("lopt.optimizers.adafac_mlp.MAX_UNROLLED", 1 if in_blocks else 8)
-    updates, _ = jax.jit(lambda state: optimizer.update(theta, params, state, params, value=None))(state)
+
+    @jax.jit  # a new one: what `update` compiled for other blocks would not do
+    def first_update(theta, params):
+        state = optimizer.init(theta, params, num_steps=None)
+        return optimizer.update(theta, params, state, params, value=None)[0]
+
+    updates = first_update(theta, params)
     if params["w"].size:
         reference = Reference(shape, DECAYS)
         g = np.asarray(params["w"], np.float64)
@@ -202,9 +231,10 @@ def test_sums_and_blocks_cover_every_parameter_once(monkeypatch, shape, in_block
 
 def test_sizes_of_theta_and_state():
     """Matrices m x n: 4 + 3 (1/m + 1/n) floats a parameter; vectors 7; under Adam 2."""
-    theta = AdafacMLP((32, 32)).init_theta(jax.random.key(0))
+    theta = jax.eval_shape(AdafacMLP((32, 32)).init_theta, jax.random.key(0))
     assert sum(x.size for x in jax.tree.leaves(theta)) == 2409
     for optimizer, vector in ((AdafacMLP(), 7), (Star(), 7), (Celo2(), 2)):
-        for params, size in ((jnp.zeros((8, 5)), 4 * 40 + 3 * (8 + 5)), (jnp.zeros((6,)), vector * 6)):
-            state = optimizer.init(None, {"w": params}, num_steps=None)
+        for params, size in ((np.zeros((8, 5)), 4 * 40 + 3 * (8 + 5)), (np.zeros((6,)), vector * 6)):
+            init = functools.partial(optimizer.init, None, num_steps=None)
+            state = jax.eval_shape(init, {"w": params})
             assert sum(x.size for x in jax.tree.leaves(state._replace(step=None))) == size

@@ -114,6 +114,7 @@ def test_equal_tensors_are_traced_once():
     assert sorted(traced) == [("all", (3, 4)), ("all", (4,))]
     jax.tree.map(np.testing.assert_array_equal, scaled, params)
     jax.tree.map(np.testing.assert_array_equal, {k: x["deeper"] for k, x in same.items()}, params)
+    assert str(jax.jit(both).lower(params).compile().as_text()).count(" call(") == 4  # none is put into its place
 
 
 @pytest.mark.parametrize("optimizer", [AdafacMLP(), AdafacMLP((32, 32)), Celo2(), MLPOptimizer()])

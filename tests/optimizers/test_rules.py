@@ -1,5 +1,7 @@
 """Each rule against an independent computation, in numpy float64 or by optax."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,35 +13,60 @@ from lopt.optimizers.learnable_adam import LearnableAdam
 from lopt.optimizers.lstm import LSTMOptimizer, log_and_sign
 from lopt.optimizers.mlp import MLPOptimizer
 
-PARAMS = {"b": jnp.asarray([0.5, -2.0, 0.1]), "w": jax.random.normal(jax.random.key(7), (3, 4))}
+PARAMS = {
+    "b": np.asarray([0.5, -2.0, 0.1], np.float32),
+    "w": np.random.default_rng(7).normal(size=(3, 4)).astype(np.float32),
+}
 
 
 def grads_at(step):
-    return jax.tree.map(lambda p: jnp.sin(p * (step + 1)), PARAMS)
+    return {name: np.sin(p * np.float32(step + 1)) for name, p in PARAMS.items()}
+
+
+def fresh(optimizer):
+    return jax.jit(optimizer.init_theta)(jax.random.key(0))
+
+
+def drawn(optimizer):
+    """A theta in which biases are not zero, as they are in a fresh one."""
+    rng = np.random.default_rng(3)
+    shapes = jax.eval_shape(optimizer.init_theta, jax.random.key(3))
+    return {name: (rng.normal(size=x.shape) / np.sqrt(x.shape[0])).astype(np.float32) for name, x in shapes.items()}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def path(optimizer, theta, grads):
+    """Updates of all steps, one after another along the first axis, of gradients likewise."""
+
+    def step(state, grads):
+        return optimizer.update(theta, grads, state, PARAMS, value=None)[::-1]
+
+    params = jax.tree.map(jnp.asarray, PARAMS)
+    return jax.lax.scan(step, optimizer.init(theta, params, num_steps=len(grads["b"])), grads)[1]
 
 
 def follow(optimizer, theta, num_steps):
-    state = optimizer.init(theta, PARAMS, num_steps=jnp.asarray(num_steps))
+    grads = {name: np.stack([grads_at(step)[name] for step in range(num_steps)]) for name in PARAMS}
+    updates = path(optimizer, theta, grads)
     for step in range(num_steps):
-        updates, state = optimizer.update(theta, grads_at(step), state, PARAMS, value=None)
-        yield jax.tree.map(lambda x: np.asarray(x, np.float64), updates)
+        yield {name: np.asarray(x[step], np.float64) for name, x in updates.items()}
 
 
 def test_fresh_learnable_adam_is_adam():
     optimizer = LearnableAdam(learning_rate=3e-3, b1=0.8, b2=0.99)
     adam = optax.adam(3e-3, b1=0.8, b2=0.99)
     state = adam.init(PARAMS)
-    for step, updates in enumerate(follow(optimizer, optimizer.init_theta(jax.random.key(0)), 20)):
-        expected, state = adam.update(grads_at(step), state)
+    update = jax.jit(adam.update)
+    for step, updates in enumerate(follow(optimizer, fresh(optimizer), 20)):
+        expected, state = update(grads_at(step), state)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9), updates, expected)
 
 
 def test_learned_schedule_is_a_sum_of_cosines_over_the_training():
     optimizer = LearnableAdam(schedule_terms=2)
-    theta = optimizer.init_theta(jax.random.key(0))
-    theta["schedule"] = jnp.asarray([0.7, -0.4])
+    theta = {**fresh(optimizer), "schedule": np.asarray([0.7, -0.4], np.float32)}
     plain = LearnableAdam()
-    pairs = zip(follow(optimizer, theta, 10), follow(plain, plain.init_theta(jax.random.key(0)), 10), strict=True)
+    pairs = zip(follow(optimizer, theta, 10), follow(plain, fresh(plain), 10), strict=True)
     for step, (updates, unscheduled) in enumerate(pairs):
         factor = np.exp(0.7 * np.cos(np.pi * step / 10) - 0.4 * np.cos(2 * np.pi * step / 10))
         np.testing.assert_allclose(updates["w"], factor * unscheduled["w"], rtol=1e-5)
@@ -47,48 +74,59 @@ def test_learned_schedule_is_a_sum_of_cosines_over_the_training():
     assert plain.requires == frozenset()
 
 
+def mlp(theta, x, step):
+    """Outputs, parameters first, of the network on features `[n, 8]` and the time."""
+    scales = np.array([1, 3, 10, 30, 100, 300, 1e3, 3e3, 1e4, 3e4, 1e5])
+    x = np.concatenate([x, np.tile(np.tanh(step / scales - 1), (len(x), 1))], axis=1)
+    for layer in range(3):
+        x = x @ np.asarray(theta[f"kernel_{layer}"], np.float64) + np.asarray(theta[f"bias_{layer}"], np.float64)
+        x = np.maximum(x, 0) if layer < 2 else x
+    return x
+
+
 def test_mlp_in_numpy():
     optimizer = MLPOptimizer(step_scale=0.01, magnitude_scale=0.1)
-    theta = optimizer.init_theta(jax.random.key(3))
-    weights = {name: np.asarray(w, np.float64) for name, w in theta.items()}
+    theta = drawn(optimizer)
     decays = np.array([0.1, 0.5, 0.9, 0.99, 0.999, 0.9999])
-    scales = np.array([1, 3, 10, 30, 100, 300, 1e3, 3e3, 1e4, 3e4, 1e5])
     momenta = {name: np.zeros((p.size, 6)) for name, p in PARAMS.items()}
     for step, updates in enumerate(follow(optimizer, theta, 3)):
         for name, param in PARAMS.items():
             g = np.asarray(grads_at(step)[name], np.float64).reshape(-1, 1)
             momenta[name] = decays * momenta[name] + (1 - decays) * g
             x = np.concatenate([g, np.asarray(param, np.float64).reshape(-1, 1), momenta[name]], axis=1)
-            x = x / np.sqrt(1e-5 + (x**2).mean(0))
-            x = np.concatenate([x, np.tile(np.tanh(step / scales - 1), (len(x), 1))], axis=1)
-            for layer in range(3):
-                x = x @ weights[f"kernel_{layer}"] + weights[f"bias_{layer}"]
-                x = np.maximum(x, 0) if layer < 2 else x
+            x = mlp(theta, x / np.sqrt(1e-5 + (x**2).mean(0)), step)
             expected = (-0.01 * x[:, 0] * np.exp(0.1 * x[:, 1])).reshape(param.shape)
             np.testing.assert_allclose(updates[name], expected, rtol=1e-4, atol=1e-7)
 
 
 @pytest.mark.parametrize("n", [1, CHUNK, CHUNK + 1, 3 * CHUNK - 37])
 def test_network_is_the_same_for_every_parameter_however_many(n):
-    network = ParameterMLP((5, 3))
-    x = jax.random.normal(jax.random.key(1), (4, n))
-    theta = network.init(jax.random.key(0), x[:, :1], jnp.zeros((0,)))
+    rng = np.random.default_rng(0)
+    shapes = {"kernel_0": (4, 5), "bias_0": (5,), "kernel_1": (5, 3), "bias_1": (3,)}
+    theta = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+    x = rng.normal(size=(4, n)).astype(np.float32)
 
-    def outputs(x):
-        return jnp.asarray(network.apply(theta, x, jnp.zeros((0,))))
+    @jax.jit
+    def outputs_and_slope(theta, x):
+        def first(x):
+            outputs = jnp.asarray(ParameterMLP((5, 3)).apply({"params": theta}, x, jnp.zeros((0,))))
+            return outputs[0].sum(), outputs
 
-    slope = jax.grad(lambda x: outputs(x)[0].sum())(x)
+        slope, outputs = jax.grad(first, has_aux=True)(x)
+        return outputs, slope
 
-    weights = {name: np.asarray(w, np.float64) for name, w in theta["params"].items()}
-    hidden = np.maximum(weights["kernel_0"].T @ np.asarray(x, np.float64), 0)
-    np.testing.assert_allclose(outputs(x), weights["kernel_1"].T @ hidden, rtol=1e-4, atol=1e-6)
+    outputs, slope = outputs_and_slope(theta, x)
+    weights = {name: np.asarray(w, np.float64) for name, w in theta.items()}
+    hidden = np.maximum(weights["kernel_0"].T @ x + weights["bias_0"][:, None], 0)
+    expected = weights["kernel_1"].T @ hidden + weights["bias_1"][:, None]
+    np.testing.assert_allclose(outputs, expected, rtol=1e-4, atol=1e-5)
     expected = weights["kernel_0"] @ ((hidden > 0) * weights["kernel_1"][:, :1])
     np.testing.assert_allclose(slope, expected, rtol=1e-4, atol=1e-6)
 
 
 def test_lstm_in_numpy():
     optimizer = LSTMOptimizer(hidden_sizes=(4, 3))
-    theta = optimizer.init_theta(jax.random.key(3))
+    theta = drawn(optimizer)
     weights = {name: np.asarray(w, np.float64) for name, w in theta.items()}
 
     def sigmoid(x):
@@ -111,23 +149,21 @@ def test_lstm_in_numpy():
 
 
 def test_log_and_sign_at_the_edges():
-    log, sign = log_and_sign(jnp.asarray([1.0, -np.exp(5.0), 0.0, 1e-6, -1e-6]), 10.0)
+    features = jax.jit(lambda g: log_and_sign(g, 10.0))
+    log, sign = features(np.asarray([1.0, -np.exp(5.0), 0.0, 1e-6, -1e-6], np.float32))
     np.testing.assert_allclose(log, [0, 0.5, -1, -1, -1], atol=1e-6)
     np.testing.assert_allclose(sign, [1, -1, 0, np.exp(10) * 1e-6, -np.exp(10) * 1e-6], rtol=1e-5)
-    gradient = jax.jacobian(lambda g: log_and_sign(g, 10.0)[0])(jnp.zeros((1,)))
-    assert jnp.isfinite(gradient).all()
+    gradient = jax.jit(jax.jacobian(lambda g: features(g)[0]))(np.zeros(1, np.float32))
+    assert np.isfinite(gradient).all()
 
 
-@pytest.mark.parametrize("step", [0, 5, 100_000])
-def test_time_is_folded_into_the_first_bias_exactly(step):
+def test_time_is_folded_into_the_first_bias_exactly():
     """The network on 8 features and 11 constants is the network on 19 features."""
     optimizer = MLPOptimizer()
-    theta = optimizer.init_theta(jax.random.key(3))
-    features = jax.random.normal(jax.random.key(4), (8, 50))
-    step = jnp.asarray(step)
-    scales = jnp.asarray([1, 3, 10, 30, 100, 300, 1e3, 3e3, 1e4, 3e4, 1e5])
-    times = jnp.tile(jnp.tanh(step / scales - 1)[:, None], (1, 50))
-    whole = optimizer._network.apply({"params": theta}, jnp.concatenate([features, times]), jnp.zeros((0,)))
-    direction, magnitude = jnp.asarray(whole)
-    expected = -1e-3 * direction * jnp.exp(1e-3 * magnitude)
-    np.testing.assert_allclose(optimizer._step(theta, features, step), expected, rtol=1e-4, atol=1e-8)
+    theta = drawn(optimizer)
+    features = np.random.default_rng(4).normal(size=(8, 50)).astype(np.float32)
+    step_of = jax.jit(optimizer._step)
+    for step in (0, 5, 100_000):
+        direction, magnitude = mlp(theta, features.T, step).T
+        expected = -1e-3 * direction * np.exp(1e-3 * magnitude)
+        np.testing.assert_allclose(step_of(theta, features, np.int32(step)), expected, rtol=1e-4, atol=1e-8)
