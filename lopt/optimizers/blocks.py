@@ -178,10 +178,15 @@ def sums(arrays: list[jax.Array], first_axis: int = 0) -> list[jax.Array]:
         axis += 1
     num_rows = math.ceil(RUN / max(math.prod(shape[axis + 1 :]), 1))
     if axis < ndim and shape[axis] > 16 * num_rows:
-        # A number of runs that divides the axis: with a rest, XLA would keep what both reductions compute.
-        num_runs = next(i for i in range(shape[axis] // num_rows, 0, -1) if shape[axis] % i == 0)
-        split = (*shape[:axis], num_runs, shape[axis] // num_runs, *shape[axis + 1 :])
-        arrays, axis = [x.reshape(split) for x in arrays], axis + 1
+        # A number of runs that divides the axis: of a rest on its own, XLA would keep what both reductions compute. Where
+        # only long runs do, as of a prime number, zeros fill up the last run.
+        most = shape[axis] // num_rows
+        num_runs = next(i for i in range(most, 0, -1) if shape[axis] % i == 0)
+        num_runs = most if 4 * num_runs < most else num_runs
+        length = math.ceil(shape[axis] / num_runs)
+        fill = [(0, num_runs * length - shape[axis] if i == axis else 0) for i in range(ndim)]
+        split = (*shape[:axis], num_runs, length, *shape[axis + 1 :])
+        arrays, axis = [jnp.pad(x, fill).reshape(split) for x in arrays], axis + 1
     totals = [jnp.sum(x, axis=tuple(range(first_axis, x.ndim))) for x in _sums_from(arrays, axis)]
     last = tuple(range(first_axis, ndim))
     return [jnp.expand_dims(x, last) for x in totals]
