@@ -1,5 +1,8 @@
 """States of learned optimizers between programs: saved and restored with orbax, sharded over devices."""
 
+import functools
+import math
+import re
 from typing import Any
 
 import jax
@@ -11,7 +14,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from orbax.checkpoint import v1 as ocp
 
 import lopt
-from lopt.optimizers import OPTIMIZERS
+from lopt.optimizers import OPTIMIZERS, blocks
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "mlp": {"hidden_sizes": (4,)},
@@ -40,7 +43,7 @@ def trainer(tx: Any):
 
     def run(params, state, num_steps):
         for _ in range(num_steps):
-            params, state = step(params, state)
+            params, state = jax.block_until_ready(step(params, state))  # on a CPU several in flight may hang
         return params, state
 
     return run
@@ -79,3 +82,41 @@ def test_a_state_shards_with_its_parameters(name):
     statistics = [x for x in jax.tree.leaves(state) if x.shape[-2:] == (8, 6)]
     assert statistics
     assert all(x.addressable_shards[0].data.shape[-2:] == (4, 6) for x in statistics)
+
+
+LARGE = (512, 256)
+LARGE_CASES = {
+    "mlp": (SETTINGS["mlp"], ["rows"]),
+    "rnn_mlp": ({"hidden_sizes": (4,), "lstm_size": 3}, ["rows"]),
+    "celo2": (SETTINGS["celo2"], ["rows", "columns"]),
+}
+
+
+@pytest.mark.parametrize("name", LARGE_CASES)
+def test_a_large_sharded_tensor_is_collected_on_no_device(monkeypatch, name):
+    monkeypatch.setattr(blocks, "LARGE", 2**16)
+    monkeypatch.setattr(blocks, "LARGE_BLOCK", 2**15)
+    settings, axes = LARGE_CASES[name]
+    optimizer = OPTIMIZERS[name](**settings)
+    theta = optimizer.init_theta(jax.random.key(1))
+    params = jnp.asarray(np.linspace(-1, 1, math.prod(LARGE), dtype=np.float32).reshape(LARGE))
+    update = jax.jit(functools.partial(optimizer.update, value=jnp.ones(())))
+
+    def arguments(params):
+        return theta, params + 0.5, optimizer.init(theta, params, num_steps=None), params
+
+    alone = update(*arguments(params))
+    mesh = jax.make_mesh((2,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    for axis in axes:
+        place = NamedSharding(mesh, PartitionSpec("x") if axis == "rows" else PartitionSpec(None, "x"))
+        program = update.lower(*arguments(jax.device_put(params, place))).compile()
+        # The results of what moves numbers between devices.
+        moved = re.findall(r"= (.*) (?:all-|collective-|reduce-scatter)", program.as_text() or "")
+        sizes = [math.prod(map(int, dims.split(","))) for dims in re.findall(r"\[([\d,]+)\]", " ".join(moved))]
+        assert moved
+        assert max(sizes, default=0) <= 2 * max(LARGE)  # sums of rows and columns
+        together = program(*arguments(jax.device_put(params, place)))
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-8), together, alone)
+        update_and_statistics = [x for x in jax.tree.leaves(together) if x.shape[-2:] == LARGE]
+        assert len(update_and_statistics) > 1
+        assert all(x.addressable_shards[0].data.size == x.size // 2 for x in update_and_statistics)

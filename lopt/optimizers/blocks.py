@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
+from lopt.optimizers.cuts import Blocks, split_axes
 from lopt.types import PyTree
 
 BLOCK = 2**16  # parameters of a block, at most
@@ -51,49 +52,18 @@ def _walk(
     if math.prod(shape) <= BLOCK:
         outputs, terms = fn(jnp.ones([1] * len(shape), bool), start, *inputs)
         return outputs, jax.tree.map(jnp.add, sums, terms)
-    num_blocks, place = _blocks(shape, BLOCK)
+    blocks = Blocks.of(shape, BLOCK)
 
     def body(i: jax.Array, carry: tuple[jax.Array, PyTree]) -> tuple[jax.Array, PyTree]:
         outputs, sums = carry
-        starts, sizes, fresh = place(i)
-        cut = functools.partial(_cut, starts=starts, sizes=sizes)
+        starts, fresh = blocks.place(i)
+        cut = functools.partial(blocks.cut, starts=starts)
         own = None if start is None else cut(outputs)
         new, terms = fn(fresh, own, *jax.tree.map(cut, inputs))
-        return jax.lax.dynamic_update_slice(outputs, new, starts), jax.tree.map(jnp.add, sums, terms)
+        return blocks.put(outputs, new, starts), jax.tree.map(jnp.add, sums, terms)
 
     outputs = jnp.zeros(shape, jnp.float32) if start is None else start
-    return jax.lax.fori_loop(0, num_blocks, body, (outputs, sums))
-
-
-def _blocks(
-    shape: tuple[int, ...], size: int
-) -> tuple[int, Callable[[jax.Array], tuple[tuple, tuple[int, ...], jax.Array]]]:
-    """The number of blocks, and of the i-th where it starts, its shape, and what in it was in no block before.
-
-    A block is some rows along one axis: one index of the axes before it, all of those after it. The last one may
-    overlap with its neighbour.
-    """
-    axis = next(i for i in range(len(shape)) if math.prod(shape[i + 1 :]) <= size)
-    num_rows = min(max(size // math.prod(shape[axis + 1 :]), 1), shape[axis])
-    grid = (*shape[:axis], math.ceil(shape[axis] / num_rows))
-
-    def place(i: jax.Array) -> tuple[tuple, tuple[int, ...], jax.Array]:
-        *index, block = jnp.unravel_index(i, grid)
-        last = shape[axis] - num_rows
-        rows = jnp.arange(num_rows) + jnp.minimum(block * num_rows, last)
-        fresh = (rows >= block * num_rows).reshape([num_rows if i == axis else 1 for i in range(len(shape))])
-        starts = (*index, jnp.minimum(block * num_rows, last), *[0] * (len(shape) - axis - 1))
-        return starts, (*[1] * axis, num_rows, *shape[axis + 1 :]), fresh
-
-    return math.prod(grid), place
-
-
-def _cut(x: jax.Array, starts: tuple, sizes: tuple[int, ...]) -> jax.Array:
-    """The block of an array whose last axes can be broadcast to the tensor's."""
-    extra = x.ndim - len(sizes)
-    sizes = tuple(min(a, b) for a, b in zip(x.shape[extra:], sizes, strict=True))
-    # A start is clamped to what fits: to 0 along an axis of length 1.
-    return jax.lax.dynamic_slice(x, (*[0] * extra, *starts), (*x.shape[:extra], *sizes))
+    return jax.lax.fori_loop(0, blocks.number, body, (outputs, sums))
 
 
 def sums_along(fn: Callable[[jax.Array], jax.Array], x: jax.Array, axes: Sequence[int]) -> list[jax.Array]:
@@ -104,20 +74,20 @@ def sums_along(fn: Callable[[jax.Array], jax.Array], x: jax.Array, axes: Sequenc
     if x.size <= LARGE:
         values = fn(x)
         return [jnp.sum(values, axis, keepdims=True) for axis in axes]
-    num_blocks, place = _blocks(x.shape, LARGE_BLOCK)
+    blocks = Blocks.of(x.shape, LARGE_BLOCK)
 
     def body(i: jax.Array, sums: list[jax.Array]) -> list[jax.Array]:
-        starts, sizes, fresh = place(i)
-        values = jnp.where(fresh, fn(_cut(x, starts, sizes)), 0)
+        starts, fresh = blocks.place(i)
+        values = jnp.where(fresh, fn(blocks.cut(x, starts)), 0)
         new = []
         for axis, total in zip(axes, sums, strict=True):
             there = tuple(0 if i == axis else start for i, start in enumerate(starts))
-            terms = jnp.sum(values, axis, keepdims=True) + _cut(total, there, sizes)
-            new.append(jax.lax.dynamic_update_slice(total, terms, there))
+            terms = jnp.sum(values, axis, keepdims=True) + blocks.cut(total, there)
+            new.append(blocks.put(total, terms, there))
         return new
 
     shapes = ([1 if i == axis else size for i, size in enumerate(x.shape)] for axis in axes)
-    return jax.lax.fori_loop(0, num_blocks, body, [jnp.zeros(shape, jnp.float32) for shape in shapes])
+    return jax.lax.fori_loop(0, blocks.number, body, [jnp.zeros(shape, jnp.float32) for shape in shapes])
 
 
 def mean_squares_in_blocks(
@@ -129,20 +99,20 @@ def mean_squares_in_blocks(
     """
 
     def terms(fresh: jax.Array, blocks: tuple) -> jax.Array:
-        rows = jnp.stack([jnp.where(fresh, x, 0).reshape(-1) for x in fn(*blocks)])
-        return jnp.sum(jnp.square(rows), axis=1)
+        rows = jnp.stack([jnp.where(fresh, x, 0) for x in fn(*blocks)])
+        return jnp.sum(jnp.square(rows), axis=tuple(range(1, rows.ndim)))
 
     if math.prod(shape) <= BLOCK:
         total = terms(jnp.ones([1] * len(shape), bool), inputs)
     else:
-        num_blocks, place = _blocks(shape, BLOCK)
+        blocks = Blocks.of(shape, BLOCK)
 
         def body(i: jax.Array, total: jax.Array) -> jax.Array:
-            starts, sizes, fresh = place(i)
-            return total + terms(fresh, jax.tree.map(lambda x: _cut(x, starts, sizes), inputs))
+            starts, fresh = blocks.place(i)
+            return total + terms(fresh, jax.tree.map(lambda x: blocks.cut(x, starts), inputs))
 
         num = len(jax.eval_shape(fn, *inputs))
-        total = jax.lax.fori_loop(0, num_blocks, body, jnp.zeros((num,), jnp.float32))
+        total = jax.lax.fori_loop(0, blocks.number, body, jnp.zeros((num,), jnp.float32))
     return list(total / max(math.prod(shape), 1))
 
 
@@ -178,10 +148,12 @@ def sums(arrays: list[jax.Array], first_axis: int = 0) -> list[jax.Array]:
         axis += 1
     num_rows = math.ceil(RUN / max(math.prod(shape[axis + 1 :]), 1))
     if axis < ndim and shape[axis] > 16 * num_rows:
-        # A number of runs that divides the axis: of a rest on its own, XLA would keep what both reductions compute. Where
-        # only long runs do, as of a prime number, zeros fill up the last run.
-        most = shape[axis] // num_rows
-        num_runs = next(i for i in range(most, 0, -1) if shape[axis] % i == 0)
+        # A number of runs that divides the axis: of a rest on its own, XLA would keep what both reductions compute. It
+        # is a multiple of the pieces that may be on several devices, if one is. Where only long runs divide the axis,
+        # as of a prime number, zeros fill up the last run.
+        most, pieces = shape[axis] // num_rows, split_axes(shape)[axis]
+        divisors = [i for i in range(most, 0, -1) if shape[axis] % i == 0]
+        num_runs = next((i for i in divisors if i % pieces == 0), divisors[0])
         num_runs = most if 4 * num_runs < most else num_runs
         length = math.ceil(shape[axis] / num_runs)
         fill = [(0, num_runs * length - shape[axis] if i == axis else 0) for i in range(ndim)]
