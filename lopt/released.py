@@ -50,7 +50,7 @@ def read_released(path: str | os.PathLike) -> tuple[LearnedOptimizer, Theta, dic
     """
     try:
         data = Path(path).read_bytes()
-        name, settings, theta = convert(serialization.msgpack_restore(data))
+        name, settings, theta = convert(_unpack(data))
         optimizer = build("architecture", Spec(name, settings), OPTIMIZERS)
         _check(theta, jax.eval_shape(optimizer.init_theta, jax.random.key(0)))
     except Exception as error:  # a damaged file ends in many ways
@@ -88,6 +88,13 @@ def convert(tree: Any) -> tuple[str, dict[str, Any], Theta]:
         return "celo", settings, {"mlp": {name: x[0] for name, x in mlps.items()}, "scheduler": lstm}
     settings |= {"num_mlps": len(mlps["bias_0"]), "weight_scale": 100.0 if size == VELO_LSTM else 1.0}
     return "velo", settings, {"mlps": mlps, "lstm": lstm}
+
+
+def _unpack(data: bytes) -> Any:
+    try:
+        return serialization.msgpack_restore(data)
+    except Exception as error:  # of many kinds, in words about the format's bytes
+        raise InputError("it is of another format, or damaged; a run or an export is named by its folder") from error
 
 
 def _flatten(tree: Any) -> dict[str, np.ndarray]:
