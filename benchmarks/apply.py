@@ -78,7 +78,7 @@ def transformer_shapes(size: float, blocks: int) -> dict[str, tuple[int, ...]]:
             shapes[f"block_{block}/{name}"] = (width, width)
         shapes[f"block_{block}/expand"] = (width, 4 * width)
         shapes[f"block_{block}/contract"] = (4 * width, width)
-        shapes[f"block_{block}/norm"] = (2, width)
+        shapes |= {f"block_{block}/norm/{part}": (width,) for part in ("scale", "bias")}
     return shapes
 
 

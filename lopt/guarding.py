@@ -9,6 +9,12 @@ import optax
 from lopt.names import InputError
 from lopt.types import Params, PyTree
 
+# The least root mean square the params are taken to have when an update is compared with them: they may start at zero.
+_LEAST_RMS = 0.1
+# Before any progress, a rise counts beyond so many average steps of the loss from one value to the next: of 10,000 runs
+# of noise alone around a mean, Gaussian of any size, about 1% at most rise so far above their first value.
+_NUM_STEPS_OF_NOISE = 4.0
+
 
 class Watch(NamedTuple):
     """What is known of the loss, float32 scalars.
@@ -17,24 +23,32 @@ class Watch(NamedTuple):
       weight: of the values seen in the averages, 1 - decay^t.
       mean: moving average of the loss, over `weight`.
       deviation: moving average of |loss - mean|, over `weight`.
-      first: the mean after the warm-up.
-      best: the lowest mean since.
+      fall: moving average of 2 max(previous - loss, 0), over `weight`: as noise it is the mean |loss - previous|, and a
+        loss that only rises adds nothing to it.
+      start: the first loss.
+      previous: the loss before.
+      first: the mean after the warm-up, at most `start`.
+      best: the lowest mean since, at most `start`.
       best_deviation: the deviation there.
     """
 
     weight: jax.Array
     mean: jax.Array
     deviation: jax.Array
+    fall: jax.Array
+    start: jax.Array
+    previous: jax.Array
     first: jax.Array
     best: jax.Array
     best_deviation: jax.Array
 
 
 class GuardState(NamedTuple):
-    """Attributes: step, int32; handed_over, bool; watch; snapshot, params; its step; states of rule and fallback."""
+    """Attributes: step, int32; handed_over, returning, bool; watch; snapshot, its step; states of rule and fallback."""
 
     step: jax.Array
     handed_over: jax.Array
+    returning: jax.Array
     watch: Watch
     snapshot: Params
     snapshot_step: jax.Array
@@ -54,13 +68,20 @@ def guard(
 ) -> optax.GradientTransformationExtraArgs:
     """`rule` until it diverges, then `fallback` from the best params kept; `update` needs `params` and `value`.
 
-    The rule has diverged when a loss or an update is not finite, when an update is longer than `max_update_ratio` times
-    the params, or when the loss's moving average m has risen from its lowest b by more than
-    max(rise (first - b), num_deviations times the mean absolute deviation of the loss), that is by a share of the
-    progress made and by more than noise. Then one update brings the params back to the snapshot, and the fallback goes
-    on from there with a fresh state, for good. What is lost are at most the steps since the snapshot, which is taken
-    whenever the average is at its lowest and the last one is `snapshot_every` steps old.
+    With m the loss's moving average, l_0 the first loss and b the lowest m, the rule has diverged when
+      - a loss or an update is not finite, or an update is longer than `max_update_ratio` times the params, whose root
+        mean square counts as 0.1 at least;
+      - m - b > max(rise (first - b), num_deviations times the mean absolute deviation of the loss at b): m has risen by
+        a share of the progress made and by more than noise;
+      - without progress, during the warm-up of 1 / (1 - decay) steps and until m < l_0 after it:
+        m - l_0 > max(|l_0|, 4 times the mean |change| of the loss from step to step), from half the warm-up on. Rises
+        count as noise only as far as falls make up for them, else a diverging loss would excuse itself.
+    Then two updates bring the params back to the snapshot: the first cancels what is large, to the rounding of that, so
+    that the second is exact. The fallback goes on from there with a fresh state, for good. What is lost are at most the
+    steps since the snapshot: the first params, and then those wherever the average is at its lowest, not above l_0, and
+    the last one is `snapshot_every` steps old.
 
+    Updates have the dtype that gradients and params promote to, and the states of both keep the dtypes of their init.
     All of it is in the state, which holds a copy of the params and the states of both; nothing is read by the host.
     `optax.tree.get(state, "handed_over")` tells which of them is at work.
 
@@ -80,7 +101,7 @@ def guard(
         watch = Watch(*[jnp.zeros((), jnp.float32) for _ in Watch._fields])
         steps = [jnp.zeros((), jnp.int32) for _ in range(2)]
         states = rule.init(params), fallback.init(params)
-        return GuardState(steps[0], jnp.zeros((), bool), watch, snapshot, steps[1], *states)
+        return GuardState(steps[0], jnp.zeros((), bool), jnp.zeros((), bool), watch, snapshot, steps[1], *states)
 
     def update(
         updates: optax.Updates,
@@ -96,23 +117,35 @@ def guard(
         loss = jnp.asarray(value, jnp.float32)
         watch = _observe(state.watch, loss, state.step, decay, warm_up)
 
+        def as_params(updates: Params) -> Params:
+            return jax.tree.map(lambda u, g, p: u.astype(jnp.result_type(g, p)), updates, grads, params)
+
         def by_rule() -> tuple[Params, PyTree, PyTree, jax.Array]:
             updates, new = rule.update(grads, state.rule, params, value=value, **extra)
-            size = optax.tree.norm(updates)
-            sound = jnp.isfinite(size) & (size <= max_update_ratio * optax.tree.norm(params))
-            return updates, new, state.fallback, sound
+            size, least = optax.tree.norm(updates), _LEAST_RMS * optax.tree.size(params) ** 0.5
+            sound = jnp.isfinite(size) & (size <= max_update_ratio * jnp.maximum(optax.tree.norm(params), least))
+            return as_params(updates), optax.tree.cast_like(new, state.rule), state.fallback, sound
 
         def by_fallback() -> tuple[Params, PyTree, PyTree, jax.Array]:
             updates, new = fallback.update(grads, state.fallback, params, value=value, **extra)
-            return updates, state.rule, new, jnp.ones((), bool)
+            return as_params(updates), state.rule, optax.tree.cast_like(new, state.fallback), jnp.ones((), bool)
 
-        updates, rule_state, fallback_state, sound = jax.lax.cond(state.handed_over, by_fallback, by_rule)
-        bound = jnp.maximum(rise * (watch.first - watch.best), num_deviations * watch.best_deviation)
-        risen = (state.step >= warm_up) & (watch.mean - watch.best > bound)
+        # On the second step of the return the fallback waits; what the rule says then is thrown away.
+        at_work = state.handed_over & ~state.returning
+        updates, rule_state, fallback_state, sound = jax.lax.cond(at_work, by_fallback, by_rule)
+        progress = (state.step >= warm_up) & (watch.best < watch.start)
+        share = jnp.where(progress, rise * (watch.first - watch.best), jnp.abs(watch.start))
+        noise = jnp.where(progress, num_deviations * watch.best_deviation, _NUM_STEPS_OF_NOISE * watch.fall)
+        risen = watch.mean - jnp.where(progress, watch.best, watch.start) > jnp.maximum(share, noise)
+        risen &= state.step >= warm_up // 2
         diverged = ~state.handed_over & (~sound | ~jnp.isfinite(loss) | risen)
-        # The update is not finite only where it is thrown away, and the params stay finite.
+        # The update is not finite only where it is thrown away, and the params stay finite. With U the spacing of the
+        # floats at p, p + (kept - p) is kept rounded to U: 0 or within a factor of 2, whence kept - p is exact.
         updates = jax.tree.map(
-            lambda u, kept, p: jnp.where(diverged, (kept - p).astype(u.dtype), u), updates, state.snapshot, params
+            lambda u, kept, p: jnp.where(diverged | state.returning, (kept - p).astype(u.dtype), u),
+            updates,
+            state.snapshot,
+            params,
         )
         due = (state.step - state.snapshot_step >= snapshot_every) & (watch.mean <= watch.best)
         due &= ~diverged & ~state.handed_over
@@ -120,6 +153,7 @@ def guard(
         return updates, GuardState(
             state.step + 1,
             state.handed_over | diverged,
+            diverged,
             watch,
             snapshot,
             jnp.where(due, state.step, state.snapshot_step),
@@ -132,16 +166,20 @@ def guard(
 
 def _observe(watch: Watch, loss: jax.Array, step: jax.Array, decay: float, warm_up: int) -> Watch:
     """The watch after one more loss; one that is not finite leaves the averages as they are."""
-    seen = jnp.isfinite(loss)
+    seen, fresh = jnp.isfinite(loss), watch.weight == 0
     loss = jnp.where(seen, loss, watch.mean)
+    start = jnp.where(fresh, loss, watch.start)
     share = jnp.where(seen, 1 - decay, 0.0)
     weight = watch.weight + share * (1 - watch.weight)
     # Averages over the weight so far, so that the zeros they start from do not count.
     rate = jnp.where(weight > 0, share / jnp.maximum(weight, 1e-12), 0.0)
     mean = watch.mean + rate * (loss - watch.mean)
     deviation = watch.deviation + rate * (jnp.abs(loss - mean) - watch.deviation)
-    warm = step >= warm_up
-    first = jnp.where(warm, watch.first, mean)
+    fall = watch.fall + rate * (2 * jnp.maximum(jnp.where(fresh, loss, watch.previous) - loss, 0) - watch.fall)
+    previous = jnp.where(seen, loss, watch.previous)
+    # A rule that diverges in the warm-up must not set the standard.
+    warm, low = step >= warm_up, jnp.minimum(mean, start)
+    first = jnp.where(warm, watch.first, low)
     lower = ~warm | (mean < watch.best)
-    best, best_deviation = jnp.where(lower, mean, watch.best), jnp.where(lower, deviation, watch.best_deviation)
-    return Watch(weight, mean, deviation, first, best, best_deviation)
+    best, best_deviation = jnp.where(lower, low, watch.best), jnp.where(lower, deviation, watch.best_deviation)
+    return Watch(weight, mean, deviation, fall, start, previous, first, best, best_deviation)

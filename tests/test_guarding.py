@@ -63,15 +63,77 @@ def test_divergence_is_undone_and_the_fallback_goes_on_from_the_snapshot():
     params, state, path, handed_over, values = follow(guard(rule, fallback), 400)
     (step,) = np.flatnonzero(np.diff(handed_over)) + 1
     snapshot = jax.tree.map(lambda x: x[int(state.snapshot_step) - 1], path)
-    # The step of the handing over brings the snapshot back, and the next ones are the fallback's own.
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x[step], y, rtol=1e-2), path, snapshot)
-    _, _, alone, _, _ = follow(fallback, 400 - step - 1, jax.tree.map(lambda x: jnp.asarray(x[step]), path))
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x[step + 1 :], y, rtol=2e-2, atol=1e-5), path, alone)
+    # The step of the handing over and the next bring the snapshot back, and those after them are the fallback's own.
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(x[step + 1], y), path, snapshot)
+    _, _, alone, _, _ = follow(fallback, 400 - step - 2, jax.tree.map(lambda x: jnp.asarray(x[step + 1]), path))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x[step + 2 :], y, rtol=2e-2, atol=1e-5), path, alone)
     assert handed_over[step:].all()
     # Bounded loss of progress: what it goes on from is the loss of at most so many steps ago.
     best_before = values[: int(state.snapshot_step) + 1].min()
-    assert values[step + 1] <= 1.01 * best_before
+    assert values[step + 2] <= best_before * (1 + 1e-6)
     assert bowl(params) < 1.01 * best_before
+
+
+@pytest.mark.parametrize("offset", [0.0, -1.0])
+def test_divergence_within_the_warm_up_is_undone(offset):
+    """The params double, ten times, and stay there: the loss of 2.5 becomes a million. It may start below 0 too."""
+
+    def double(updates, state, params=None):
+        return jax.tree.map(lambda p: jnp.where(state < 10, p, 0 * p), params), state + 1
+
+    rule = optax.GradientTransformation(lambda params: jnp.zeros((), jnp.int32), double)
+    _, state, path, handed_over, values = follow(
+        guard(rule, optax.sgd(0.1), snapshot_every=3),
+        100,
+        start={"w": jnp.asarray([1.0, -2.0])},
+        loss=lambda params, _: jnp.sum(params["w"] ** 2) / 2 + 4 * offset,
+    )
+    assert values.max() > 2e6
+    assert np.argmax(handed_over) == 10  # half the warm-up of 20 steps
+    assert int(state.snapshot_step) == 0
+    np.testing.assert_array_equal(path["w"][11], [1.0, -2.0])
+    assert float(state.watch.first) <= values[0]
+    np.testing.assert_allclose(values[-1], 4 * offset, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_the_return_is_exact(dtype):
+    kept = {"w": jnp.asarray([0.1, -0.2123, 0.03, 7.0, 0.0], dtype)}
+    tx = guard(optax.sgd(0.1), optax.sgd(1.0))
+    update = jax.jit(
+        lambda state, params, value: tx.update(jax.tree.map(jnp.ones_like, params), state, params, value=value)
+    )
+    for factor in (-3.0, 10.0, 1e3, 1e9):
+        params, state = {"w": (kept["w"] * factor).astype(dtype)}, tx.init(kept)
+        for value in (np.nan, 1e9):
+            updates, state = update(state, params, np.float32(value))
+            params = {"w": params["w"] + updates["w"]}
+        np.testing.assert_array_equal(params["w"], kept["w"])
+        updates, _ = update(state, params, np.float32(1.0))
+        np.testing.assert_array_equal(updates["w"], np.full(5, -1.0))  # the fallback's
+
+
+def test_params_that_start_at_zero():
+    params, grads = {"w": jnp.zeros(5), "b": jnp.zeros(())}, {"w": -2 * jnp.arange(5.0), "b": jnp.asarray(0.5)}
+    for rule, wanted in ((optax.adam(1e-3), False), (optax.sgd(0.01), False), (optax.sgd(0.1), True)):
+        tx = guard(rule, optax.sgd(1.0))
+        # sgd's updates: 0.11 and 1.1 long, where 0.1 sqrt(6) = 0.24 are allowed.
+        assert bool(tx.update(grads, tx.init(params), params, value=1.0)[1].handed_over) == wanted
+
+
+def test_mixed_precision():
+    def cast(dtype):
+        return {"w": jnp.ones(3, dtype)}
+
+    low, full = jnp.bfloat16, jnp.float32
+    for params, grads, wanted in ((low, full, full), (full, low, full), (low, low, low)):
+        tx = guard(optax.adam(1e-3, mu_dtype=full), optax.adamw(1e-3, mu_dtype=full))
+        state = tx.init(cast(params))
+        updates, after = jax.eval_shape(
+            lambda s, tx=tx, p=params, g=grads: tx.update(cast(g), s, cast(p), value=1.0), state
+        )
+        assert updates["w"].dtype == wanted
+        assert jax.tree.map(lambda x: x.dtype, after) == jax.tree.map(lambda x: x.dtype, state)
 
 
 def test_one_bad_update_hands_over_at_once():
@@ -113,8 +175,12 @@ def test_noise_alone_does_not_hand_over():
 
         return jax.lax.scan(step, (params, tx.init(params)), losses)[0][1].handed_over
 
-    losses = 1 + 0.5 * np.random.default_rng(1).normal(size=(20, 2000))
-    assert not np.any(handed_over(np.float32(losses)))
+    draws = np.random.default_rng(1).normal(size=(20, 2000))
+    assert not np.any(handed_over(np.float32(1 + 0.5 * draws)))
+    # Of the warm-up there are 2,000 runs: 1% of them rise far above their first loss where the noise is large.
+    draws = np.random.default_rng(2).normal(size=(2000, 20))
+    for mean, noise, most in ((1, 0.1, 0), (-1, 0.5, 0), (1, 0.25, 20), (1, 0.5, 30), (0, 1, 30)):
+        assert np.sum(handed_over(np.float32(mean + noise * draws))) <= most
 
 
 def test_averages_are_the_debiased_ones():
@@ -127,8 +193,10 @@ def test_averages_are_the_debiased_ones():
     weights = 0.9 ** np.arange(40)[::-1]
     np.testing.assert_allclose(watch.mean, weights @ losses / weights.sum(), rtol=1e-4)
     means = [float(w.mean) for w in watches]
-    np.testing.assert_allclose(watch.first, means[9], rtol=1e-6)
-    np.testing.assert_allclose(watch.best, min(means[9:]), rtol=1e-6)
+    np.testing.assert_allclose(watch.first, min(means[9], losses[0]), rtol=1e-6)
+    np.testing.assert_allclose(watch.best, min(losses[0], *means[9:]), rtol=1e-6)
+    falls = 2 * np.maximum(-np.diff(losses, prepend=losses[0]), 0)
+    np.testing.assert_allclose(watch.fall, weights @ falls / weights.sum(), rtol=1e-4)
     np.testing.assert_allclose(watch.weight, 1 - 0.9**40, rtol=1e-5)
     same = observe(watch, jnp.asarray(jnp.nan), jnp.asarray(40))
     np.testing.assert_array_equal(np.asarray(same), np.asarray(watch))
@@ -164,9 +232,10 @@ def test_what_is_missing_is_said():
         guard(optax.sgd(0.1), optax.sgd(0.1), rise=0.0)
 
 
-def test_a_learned_rule_on_a_task_in_other_units():
-    """The demo's rule, meta-trained on one scale of weights, diverges where their unit is 1,000 times larger."""
-    (family,) = parse_tasks("image_mlp/digits+reparametrize:low=1000.0:high=1000.0")
+@pytest.mark.parametrize(("unit", "bare_exceeds", "last_below"), [(1000.0, 10.0, 0.1), (12.0, 0.5, 1.2)])
+def test_a_learned_rule_on_a_task_in_other_units(unit, bare_exceeds, last_below):
+    """The demo's rule, meta-trained on one scale of weights, diverges where their unit is much larger."""
+    (family,) = parse_tasks(f"image_mlp/digits+reparametrize:low={unit}:high={unit}")
     data = jax.tree.map(jnp.asarray, family.load())
     config = family.sample(jax.random.key(0))
     task = family.task(config)
@@ -174,22 +243,17 @@ def test_a_learned_rule_on_a_task_in_other_units():
     def loss(params, key):
         return task.normalize(task.loss(params, key, family.sample_batch(data, key, config, "train")))
 
-    def final_loss(tx):
-        @jax.jit
-        def scan(params, keys):
-            def step(carry, key):
-                params, state = carry
-                value, grads = jax.value_and_grad(loss)(params, key)
-                updates, state = tx.update(grads, state, params, value=value)
-                return (optax.apply_updates(params, updates), state), value
+    def losses(tx):
+        run = jax.jit(functools.partial(train, tx, loss))
+        _, _, _, handed_over, values = run(task.init(jax.random.key(1)), jax.random.split(jax.random.key(2), 400))
+        return np.asarray(values), np.asarray(handed_over)
 
-            return jax.lax.scan(step, (params, tx.init(params)), keys)
-
-        (_, state), values = scan(task.init(jax.random.key(1)), jax.random.split(jax.random.key(2), 400))
-        return np.asarray(values)[-20:].mean(), bool(optax.tree.get(state, "handed_over", False))
-
-    bare = final_loss(lopt.load("demo_mlp"))[0]
-    guarded, handed_over = final_loss(guard(lopt.load("demo_mlp"), optax.adamw(1e-5)))
-    assert not bare < 10  # times the loss of guessing
-    assert handed_over
-    assert guarded < 0.1
+    bare, _ = losses(lopt.load("demo_mlp"))
+    guarded, handed_over = losses(guard(lopt.load("demo_mlp"), optax.adamw(1e-5)))
+    assert not bare[-20:].mean() < bare_exceeds  # times the loss of guessing
+    step = np.argmax(handed_over)
+    assert handed_over[-1]
+    assert step >= 20  # the rule ran first
+    assert np.isfinite(guarded).all()
+    assert guarded[step + 2 :].max() < 3
+    assert guarded[-20:].mean() < last_below
