@@ -9,14 +9,14 @@ memory that XLA reserves (memory_analysis of the compiled program) and seconds t
 A second table says how far rules are from what memory or arithmetic alone would take, by `WORK` and by what the
 machine gives in the same turns: bytes a second of sums of arrays, multiplications and additions a second of products
 512^3 and of a fused loop. --write puts both tables into docs/optimizers.md.
---rows=FILE keeps measured rows in a file, and does not measure again what is there. --memory=1e8 prints working memory
-alone, of one square matrix and of ten, and allocates nothing.
+--rows=FILE keeps measured rows in a file, and does not measure again what is there.
 """
 
 import argparse
 import functools
 import json
 import math
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,13 +28,22 @@ import numpy as np
 import optax
 
 from benchmarks.machine import Rate, rates
-from lopt.names import build, parse_spec
+from benchmarks.updates import (
+    VARIANTS,
+    check_rules,
+    compile_update,
+    learned_update,
+    mlp_shapes,
+    read_count,
+    transformer_shapes,
+)
+from lopt.names import InputError, build, check_known, parse_spec, split_list
 from lopt.optimizers import OPTIMIZERS
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "optimizers.md"
 MARK = "<!-- python -m benchmarks.apply --write -->\n"
 BASELINES = {"adam": optax.adam, "adamw": optax.adamw, "muon": optax.contrib.muon}
-VARIANTS = ("celo2:orthogonalize=True", "adafac_mlp:hidden_sizes=(32,32)")
+MODELS = ("MLP", "transformer")
 TURNS, SECONDS = 4, 4.0  # turns at least; seconds after which there are no more
 TOO_LARGE = {
     "lstm": (3e6, "its state is 80 numbers a parameter, twice while it is replaced")
@@ -64,42 +73,6 @@ class Rule(NamedTuple):
     compile_seconds: float
 
 
-def mlp_shapes(size: float) -> dict[str, tuple[int, ...]]:
-    side = round(math.sqrt(size / 10))
-    return {f"layer_{i}/{name}": shape for i in range(10) for name, shape in (("w", (side, side)), ("b", (side,)))}
-
-
-def transformer_shapes(size: float, blocks: int) -> dict[str, tuple[int, ...]]:
-    """blocks (12 width^2 + 4 width) + 97 width parameters, with the width that comes nearest to `size`."""
-    width = round((math.sqrt(97**2 + 4 * 12 * blocks * size) - 97) / (2 * 12 * blocks))
-    shapes: dict[str, tuple[int, ...]] = {"embedding": (97, width)}
-    for block in range(blocks):
-        for name in ("query", "key", "value", "out"):
-            shapes[f"block_{block}/{name}"] = (width, width)
-        shapes[f"block_{block}/expand"] = (width, 4 * width)
-        shapes[f"block_{block}/contract"] = (4 * width, width)
-        shapes |= {f"block_{block}/norm/{part}": (width,) for part in ("scale", "bias")}
-    return shapes
-
-
-def compile_update(update: Callable[..., tuple[Any, Any]], *arguments: Any) -> Any:
-    """The program `(*arguments) -> (state, updates)`; the state is the last of the arguments, and donated.
-
-    In this order, as a donated array turns into the first result of its shape: updates in front would take its place,
-    and XLA copies the new state. A training step, which returns parameters and state, has no such copies either.
-    """
-
-    def program(*arguments: Any) -> tuple[Any, Any]:
-        updates, state = update(*arguments)
-        return state, updates
-
-    return jax.jit(program, donate_argnums=len(arguments) - 1).lower(*arguments).compile()
-
-
-def learned_update(optimizer: Any, theta: Any, grads: Any, params: Any, state: Any) -> tuple[Any, Any]:
-    return optimizer.update(theta, grads, state, params, value=jnp.ones(()))
-
-
 def optax_update(transformation: Any, grads: Any, params: Any, state: Any) -> tuple[Any, Any]:
     return transformation.update(grads, state, params)
 
@@ -120,25 +93,6 @@ def prepare(name: str, params: Any, grads: Any) -> Rule:
     numbers = sum(x.size for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.floating))
     memory: Any = program.memory_analysis()
     return Rule(program, arguments, state, numbers, memory.temp_size_in_bytes, taken)
-
-
-def working_bytes(optimizer: Any, shapes: dict[str, tuple[int, ...]]) -> int:
-    """What a jitted update needs besides its arguments and results; nothing is allocated."""
-    theta = jax.eval_shape(optimizer.init_theta, jax.random.key(0))
-    params = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
-    state = jax.eval_shape(lambda theta, params: optimizer.init(theta, params, num_steps=1000), theta, params)
-    update = functools.partial(learned_update, optimizer)
-    memory: Any = compile_update(update, theta, params, params, state).memory_analysis()
-    return memory.temp_size_in_bytes
-
-
-def print_memory(names: list[str], size: float) -> None:
-    for name in names:
-        optimizer = build("optimizer", parse_spec(name), OPTIMIZERS)
-        one, ten = (round(math.sqrt(size / num)) for num in (1, 10))
-        models = {"one matrix": {"w": (one, one)}, "ten": {f"layer_{i}": (ten, ten) for i in range(10)}}
-        cells = [f"{kind}: {working_bytes(optimizer, shapes) / 2**20:.1f} MiB" for kind, shapes in models.items()]
-        print(name, *cells, sep=" | ", flush=True)
 
 
 def take_turns(rules: dict[str, Rule], programs: dict[str, Rate]) -> dict[str, float]:
@@ -197,27 +151,51 @@ def measure(name: str, kind: str, size: float, blocks: int) -> tuple[list[str], 
     return cells, [*start, *work, *machine, *(f"{x:.3g}" for x in times), cells[2], ratio]
 
 
-def main() -> None:
+def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The command line, checked; `names`, `sizes` and `models` become lists, of what was typed.
+
+    Raises:
+      InputError: an unknown rule or model, a bad setting, a size out of range, a folder that is not there.
+    """
     parser = argparse.ArgumentParser(description="What an update costs; see the module's docstring.")
     parser.add_argument("names", nargs="*", help="NAME[:setting=value]...; all, and some variants, if left out")
-    parser.add_argument("--sizes", default="1e5,1e6,1e7", help="numbers of parameters")
-    parser.add_argument("--models", default="MLP,transformer")
+    parser.add_argument("--sizes", default="1e5,1e6,1e7", help="comma list of numbers of parameters")
+    parser.add_argument("--models", default=",".join(MODELS), help=f"comma list of {' and '.join(MODELS)}")
     parser.add_argument("--blocks", type=int, default=4, help="of the transformer")
-    parser.add_argument("--memory", type=float, help="prints working memory for so many parameters, and ends")
-    parser.add_argument("--rows", type=Path, help="file of the rows measured so far")
+    parser.add_argument("--rows", type=Path, help="file of the rows measured so far; made if it is not there")
     parser.add_argument("--write", action="store_true", help="put the tables into docs/optimizers.md")
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
+    check_rules(args.names, BASELINES)
+    args.names = args.names or [*BASELINES, *OPTIMIZERS, *VARIANTS]
+    args.models = split_list(args.models)
+    for model in args.models:
+        check_known("model", model, MODELS)
+    args.sizes = split_list(args.sizes)
+    for size in args.sizes:
+        read_count("--sizes", size)
+    if not args.sizes or not args.models:
+        raise InputError("--sizes and --models must name something, as --sizes=1e5 --models=MLP")
+    if args.blocks < 1:
+        raise InputError(f"--blocks must be at least 1, not {args.blocks}")
+    if args.rows and (args.rows.is_dir() or not args.rows.parent.is_dir()):
+        raise InputError(f"--rows must be a file in a folder that is there, not {args.rows}")
+    return args
+
+
+def main() -> None:
+    try:
+        args = parse_arguments()
+    except InputError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
     jax.config.update("jax_enable_compilation_cache", False)  # seconds to compile are measured
-    if args.memory:
-        print_memory(args.names or [*OPTIMIZERS, *VARIANTS], args.memory)
-        return
     known = {}
     if args.rows and args.rows.exists():
         known = {tuple(key): (row, far) for key, row, far in map(json.loads, args.rows.read_text().splitlines())}
     rows, limits = [], []
-    for size in args.sizes.split(","):
-        for kind in args.models.split(","):
-            for name in args.names or [*BASELINES, *OPTIMIZERS, *VARIANTS]:
+    for size in args.sizes:
+        for kind in args.models:
+            for name in args.names:
                 row, far = known.get((name, kind, size)) or measure(name, kind, float(size), args.blocks)
                 rows.append(row)
                 limits += [far] if far else []

@@ -1,12 +1,27 @@
 """Names that people type: looking one up, reading its settings, and the error when something is wrong."""
 
 import ast
+import builtins
 import contextlib
 import dataclasses
 import difflib
 import re
+import types
+import typing
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
+
+# What a person writes for a value of a type: one of them, and some of them.
+_WORDS = {
+    int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"),
+    bool: ("True or False", "True or False"),
+    str: ("a word", "words in quotes"),
+    types.NoneType: ("None", "None"),
+}
+_EXAMPLES = {int: (32, 32), float: (0.1, 0.2), bool: (True, False), str: ("bias", "scale")}
+# Fields that no text after a name can hold, and the flag that sets them.
+_FLAGS = {"horizon": "--horizon", "layout": "--devices"}
 
 
 class InputError(ValueError):
@@ -14,7 +29,7 @@ class InputError(ValueError):
 
 
 class Spec(NamedTuple):
-    """A name with settings, as typed: `mlp:hidden_sizes=(4,4):learn_decays=True`."""
+    """A name with settings, as typed: `mlp:hidden_sizes=(4,4):step_scale=0.01`."""
 
     name: str
     settings: dict[str, Any]
@@ -75,16 +90,66 @@ def build(kind: str, spec: Spec, table: Mapping[str, Callable[..., Any]], **defa
     """Makes the object that `spec` names: `table[name](**defaults, **settings)`, for a table of dataclasses.
 
     Raises:
-      InputError: unknown name, unknown setting, or a setting that the constructor refuses.
+      InputError: unknown name, unknown setting, a setting that is not of its field's type, or one that the constructor
+        refuses.
     """
     check_known(kind, spec.name, table)
     constructor = table[spec.name]
-    fields = {field.name for field in dataclasses.fields(constructor)}  # type: ignore[arg-type]
-    for key in spec.settings:
-        check_known(f"setting of {kind} {spec.name!r}:", key, fields)
+    fields = {field.name: field for field in dataclasses.fields(constructor)}  # type: ignore[arg-type]
+    check_settings(kind, spec, constructor)
     try:
         return constructor(**{**{k: v for k, v in defaults.items() if k in fields}, **spec.settings})
     except InputError:
         raise
     except (TypeError, ValueError) as error:
         raise InputError(f"{kind} {spec}: {error}") from error
+
+
+def check_settings(kind: str, spec: Spec, constructor: Any) -> None:
+    """Raises InputError unless each setting is a field of the dataclass `constructor`, of the type annotated there."""
+    annotations = typing.get_type_hints(constructor)
+    fields = {field.name: field for field in dataclasses.fields(constructor)}
+    written = [name for name in fields if _wanted(annotations[name], None)]
+    for key, value in spec.settings.items():
+        if key in fields and key not in written:
+            how = f"the flag {_FLAGS[key]} sets it" if key in _FLAGS else "it cannot be written as text"
+            raise InputError(f"{kind} {spec.name}: {key} is not set here; {how}")
+        check_known(f"setting of {kind} {spec.name!r}:", key, written)
+        if not fits(value, annotations[key]):
+            wanted = _wanted(annotations[key], fields[key].default)
+            raise InputError(f"{kind} {spec.name}: {key} must be {wanted}, not {_write_value(value)}")
+
+
+def fits(value: Any, annotation: Any) -> bool:
+    """Whether a value is of a type that settings have. An int is a float, and a bool is no number."""
+    arguments = typing.get_args(annotation)
+    match typing.get_origin(annotation):
+        case types.UnionType | typing.Union:
+            return any(fits(value, argument) for argument in arguments)
+        case typing.Literal:
+            return any(type(value) is type(argument) and value == argument for argument in arguments)
+        case builtins.tuple:
+            if not isinstance(value, tuple):
+                return False
+            if arguments[1:] == (...,):
+                arguments = arguments[:1] * len(value)
+            return len(value) == len(arguments) and all(map(fits, value, arguments))
+    if isinstance(value, bool) or annotation not in _WORDS:
+        return annotation is bool and isinstance(value, bool)
+    return isinstance(value, int | float if annotation is float else annotation)
+
+
+def _wanted(annotation: Any, default: Any) -> str:
+    """What a person may write for a type, empty where there is nothing; a default that is a tuple is the example."""
+    arguments = typing.get_args(annotation)
+    match typing.get_origin(annotation):
+        case types.UnionType | typing.Union:
+            wanted = [_wanted(argument, default) for argument in arguments]
+            return " or ".join(wanted) if all(wanted) else ""
+        case typing.Literal:
+            return " or ".join(map(_write_value, arguments))
+        case builtins.tuple if arguments and arguments[0] in _EXAMPLES:
+            number = "" if arguments[1:] == (...,) else f"{len(arguments)} "
+            example = default if isinstance(default, tuple) and default else _EXAMPLES[arguments[0]]
+            return f"{number}{_WORDS[arguments[0]][1]} in brackets, as {_write_value(example)}"
+    return _WORDS[annotation][0] if annotation in _WORDS else ""

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.apply import working_bytes
+from benchmarks.memory import working_bytes
 from lopt.names import build, parse_spec
 from lopt.optimizers import OPTIMIZERS, blocks
 from lopt.optimizers.adafac_mlp import AdafacMLP

@@ -1,0 +1,51 @@
+"""What an update of a large model needs in memory: `python -m benchmarks.memory [NAME...] [--size=1e8]`.
+
+Printed are the MiB that XLA reserves beside state, parameters, gradients and updates (memory_analysis of the compiled
+program), for one square matrix and for ten. Nothing is allocated.
+"""
+
+import argparse
+import functools
+import math
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks.updates import VARIANTS, check_rules, compile_update, learned_update, read_count
+from lopt.names import InputError, build, parse_spec
+from lopt.optimizers import OPTIMIZERS
+
+
+def working_bytes(optimizer: Any, shapes: dict[str, tuple[int, ...]]) -> int:
+    """What a jitted update needs besides its arguments and results; nothing is allocated."""
+    theta = jax.eval_shape(optimizer.init_theta, jax.random.key(0))
+    params = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
+    state = jax.eval_shape(lambda theta, params: optimizer.init(theta, params, num_steps=1000), theta, params)
+    update = functools.partial(learned_update, optimizer)
+    memory: Any = compile_update(update, theta, params, params, state).memory_analysis()
+    return memory.temp_size_in_bytes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The working memory of an update; see the module's docstring.")
+    parser.add_argument("names", nargs="*", help="NAME[:setting=value]...; all, and some variants, if left out")
+    parser.add_argument("--size", default="1e8", help="number of parameters")
+    args = parser.parse_args()
+    try:
+        check_rules(args.names)
+        size = read_count("--size", args.size)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+    one, ten = (round(math.sqrt(size / num)) for num in (1, 10))
+    models = {"one matrix": {"w": (one, one)}, "ten": {f"layer_{i}": (ten, ten) for i in range(10)}}
+    for name in args.names or [*OPTIMIZERS, *VARIANTS]:
+        optimizer = build("optimizer", parse_spec(name), OPTIMIZERS)
+        cells = [f"{kind}: {working_bytes(optimizer, shapes) / 2**20:.1f} MiB" for kind, shapes in models.items()]
+        print(name, *cells, sep=" | ", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""The models, and the update, whose costs `benchmarks.apply` (time) and `benchmarks.memory` (memory) measure."""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lopt.names import InputError, build, check_known, parse_spec
+from lopt.optimizers import OPTIMIZERS
+
+VARIANTS = ("celo2:orthogonalize=True", "adafac_mlp:hidden_sizes=(32,32)")
+SMALLEST = 1000  # parameters: of fewer, the shapes would have no width
+
+
+def mlp_shapes(size: float) -> dict[str, tuple[int, ...]]:
+    side = round(math.sqrt(size / 10))
+    return {f"layer_{i}/{name}": shape for i in range(10) for name, shape in (("w", (side, side)), ("b", (side,)))}
+
+
+def transformer_shapes(size: float, blocks: int) -> dict[str, tuple[int, ...]]:
+    """blocks (12 width^2 + 4 width) + 97 width parameters, with the width that comes nearest to `size`."""
+    width = round((math.sqrt(97**2 + 4 * 12 * blocks * size) - 97) / (2 * 12 * blocks))
+    shapes: dict[str, tuple[int, ...]] = {"embedding": (97, width)}
+    for block in range(blocks):
+        for name in ("query", "key", "value", "out"):
+            shapes[f"block_{block}/{name}"] = (width, width)
+        shapes[f"block_{block}/expand"] = (width, 4 * width)
+        shapes[f"block_{block}/contract"] = (4 * width, width)
+        shapes |= {f"block_{block}/norm/{part}": (width,) for part in ("scale", "bias")}
+    return shapes
+
+
+def compile_update(update: Callable[..., tuple[Any, Any]], *arguments: Any) -> Any:
+    """The program `(*arguments) -> (state, updates)`; the state is the last of the arguments, and donated.
+
+    In this order, as a donated array turns into the first result of its shape: updates in front would take its place,
+    and XLA copies the new state. A training step, which returns parameters and state, has no such copies either.
+    """
+
+    def program(*arguments: Any) -> tuple[Any, Any]:
+        updates, state = update(*arguments)
+        return state, updates
+
+    return jax.jit(program, donate_argnums=len(arguments) - 1).lower(*arguments).compile()
+
+
+def learned_update(optimizer: Any, theta: Any, grads: Any, params: Any, state: Any) -> tuple[Any, Any]:
+    return optimizer.update(theta, grads, state, params, value=jnp.ones(()))
+
+
+def check_rules(names: list[str], baselines: Iterable[str] = ()) -> None:
+    """Raises InputError unless each is one of `baselines`, or `NAME[:setting=value]...` of a learned optimizer."""
+    for name in set(names) - set(baselines):
+        check_known("rule", name.partition(":")[0], [*baselines, *OPTIMIZERS])
+        build("optimizer", parse_spec(name), OPTIMIZERS)
+
+
+def read_count(flag: str, text: str) -> float:
+    """A number of parameters as typed, such as 1e6; InputError unless it is a finite one of at least SMALLEST."""
+    with contextlib.suppress(ValueError):
+        if SMALLEST <= float(text) < math.inf:
+            return float(text)
+    raise InputError(f"{flag} must be numbers of parameters of at least {SMALLEST}, as 1e6, not {text}")
