@@ -15,7 +15,6 @@ machine gives in the same turns: bytes a second of sums of arrays, multiplicatio
 import argparse
 import functools
 import json
-import math
 import sys
 import time
 from collections.abc import Callable
@@ -45,9 +44,6 @@ MARK = "<!-- python -m benchmarks.apply --write -->\n"
 BASELINES = {"adam": optax.adam, "adamw": optax.adamw, "muon": optax.contrib.muon}
 MODELS = ("MLP", "transformer")
 TURNS, SECONDS = 4, 4.0  # turns at least; seconds after which there are no more
-TOO_LARGE = {
-    "lstm": (3e6, "its state is 80 numbers a parameter, twice while it is replaced")
-}  # above so many parameters
 
 # Of a matrix, per parameter: bytes that a program which keeps nothing of the features must move, and floating-point
 # operations; and where the latter run. All read g, p and state and write state for the mean squares, then read all but
@@ -126,9 +122,6 @@ def measure(name: str, kind: str, size: float, blocks: int) -> tuple[list[str], 
     params = {k: jnp.asarray(0.1 * generator.normal(size=shape), jnp.float32) for k, shape in shapes.items()}
     count = sum(x.size for x in params.values())
     start = [f"{kind} {count:.1e}", f"`{name}`"]
-    limit, reason = TOO_LARGE.get(name, (math.inf, ""))
-    if size > limit:
-        return [*start, f"left out: {reason}", "", "", "", ""], []
     grads = jax.tree.map(lambda p: 0.1 * p + 0.01, params)
     # Two at a time, so that the states of all of them are never in memory together.
     rules = {"adam": prepare("adam", params, grads)}

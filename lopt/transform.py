@@ -41,9 +41,8 @@ def as_optax(
 
     Call `init` outside of jit: inside, a theta that is no argument of the jitted function is a constant of its program.
 
-    Parameters may be sharded: the update keeps the sharding of `init`, and collects no large tensor that is split along
-    its first axis. Of tensors split along another, `mlp`, `rnn_mlp`, `lstm` and networks wider than 8 collect what they
-    read, and `celo2` with `orthogonalize` always does.
+    Parameters may be sharded: the update keeps the sharding of `init`, and collects no large tensor on a device; only
+    `celo2` with `orthogonalize` does.
 
     Args:
       optimizer: the rule and its settings.

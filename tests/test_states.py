@@ -86,9 +86,11 @@ def test_a_state_shards_with_its_parameters(name):
 
 LARGE = (512, 256)
 LARGE_CASES = {
-    "mlp": (SETTINGS["mlp"], ["rows"]),
-    "rnn_mlp": ({"hidden_sizes": (4,), "lstm_size": 3}, ["rows"]),
-    "celo2": (SETTINGS["celo2"], ["rows", "columns"]),
+    "mlp": SETTINGS["mlp"],
+    "lstm": SETTINGS["lstm"],
+    "rnn_mlp": {"hidden_sizes": (4,), "lstm_size": 3},
+    "celo2": SETTINGS["celo2"],
+    "adafac_mlp": {"hidden_sizes": (9,)},  # wide: by matrix products
 }
 
 
@@ -96,10 +98,10 @@ LARGE_CASES = {
 def test_a_large_sharded_tensor_is_collected_on_no_device(monkeypatch, name):
     monkeypatch.setattr(blocks, "LARGE", 2**16)
     monkeypatch.setattr(blocks, "LARGE_BLOCK", 2**15)
-    settings, axes = LARGE_CASES[name]
-    optimizer = OPTIMIZERS[name](**settings)
+    optimizer = OPTIMIZERS[name](**LARGE_CASES[name])
     theta = optimizer.init_theta(jax.random.key(1))
-    params = jnp.asarray(np.linspace(-1, 1, math.prod(LARGE), dtype=np.float32).reshape(LARGE))
+    # A mean of 0 would be rounding, and its sign and logarithm anything.
+    params = jnp.asarray(np.linspace(-1, 1.5, math.prod(LARGE), dtype=np.float32).reshape(LARGE))
     update = jax.jit(functools.partial(optimizer.update, value=jnp.ones(())))
 
     def arguments(params):
@@ -107,16 +109,16 @@ def test_a_large_sharded_tensor_is_collected_on_no_device(monkeypatch, name):
 
     alone = update(*arguments(params))
     mesh = jax.make_mesh((2,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
-    for axis in axes:
-        place = NamedSharding(mesh, PartitionSpec("x") if axis == "rows" else PartitionSpec(None, "x"))
+    for axes in (PartitionSpec("x"), PartitionSpec(None, "x")):
+        place = NamedSharding(mesh, axes)
         program = update.lower(*arguments(jax.device_put(params, place))).compile()
         # The results of what moves numbers between devices.
         moved = re.findall(r"= (.*) (?:all-|collective-|reduce-scatter)", program.as_text() or "")
         sizes = [math.prod(map(int, dims.split(","))) for dims in re.findall(r"\[([\d,]+)\]", " ".join(moved))]
-        assert moved
+        assert moved or name == "lstm"  # which reads one parameter at a time
         assert max(sizes, default=0) <= 2 * max(LARGE)  # sums of rows and columns
         together = program(*arguments(jax.device_put(params, place)))
-        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-8), together, alone)
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=3e-8), together, alone)
         update_and_statistics = [x for x in jax.tree.leaves(together) if x.shape[-2:] == LARGE]
         assert len(update_and_statistics) > 1
         assert all(x.addressable_shards[0].data.size == x.size // 2 for x in update_and_statistics)

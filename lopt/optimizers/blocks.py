@@ -15,18 +15,20 @@ LARGE, LARGE_BLOCK = 2**24, 2**20  # parameters above which sums along axes go i
 RUN = 1024  # parameters that are summed one after another, at least
 
 
-def over_blocks(
-    fn: Callable[..., jax.Array], inputs: tuple, shape: tuple[int, ...], start: jax.Array | None = None
-) -> jax.Array:
+def over_blocks(fn: Callable[..., PyTree], inputs: tuple, shape: tuple[int, ...], start: PyTree = None) -> PyTree:
     """`fn(*inputs)` of the given shape, of inputs that can be broadcast to it, a block at a time.
 
-    With `start` the outputs take its place, and `fn` has its block as the first argument.
+    With `start`, a tree of arrays `[..., *shape]`, outputs of that form take its place, and `fn` has the blocks of it
+    as the first argument.
     """
     if start is None:
         return _walk(lambda fresh, own, *blocks: (fn(*blocks), ()), inputs, shape, None, ())[0]
 
-    def replace(fresh: jax.Array, own: jax.Array, *blocks: PyTree) -> tuple[jax.Array, tuple]:
-        return jnp.where(fresh, fn(own, *blocks), own), ()
+    def replace(fresh: jax.Array, own: PyTree, *blocks: PyTree) -> tuple[PyTree, tuple]:
+        def choose(new: jax.Array, old: jax.Array) -> jax.Array:
+            return jnp.where(fresh.reshape(*[1] * (old.ndim - fresh.ndim), *fresh.shape), new, old)
+
+        return jax.tree.map(choose, fn(own, *blocks), own), ()
 
     return _walk(replace, inputs, shape, start, ())[0]
 
@@ -46,21 +48,22 @@ def map_and_sum(
 
 
 def _walk(
-    fn: Callable[..., tuple[jax.Array, PyTree]], inputs: tuple, shape: tuple[int, ...], start: jax.Array | None, sums
-) -> tuple[jax.Array, PyTree]:
+    fn: Callable[..., tuple[PyTree, PyTree]], inputs: tuple, shape: tuple[int, ...], start: PyTree, sums: PyTree
+) -> tuple[PyTree, PyTree]:
     """Outputs and sums of `fn(fresh, block of outputs so far, *blocks of inputs)`."""
     if math.prod(shape) <= BLOCK:
         outputs, terms = fn(jnp.ones([1] * len(shape), bool), start, *inputs)
         return outputs, jax.tree.map(jnp.add, sums, terms)
     blocks = Blocks.of(shape, BLOCK)
 
-    def body(i: jax.Array, carry: tuple[jax.Array, PyTree]) -> tuple[jax.Array, PyTree]:
+    def body(i: jax.Array, carry: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
         outputs, sums = carry
         starts, fresh = blocks.place(i)
         cut = functools.partial(blocks.cut, starts=starts)
-        own = None if start is None else cut(outputs)
+        own = None if start is None else jax.tree.map(cut, outputs)
         new, terms = fn(fresh, own, *jax.tree.map(cut, inputs))
-        return blocks.put(outputs, new, starts), jax.tree.map(jnp.add, sums, terms)
+        outputs = jax.tree.map(lambda x, block: blocks.put(x, block, starts), outputs, new)
+        return outputs, jax.tree.map(jnp.add, sums, terms)
 
     outputs = jnp.zeros(shape, jnp.float32) if start is None else start
     return jax.lax.fori_loop(0, blocks.number, body, (outputs, sums))

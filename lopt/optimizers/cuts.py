@@ -79,15 +79,17 @@ class Blocks(NamedTuple):
         split, sizes = self._split(x)
         extra = x.ndim - len(self.pieces)
         # A start is clamped to what fits: to 0 along an axis of length 1.
-        block = jax.lax.dynamic_slice(split, [*[0] * extra, *_interleaved([0] * len(starts), starts)], sizes)
+        block = jax.lax.dynamic_slice(split, self._corner(x, starts), sizes)
         pairs = zip(sizes[extra::2], sizes[extra + 1 :: 2], strict=True)
         return block.reshape(*x.shape[:extra], *(k * rows for k, rows in pairs))
 
     def put(self, x: jax.Array, block: jax.Array, starts: tuple) -> jax.Array:
         """The array with this block in its place."""
         split, sizes = self._split(x)
-        there = list(_interleaved([0] * len(starts), starts))
-        return jax.lax.dynamic_update_slice(split, block.reshape(sizes), there).reshape(x.shape)
+        return jax.lax.dynamic_update_slice(split, block.reshape(sizes), self._corner(x, starts)).reshape(x.shape)
+
+    def _corner(self, x: jax.Array, starts: tuple) -> list:
+        return [*[0] * (x.ndim - len(self.pieces)), *_interleaved([0] * len(starts), starts)]
 
     def _split(self, x: jax.Array) -> tuple[jax.Array, tuple[int, ...]]:
         """`[..., *shape]` as `[..., pieces, length of a piece, ...]`, and the shape of its blocks."""

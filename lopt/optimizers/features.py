@@ -29,14 +29,18 @@ def time_features(step: jax.Array) -> jax.Array:
 
 
 def over_chunks(network: Callable[[jax.Array], tuple[jax.Array, PyTree]], x: jax.Array) -> tuple[jax.Array, PyTree]:
-    """`network(x)`: outputs `[f, n] -> [g, n]`, of each parameter on its own, and sums over the parameters.
+    """`network(x)`: outputs `[f, *shape] -> [g, *shape]`, of each parameter on its own, and sums over the parameters.
 
     On a CPU a few thousand parameters pass through it a chunk at a time, as its activations stay in a core's cache. The
     last chunk is filled up with columns of zeros, which must add nothing to the sums.
     """
-    num_features, n = x.shape
+    num_features, *shape = x.shape
+    n = math.prod(shape)
     if not CHUNK < n < MANY:
         return network(x)
+    if len(shape) > 1:
+        outputs, sums = over_chunks(network, x.reshape(num_features, n))
+        return outputs.reshape(-1, *shape), sums
     num_chunks = math.ceil(n / CHUNK)
     # Equal chunks, rounded up to whole cache lines.
     size = 16 * math.ceil(n / (16 * num_chunks))
@@ -68,15 +72,22 @@ def folded_layers(theta: Theta, num_features: int, constants: jax.Array) -> list
     return layers
 
 
+def dense(kernel: jax.Array, bias: jax.Array, x: jax.Array) -> jax.Array:
+    """kernel x + bias; `[size, f]`, `[size, 1]`, `[f, *shape]` to `[size, *shape]`.
+
+    A tensor that is sharded along any but its first axis cannot stay so while it is flattened: hence `*shape`.
+    """
+    return jnp.tensordot(kernel, x, 1) + bias.reshape(-1, *[1] * (x.ndim - 1))
+
+
 def matrix_mlp(theta: Theta, features: jax.Array, constants: jax.Array) -> jax.Array:
-    """The MLP of these weights as matrix products; `[f, n] -> [outputs, n]`, arguments as `folded_layers`."""
+    """The MLP of these weights as matrix products; `[f, *shape] -> [outputs, *shape]`, arguments as `folded_layers`."""
     layers = folded_layers(theta, len(features), constants)
 
     def network(x: jax.Array) -> tuple[jax.Array, None]:
         for kernel, bias in layers[:-1]:
-            x = nn.relu(kernel @ x + bias)
-        kernel, bias = layers[-1]
-        return kernel @ x + bias, None
+            x = nn.relu(dense(kernel, bias, x))
+        return dense(*layers[-1], x), None
 
     return over_chunks(network, features)[0]
 

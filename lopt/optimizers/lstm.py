@@ -15,7 +15,9 @@ import jax.numpy as jnp
 
 from lopt.names import InputError
 from lopt.optimizers.accumulators import zeros_beside
+from lopt.optimizers.blocks import over_blocks
 from lopt.optimizers.recurrent import INIT, lstm_cell
+from lopt.optimizers.tensors import apart, map_tensors
 from lopt.types import Params, PyTree, Theta
 
 
@@ -48,7 +50,7 @@ class CoordinateLSTM(nn.Module):
             x = h
         kernel = self.param("kernel_out", INIT, (x.shape[0], 1))
         bias = self.param("bias_out", nn.initializers.zeros, (1,))
-        return tuple(new_carry), kernel[:, 0] @ x + bias
+        return tuple(new_carry), jnp.tensordot(kernel[:, 0], x, 1) + bias.reshape([1] * (x.ndim - 1))
 
 
 class LSTMState(NamedTuple):
@@ -100,18 +102,16 @@ class LSTMOptimizer:
         self, theta: Theta, grads: Params, state: LSTMState, params: Params, *, value: jax.Array | None
     ) -> tuple[Params, LSTMState]:
         del params, value
-        leaves, treedef = jax.tree.flatten(grads)
-        carries = treedef.flatten_up_to(state.carry)
-        steps, new_carries = [], []
-        for grad, carry in zip(leaves, carries, strict=True):
-            step, new_carry = self._update_tensor(theta, grad, carry)
-            steps.append(step)
-            new_carries.append(new_carry)
-        return jax.tree.unflatten(treedef, steps), LSTMState(jax.tree.unflatten(treedef, new_carries))
+        updates, carry = map_tensors(
+            lambda kind, grad, carry: self._update_tensor(theta, grad, carry), 2, grads, state.carry
+        )
+        return updates, LSTMState(carry)
 
     def _update_tensor(self, theta: Theta, grad: jax.Array, carry: PyTree) -> tuple[jax.Array, PyTree]:
-        features = jnp.stack(log_and_sign(grad.reshape(-1), self.gradient_log_range))
-        flat_carry = jax.tree.map(lambda x: x.reshape(x.shape[0], -1), carry)
-        new_carry, out = self._network.apply({"params": theta}, flat_carry, features)
-        new_carry = jax.tree.map(lambda x: x.reshape(x.shape[0], *grad.shape), new_carry)
-        return -self.step_scale * jnp.asarray(out).reshape(grad.shape), new_carry
+        def update_block(own: tuple[jax.Array, PyTree], grad: jax.Array) -> tuple[jax.Array, PyTree]:
+            features = jnp.stack(log_and_sign(grad, self.gradient_log_range))
+            carry, out = self._network.apply({"params": theta}, own[1], features)  # type: ignore[misc]
+            return -self.step_scale * jnp.asarray(out), carry
+
+        # Fused with what replaces the blocks, it would read c after a part of h is replaced: XLA would copy both whole.
+        return over_blocks(apart(update_block), (grad,), grad.shape, start=(jnp.zeros_like(grad), carry))

@@ -113,7 +113,7 @@ class MLPOptimizer:
 
         def update_block(grad: jax.Array, param: jax.Array, momenta: jax.Array, means: list[jax.Array]) -> jax.Array:
             rows = [x * jax.lax.rsqrt(1e-5 + mean) for x, mean in zip([grad, param, *momenta], means, strict=True)]
-            return self._step(theta, jnp.stack([x.reshape(-1) for x in rows]), step).reshape(grad.shape)
+            return self._step(theta, jnp.stack(rows), step)
 
         return over_blocks(update_block, (grad, param, momenta, means), grad.shape)
 

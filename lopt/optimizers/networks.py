@@ -39,8 +39,7 @@ def apply_mlp(theta: Theta, features: Sequence[jax.Array], constants: jax.Array 
     shape = jnp.broadcast_shapes(*(x.shape for x in features))
     constants = jnp.zeros((0,), jnp.float32) if constants is None else constants
     if max(sizes[:-1]) > MAX_UNROLLED:
-        flat = jnp.stack([jnp.broadcast_to(x, shape).reshape(-1) for x in features])
-        return [x.reshape(shape) for x in matrix_mlp(theta, flat, constants)]
+        return list(matrix_mlp(theta, jnp.stack([jnp.broadcast_to(x, shape) for x in features]), constants))
     kernel, bias = theta["kernel_0"], theta["bias_0"]
     bias = bias + constants @ kernel[len(features) :]
     hidden = [_weighted_sum(features, kernel[: len(features), j], bias[j]) for j in range(sizes[0])]

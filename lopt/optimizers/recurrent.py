@@ -35,7 +35,9 @@ def lstm_cell(kernel: jax.Array, bias: jax.Array, carry: tuple[jax.Array, jax.Ar
     """
     c, h = carry
     # Two products rather than one of the joined inputs: joining would copy the hidden state.
-    gates = kernel[: x.shape[0]].T @ x + kernel[x.shape[0] :].T @ h + bias[:, None]
+    # Products over the first axis: n may be several axes.
+    products = (jnp.tensordot(k.T, y, 1) for k, y in ((kernel[: x.shape[0]], x), (kernel[x.shape[0] :], h)))
+    gates = sum(products, bias.reshape(-1, *[1] * (x.ndim - 1)))
     input_gate, forget_gate, candidate, output_gate = jnp.split(gates, 4)
     # The +1 starts the cell as one that remembers (Jozefowicz et al. 2015).
     c = nn.sigmoid(forget_gate + 1) * c + nn.sigmoid(input_gate) * jnp.tanh(candidate)

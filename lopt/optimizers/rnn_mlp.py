@@ -8,26 +8,22 @@ import dataclasses
 import math
 from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from lopt.names import InputError
-from lopt.optimizers.accumulators import init_momenta, init_rms, update_momenta, update_rms
+from lopt.optimizers.accumulators import init_momenta, init_rms
 from lopt.optimizers.adafac_mlp import check_hidden_sizes
-from lopt.optimizers.blocks import map_and_sum, mean_squares_in_blocks
-from lopt.optimizers.features import TIME_SCALES, folded_layers, over_chunks
+from lopt.optimizers.features import TIME_SCALES
 from lopt.optimizers.recurrent import Carry, draw_kernels, first_carry, lstm_cell
-from lopt.optimizers.tensor_statistics import clipped_log, means_and_variances, root, sums_of_squares
+from lopt.optimizers.rnn_mlp_rule import DECAYS, NUM_FEATURES, TO_LSTM, read_tensor, step_tensor
+from lopt.optimizers.tensor_statistics import root
 from lopt.optimizers.tensors import map_tensors
 from lopt.types import Params, PyTree, Theta
 
-DECAYS = (0.5, 0.9, 0.99, 0.999, 0.9999)
 NUM_STATISTICS = 18  # of a tensor, read by its LSTM
-TO_LSTM, FROM_LSTM, TO_MLP = 16, 18, 17  # numbers from the MLPs to the LSTM, from all LSTMs to each, from LSTM to MLP
-NUM_FEATURES = 3 + 4 * len(DECAYS)  # of a parameter
+FROM_LSTM, TO_MLP = 18, 17  # numbers from all LSTMs to each, and from a LSTM to the MLP of its tensor
 NUM_CONSTANTS = len(TIME_SCALES) + 3 + TO_MLP  # of a tensor, read by its MLP
-STEP_SCALE, MAGNITUDE_SCALE = 1e-3, 1e-3
 CLIP_DECAY, CLIP_FACTOR = 0.99, 10.0
 LOSS_DECAY, MAX_LOSS = 0.9, 1e18
 
@@ -74,87 +70,6 @@ def _update_losses(moments: LossMoments, value: jax.Array) -> tuple[LossMoments,
     weight = 1 / (1 - LOSS_DECAY ** jnp.maximum(new.count, 1).astype(jnp.float32))
     both = jnp.stack([jnp.where(finite, loss, MAX_LOSS), jnp.zeros(())])
     return new, jnp.clip((both - weight * new.mean) * jax.lax.rsqrt(weight * new.variance + 1e-8), -5, 5)
-
-
-def _read_tensor(
-    bound: jax.Array, param: jax.Array, grad: jax.Array, momenta: jax.Array, rms: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, list[jax.Array]]:
-    """What the LSTM is to know of a tensor, and what the features need.
-
-    Args:
-      bound: elements of the gradient beyond it count as it.
-      param, grad, momenta, rms: of the tensor, before this gradient.
-
-    Returns:
-      New momenta; new rms; `[16]`: logs and signs of means, logs of variances and norms, shape; `[2]`: sums of squares
-      of param and gradient; 23 mean squares of the features.
-    """
-    decays = jnp.asarray(DECAYS, jnp.float32)
-    clipped = jnp.clip(grad, -bound, bound)
-    momenta, rms = update_momenta(momenta, clipped, decays), update_rms(rms, clipped, decays)
-    # Without the barrier every pass would compute them anew.
-    grad, momenta, rms = jax.lax.optimization_barrier((grad, momenta, rms))
-    clipped = jnp.clip(grad, -bound, bound)
-    means, variances = means_and_variances([list(momenta), list(rms), [param]])
-    squares = sums_of_squares(param, clipped)
-    logs = clipped_log(jnp.concatenate([means, variances, root(squares)]))
-    sizes = (*param.shape, 1, 1, 1, 1)[:4]
-    shape = [1.0 if param.ndim == 0 else -1.0, *(math.log(max(size, 1)) - 1 for size in sizes)]
-    statistics = jnp.concatenate([logs, jnp.sign(means), jnp.asarray(shape, jnp.float32)])
-
-    def features(param: jax.Array, grad: jax.Array, momenta: jax.Array, rms: jax.Array) -> list[jax.Array]:
-        return _features(param, jnp.clip(grad, -bound, bound), momenta, rms)
-
-    means = mean_squares_in_blocks(features, (param, grad, momenta, rms), param.shape)
-    return momenta, rms, statistics, squares, means
-
-
-def _features(param: jax.Array, grad: jax.Array, momenta: jax.Array, rms: jax.Array) -> list[jax.Array]:
-    """The 23 inputs of every parameter of one tensor, or of a block of it, not yet normalized."""
-    root_rms = jax.lax.rsqrt(rms + 1e-6)
-    return [grad, param, jnp.log(jnp.abs(param) + 1e-8), *momenta, *(momenta * root_rms), *rms, *root_rms]
-
-
-def _step_tensor(
-    theta: Theta,
-    bound: jax.Array,
-    param: jax.Array,
-    grad: jax.Array,
-    momenta: jax.Array,
-    rms: jax.Array,
-    means: list[jax.Array],
-    constants: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    """The update of a tensor, and the mean of what its MLPs say to the LSTM, `[16]`.
-
-    That mean is the last layer of the mean of the last hidden layer: so the messages cost a sum, not a product.
-
-    Args:
-      theta: of the MLP.
-      bound, param, grad, momenta, rms: as in `_read_tensor`, after this gradient.
-      means: 23 mean squares of the features.
-      constants: inputs of the MLP that all parameters share.
-    """
-    *hidden, (last, last_bias) = folded_layers(theta, NUM_FEATURES, constants)
-
-    def network(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        x, fresh = x[:NUM_FEATURES], x[NUM_FEATURES:]
-        for kernel, bias in hidden:
-            x = nn.relu(kernel @ x + bias)
-        return last[:2] @ x + last_bias[:2], x @ fresh.T
-
-    def update_block(fresh: jax.Array, param: jax.Array, grad: jax.Array, momenta: jax.Array, rms: jax.Array):
-        features = _features(param, jnp.clip(grad, -bound, bound), momenta, rms)
-        factors = [jax.lax.rsqrt(1e-5 + x) for x in means]
-        rows = [x * factor for x, factor in zip(features, factors, strict=True)]
-        rows.append(jnp.broadcast_to(fresh, param.shape).astype(jnp.float32))
-        (direction, magnitude), total = over_chunks(network, jnp.stack([x.reshape(-1) for x in rows]))
-        return (-STEP_SCALE * direction * jnp.exp(MAGNITUDE_SCALE * magnitude)).reshape(param.shape), total
-
-    zeros = jnp.zeros((last.shape[1], 1), jnp.float32)
-    update, total = map_and_sum(update_block, (param, grad, momenta, rms), param.shape, zeros)
-    message = last[2:] @ (total / max(param.size, 1)) + last_bias[2:]
-    return update, message[:, 0] if param.size else jnp.zeros((TO_LSTM,), jnp.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -226,7 +141,7 @@ class RNNMLPOptimizer:
         bound = CLIP_FACTOR * state.gradient_size / correction
 
         momenta, rms, statistics, squares, means = map_tensors(
-            lambda kind, *tensor: _read_tensor(bound, *tensor), 5, params, grads, state.momenta, state.rms
+            lambda kind, *tensor: read_tensor(bound, *tensor), 5, params, grads, state.momenta, state.rms
         )
         sizes = jnp.asarray([max(leaf.size, 1) for leaf in leaves], jnp.float32)
         param_squares, grad_squares = jnp.stack(jax.tree.leaves(squares), axis=1)
@@ -248,7 +163,7 @@ class RNNMLPOptimizer:
         constants = jnp.concatenate([jnp.broadcast_to(shared[:, None], (len(shared), num_tensors)), facts, messages])
 
         updates, to_lstm = map_tensors(
-            lambda kind, *tensor: _step_tensor(theta["mlp"], bound, *tensor),
+            lambda kind, *tensor: step_tensor(theta["mlp"], bound, *tensor),
             *(2, params, grads, momenta, rms, means, treedef.unflatten(list(constants.T))),
         )
         to_lstm = jnp.stack(jax.tree.leaves(to_lstm), axis=1)

@@ -12,6 +12,7 @@ from lopt.optimizers.adafac_mlp import AdafacMLP
 from lopt.optimizers.blocks import map_and_sum, mean_squares, sums_along
 from lopt.optimizers.celo2 import Celo2
 from lopt.optimizers.features import ParameterMLP
+from lopt.optimizers.lstm import LSTMOptimizer
 from lopt.optimizers.mlp import MLPOptimizer
 from lopt.optimizers.networks import apply_mlp
 from lopt.optimizers.rnn_mlp import RNNMLPOptimizer
@@ -23,7 +24,7 @@ def draws(seed, shapes):
     return {name: jnp.asarray(rng.normal(size=shape), jnp.float32) for name, shape in shapes.items()}
 
 
-@pytest.mark.parametrize("optimizer", [MLPOptimizer((4,)), RNNMLPOptimizer((4,), lstm_size=3)])
+@pytest.mark.parametrize("optimizer", [MLPOptimizer((4,)), RNNMLPOptimizer((4,), lstm_size=3), LSTMOptimizer((2, 3))])
 def test_blocks_are_the_whole(monkeypatch, optimizer):
     theta = optimizer.init_theta(jax.random.key(3))
     params = draws(2, {"a": (), "b": (0, 3), "c": (7, 11), "d": (90,)})
@@ -135,6 +136,6 @@ def test_features_are_never_in_memory(optimizer):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shapes", [{"w": (10_000, 10_000)}, {f"layer_{i}": (3162, 3162) for i in range(10)}])
-@pytest.mark.parametrize("name", [*sorted(OPTIMIZERS.keys() - {"lstm"}), "adafac_mlp:hidden_sizes=(32,32)"])
+@pytest.mark.parametrize("name", [*sorted(OPTIMIZERS), "adafac_mlp:hidden_sizes=(32,32)"])
 def test_working_memory_at_1e8_parameters(name, shapes):
     assert working_bytes(build("optimizer", parse_spec(name), OPTIMIZERS), shapes) <= 256 * 2**20
