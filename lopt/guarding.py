@@ -11,9 +11,11 @@ from lopt.types import Params, PyTree
 
 # The least root mean square the params are taken to have when an update is compared with them: they may start at zero.
 _LEAST_RMS = 0.1
-# Before any progress, a rise counts beyond so many average steps of the loss from one value to the next: of 10,000 runs
-# of noise alone around a mean, Gaussian of any size, about 1% at most rise so far above their first value.
-_NUM_STEPS_OF_NOISE = 4.0
+# Before any progress, a rise counts at once beyond so many average steps of the loss from one value to the next: of
+# 20,000 runs of 500 steps of noise alone, Gaussian, around a mean, 0.4% at most rise so far above their first value.
+_NUM_STEPS_OF_NOISE = 5.0
+# And, however large the noise, after so many warm-ups without a loss as low as the first.
+_NUM_WARM_UPS_ABOVE = 10
 
 
 class Watch(NamedTuple):
@@ -26,6 +28,7 @@ class Watch(NamedTuple):
       fall: moving average of 2 max(previous - loss, 0), over `weight`: as noise it is the mean |loss - previous|, and a
         loss that only rises adds nothing to it.
       start: the first loss.
+      lowest: the lowest loss after it, infinite before there is one.
       previous: the loss before.
       first: the mean after the warm-up, at most `start`.
       best: the lowest mean since, at most `start`.
@@ -37,6 +40,7 @@ class Watch(NamedTuple):
     deviation: jax.Array
     fall: jax.Array
     start: jax.Array
+    lowest: jax.Array
     previous: jax.Array
     first: jax.Array
     best: jax.Array
@@ -73,9 +77,11 @@ def guard(
         mean square counts as 0.1 at least;
       - m - b > max(rise (first - b), num_deviations times the mean absolute deviation of the loss at b): m has risen by
         a share of the progress made and by more than noise;
-      - without progress, during the warm-up of 1 / (1 - decay) steps and until m < l_0 after it:
-        m - l_0 > max(|l_0|, 4 times the mean |change| of the loss from step to step), from half the warm-up on. Rises
-        count as noise only as far as falls make up for them, else a diverging loss would excuse itself.
+      - without progress, during the warm-up of W = 1 / (1 - decay) steps and until m < l_0 after it: m - l_0 > |l_0|
+        and, from W / 2 on, m - l_0 > 5 times the mean |change| of the loss from step to step, or, from n = 10 W on,
+        no loss has been as low as l_0. Rises count as noise only as far as falls make up for them, else a diverging
+        loss would excuse itself. The second needs no size of the noise: of n + 1 losses around one level, however
+        distributed, the first is as likely the lowest as any other, 1 in n + 1 (200: 0.5%), less if they fall.
     Then two updates bring the params back to the snapshot: the first cancels what is large, to the rounding of that, so
     that the second is exact. The fallback goes on from there with a fresh state, for good. What is lost are at most the
     steps since the snapshot: the first params, and then those wherever the average is at its lowest, not above l_0, and
@@ -135,7 +141,9 @@ def guard(
         updates, rule_state, fallback_state, sound = jax.lax.cond(at_work, by_fallback, by_rule)
         progress = (state.step >= warm_up) & (watch.best < watch.start)
         share = jnp.where(progress, rise * (watch.first - watch.best), jnp.abs(watch.start))
-        noise = jnp.where(progress, num_deviations * watch.best_deviation, _NUM_STEPS_OF_NOISE * watch.fall)
+        above = (state.step >= _NUM_WARM_UPS_ABOVE * warm_up) & (watch.lowest > watch.start)
+        noise = jnp.where(above, 0.0, _NUM_STEPS_OF_NOISE * watch.fall)
+        noise = jnp.where(progress, num_deviations * watch.best_deviation, noise)
         risen = watch.mean - jnp.where(progress, watch.best, watch.start) > jnp.maximum(share, noise)
         risen &= state.step >= warm_up // 2
         diverged = ~state.handed_over & (~sound | ~jnp.isfinite(loss) | risen)
@@ -169,6 +177,7 @@ def _observe(watch: Watch, loss: jax.Array, step: jax.Array, decay: float, warm_
     seen, fresh = jnp.isfinite(loss), watch.weight == 0
     loss = jnp.where(seen, loss, watch.mean)
     start = jnp.where(fresh, loss, watch.start)
+    lowest = jnp.where(fresh, jnp.inf, jnp.minimum(watch.lowest, loss))
     share = jnp.where(seen, 1 - decay, 0.0)
     weight = watch.weight + share * (1 - watch.weight)
     # Averages over the weight so far, so that the zeros they start from do not count.
@@ -182,4 +191,4 @@ def _observe(watch: Watch, loss: jax.Array, step: jax.Array, decay: float, warm_
     first = jnp.where(warm, watch.first, low)
     lower = ~warm | (mean < watch.best)
     best, best_deviation = jnp.where(lower, low, watch.best), jnp.where(lower, deviation, watch.best_deviation)
-    return Watch(weight, mean, deviation, fall, start, previous, first, best, best_deviation)
+    return Watch(weight, mean, deviation, fall, start, lowest, previous, first, best, best_deviation)

@@ -10,7 +10,6 @@ import optax
 import pytest
 
 import lopt
-from lopt.guarding import _observe
 from lopt.names import InputError
 from tasks import parse_tasks
 
@@ -159,49 +158,6 @@ def test_a_loss_that_is_not_finite_hands_over():
     assert 3 * 0.9**step < 2.0 <= 3 * 0.9 ** (step - 1)
 
 
-def test_noise_alone_does_not_hand_over():
-    """At the optimum of a noisy loss nothing rises but by chance: 20 runs of 2,000 steps."""
-
-    @jax.jit
-    @jax.vmap
-    def handed_over(losses):
-        tx = guard(optax.sgd(0.01), optax.sgd(0.1))
-        params = {"w": jnp.zeros(3)}
-
-        def step(carry, value):
-            params, state = carry
-            _, state = tx.update(jax.tree.map(jnp.zeros_like, params), state, params, value=value)
-            return (params, state), None
-
-        return jax.lax.scan(step, (params, tx.init(params)), losses)[0][1].handed_over
-
-    draws = np.random.default_rng(1).normal(size=(20, 2000))
-    assert not np.any(handed_over(np.float32(1 + 0.5 * draws)))
-    # Of the warm-up there are 2,000 runs: 1% of them rise far above their first loss where the noise is large.
-    draws = np.random.default_rng(2).normal(size=(2000, 20))
-    for mean, noise, most in ((1, 0.1, 0), (-1, 0.5, 0), (1, 0.25, 20), (1, 0.5, 30), (0, 1, 30)):
-        assert np.sum(handed_over(np.float32(mean + noise * draws))) <= most
-
-
-def test_averages_are_the_debiased_ones():
-    losses = np.random.default_rng(0).normal(size=40).cumsum()
-    watch, watches = guard(optax.sgd(1.0), optax.sgd(1.0)).init(START).watch, []
-    observe = jax.jit(functools.partial(_observe, decay=0.9, warm_up=10))
-    for step, loss in enumerate(losses):
-        watch = observe(watch, jnp.asarray(loss, jnp.float32), jnp.asarray(step))
-        watches.append(watch)
-    weights = 0.9 ** np.arange(40)[::-1]
-    np.testing.assert_allclose(watch.mean, weights @ losses / weights.sum(), rtol=1e-4)
-    means = [float(w.mean) for w in watches]
-    np.testing.assert_allclose(watch.first, min(means[9], losses[0]), rtol=1e-6)
-    np.testing.assert_allclose(watch.best, min(losses[0], *means[9:]), rtol=1e-6)
-    falls = 2 * np.maximum(-np.diff(losses, prepend=losses[0]), 0)
-    np.testing.assert_allclose(watch.fall, weights @ falls / weights.sum(), rtol=1e-4)
-    np.testing.assert_allclose(watch.weight, 1 - 0.9**40, rtol=1e-5)
-    same = observe(watch, jnp.asarray(jnp.nan), jnp.asarray(40))
-    np.testing.assert_array_equal(np.asarray(same), np.asarray(watch))
-
-
 def test_it_is_traced_once_and_composes():
     traces = 0
     inner = optax.chain(guard(lopt.load("demo_mlp"), optax.adamw(1e-3)), optax.add_decayed_weights(1e-4))
@@ -232,10 +188,9 @@ def test_what_is_missing_is_said():
         guard(optax.sgd(0.1), optax.sgd(0.1), rise=0.0)
 
 
-@pytest.mark.parametrize(("unit", "bare_exceeds", "last_below"), [(1000.0, 10.0, 0.1), (12.0, 0.5, 1.2)])
-def test_a_learned_rule_on_a_task_in_other_units(unit, bare_exceeds, last_below):
-    """The demo's rule, meta-trained on one scale of weights, diverges where their unit is much larger."""
-    (family,) = parse_tasks(f"image_mlp/digits+reparametrize:low={unit}:high={unit}")
+def test_a_learned_rule_on_a_task_in_other_units():
+    """The demo's rule, meta-trained on one scale of weights, diverges where their unit is 1,000 times larger."""
+    (family,) = parse_tasks("image_mlp/digits+reparametrize:low=1000.0:high=1000.0")
     data = jax.tree.map(jnp.asarray, family.load())
     config = family.sample(jax.random.key(0))
     task = family.task(config)
@@ -250,10 +205,9 @@ def test_a_learned_rule_on_a_task_in_other_units(unit, bare_exceeds, last_below)
 
     bare, _ = losses(lopt.load("demo_mlp"))
     guarded, handed_over = losses(guard(lopt.load("demo_mlp"), optax.adamw(1e-5)))
-    assert not bare[-20:].mean() < bare_exceeds  # times the loss of guessing
-    step = np.argmax(handed_over)
+    assert not bare[-20:].mean() < 10  # times the loss of guessing
     assert handed_over[-1]
-    assert step >= 20  # the rule ran first
+    assert 10 <= np.argmax(handed_over) <= 200
     assert np.isfinite(guarded).all()
-    assert guarded[step + 2 :].max() < 3
-    assert guarded[-20:].mean() < last_below
+    assert guarded[np.argmax(handed_over) + 2 :].max() < 3
+    assert guarded[-20:].mean() < 0.1
