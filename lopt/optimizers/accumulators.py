@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -159,11 +160,15 @@ def _bounded_rsqrt(x: jax.Array) -> jax.Array:
 
 
 def learned_decays(offsets: jax.Array, start: Sequence[float]) -> jax.Array:
-    """Decays 1 - exp(10 (log(1 - start) / 10 + offset)), within [0, 1]; offset 0 gives `start`.
+    """Decays sigmoid(logit(start) + offset), so within (0, 1); offset 0 gives `start`.
+
+    Metz et al. (arXiv 2203.11860) have 1 - exp(log(1 - start) + 10 offset), clipped to [0, 1], for outer learning rates
+    of some 1e-4. At 1e-2, Adam moves that exponent by up to 0.1 a step, and noise alone carries it past the clip, from
+    where no gradient brings it back.
 
     Args:
       offsets: part of theta, `[num_decays]`.
-      start: `[num_decays]` decays.
+      start: `[num_decays]` decays, between 0 and 1.
     """
-    log_start = jnp.log1p(-jnp.asarray(start, jnp.float32))
-    return jnp.clip(-jnp.expm1(log_start + 10 * offsets), 0, 1)
+    b = np.asarray(start, np.float64)
+    return jax.nn.sigmoid(jnp.asarray(np.log(b) - np.log1p(-b), jnp.float32) + offsets)

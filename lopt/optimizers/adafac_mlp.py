@@ -33,12 +33,12 @@ class AdafacState(NamedTuple):
 
 
 def init_adafac_theta(key: jax.Array, hidden_sizes: tuple[int, ...], num_outputs: int) -> Theta:
-    """An MLP of 28 features and 11 times, and offsets of the 7 decays."""
+    """An MLP of 28 features and 11 times, and offsets of the logits of the 7 decays."""
     features = jnp.zeros((NUM_ADAFAC_FEATURES, 1))
     network = ParameterMLP((*hidden_sizes, num_outputs))
     times = time_features(jnp.zeros((), jnp.int32))
     offsets = {name: jnp.zeros((len(start),), jnp.float32) for name, start in DECAYS._asdict().items()}
-    return {"decay_offsets": offsets, "mlp": network.init(key, features, times)["params"]}
+    return {"logit_offsets": offsets, "mlp": network.init(key, features, times)["params"]}
 
 
 def init_adafac_state(params: Params) -> AdafacState:
@@ -55,7 +55,7 @@ def map_statistics(
     kind: Callable[[str, jax.Array], Hashable] = lambda path, param: None,
 ) -> tuple[Params, AdafacState]:
     """`rule(kind, statistics)` of every tensor, a tree like params, and the new state; `kind` as in `map_tensors`."""
-    decays = Decays(*(learned_decays(theta["decay_offsets"][name], x) for name, x in DECAYS._asdict().items()))
+    decays = Decays(*(learned_decays(theta["logit_offsets"][name], x) for name, x in DECAYS._asdict().items()))
 
     def update_tensor(
         what: Hashable, param: jax.Array, grad: jax.Array, statistics: Statistics

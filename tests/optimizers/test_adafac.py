@@ -36,7 +36,7 @@ def drawn(optimizer):
     rng = np.random.default_rng(3)
 
     def draw(path, x):
-        scale = 0 if "decay_offsets" in str(path) else 1 / np.sqrt(x.shape[0]) if x.ndim > 1 else 0.2
+        scale = 0 if "logit_offsets" in str(path) else 1 / np.sqrt(x.shape[0]) if x.ndim > 1 else 0.2
         return (scale * rng.normal(size=x.shape)).astype(np.float32)
 
     return jax.tree.map_with_path(draw, jax.eval_shape(optimizer.init_theta, jax.random.key(3)))
@@ -44,10 +44,9 @@ def drawn(optimizer):
 
 def with_offsets(optimizer):
     """A theta whose decays are not those of a fresh one, and the decays, float64."""
-    offsets = {"momentum": [0.1, -0.05, 0.02], "rms": [-0.03], "factored": [0.3, 0.01, -0.1]}
-    theta = {**drawn(optimizer), "decay_offsets": {k: np.asarray(x, np.float32) for k, x in offsets.items()}}
-    logs = {name: np.log(1 - start) / 10 + np.array(offsets[name]) for name, start in DECAYS.items()}
-    return theta, {name: np.clip(1 - np.exp(10 * log), 0, 1) for name, log in logs.items()}
+    offsets = {"momentum": [-1.0, 0.5, -0.2], "rms": [-0.3], "factored": [-3.0, -0.1, 0.2]}
+    theta = {**drawn(optimizer), "logit_offsets": {k: np.asarray(x, np.float32) for k, x in offsets.items()}}
+    return theta, {name: 1 / (1 + (1 - b) / b * np.exp(-np.array(offsets[name]))) for name, b in DECAYS.items()}
 
 
 class Reference:

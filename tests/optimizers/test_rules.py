@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from lopt.optimizers.accumulators import learned_decays
 from lopt.optimizers.features import CHUNK, ParameterMLP
 from lopt.optimizers.learnable_adam import LearnableAdam
 from lopt.optimizers.lstm import LSTMOptimizer, log_and_sign
@@ -82,6 +83,19 @@ def mlp(theta, x, step):
         x = x @ np.asarray(theta[f"kernel_{layer}"], np.float64) + np.asarray(theta[f"bias_{layer}"], np.float64)
         x = np.maximum(x, 0) if layer < 2 else x
     return x
+
+
+def test_a_gradient_reaches_learned_decays_wherever_they_are():
+    """b = sigmoid(logit(start) + x) and db / dx = b (1 - b) > 0; a sum of noisy outer steps may carry x to +-6."""
+    start = np.array([0.9, 0.99, 0.999])
+    offsets = np.repeat(np.linspace(-6, 6, 13, dtype=np.float32)[:, None], 3, axis=1)
+    slope = jax.jit(jax.vmap(jax.value_and_grad(lambda x: learned_decays(x, tuple(start)).sum())))
+    b = 1 / (1 + (1 - start) / start * np.exp(-offsets))
+    total, slopes = slope(offsets)
+    np.testing.assert_allclose(total, b.sum(1), rtol=1e-6)
+    np.testing.assert_allclose(total[6], start.sum(), rtol=1e-6)  # offset 0 gives the start
+    np.testing.assert_allclose(slopes, b * (1 - b), rtol=0.02, atol=1e-7)
+    assert np.all(slopes > 1e-6)
 
 
 def test_mlp_in_numpy():
