@@ -13,7 +13,6 @@ machine gives in the same turns: bytes a second of sums of arrays, multiplicatio
 """
 
 import argparse
-import functools
 import json
 import sys
 import time
@@ -24,24 +23,23 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from benchmarks.machine import Rate, rates
 from benchmarks.updates import (
+    BASELINES,
     VARIANTS,
     check_rules,
     compile_update,
-    learned_update,
+    functions,
     mlp_shapes,
     read_count,
     transformer_shapes,
 )
-from lopt.names import InputError, build, check_known, parse_spec, split_list
+from lopt.names import InputError, check_known, split_list
 from lopt.optimizers import OPTIMIZERS
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "optimizers.md"
 MARK = "<!-- python -m benchmarks.apply --write -->\n"
-BASELINES = {"adam": optax.adam, "adamw": optax.adamw, "muon": optax.contrib.muon}
 MODELS = ("MLP", "transformer")
 TURNS, SECONDS = 4, 4.0  # turns at least; seconds after which there are no more
 
@@ -69,20 +67,10 @@ class Rule(NamedTuple):
     compile_seconds: float
 
 
-def optax_update(transformation: Any, grads: Any, params: Any, state: Any) -> tuple[Any, Any]:
-    return transformation.update(grads, state, params)
-
-
 def prepare(name: str, params: Any, grads: Any) -> Rule:
-    if name in BASELINES:
-        transformation = BASELINES[name](1e-3)
-        state, arguments = transformation.init(params), (grads, params)
-        update = functools.partial(optax_update, transformation)
-    else:
-        optimizer = build("optimizer", parse_spec(name), OPTIMIZERS)
-        theta = optimizer.init_theta(jax.random.key(0))
-        state, arguments = optimizer.init(theta, params, num_steps=1000), (theta, grads, params)
-        update = functools.partial(learned_update, optimizer)
+    init, update = functions(name)
+    theta, state = init(params)
+    arguments = (theta, grads, params)
     began = time.perf_counter()
     program = compile_update(update, *arguments, state)
     taken = time.perf_counter() - began
@@ -158,7 +146,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rows", type=Path, help="file of the rows measured so far; made if it is not there")
     parser.add_argument("--write", action="store_true", help="put the tables into docs/optimizers.md")
     args = parser.parse_args(arguments)
-    check_rules(args.names, BASELINES)
+    check_rules(args.names)
     args.names = args.names or [*BASELINES, *OPTIMIZERS, *VARIANTS]
     args.models = split_list(args.models)
     for model in args.models:

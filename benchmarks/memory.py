@@ -5,7 +5,6 @@ program), for one square matrix and for ten. Nothing is allocated.
 """
 
 import argparse
-import functools
 import math
 import sys
 from typing import Any
@@ -13,17 +12,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks.updates import VARIANTS, check_rules, compile_update, learned_update, read_count
-from lopt.names import InputError, build, parse_spec
+from benchmarks.updates import BASELINES, VARIANTS, check_rules, compile_update, functions, read_count
+from lopt.names import InputError
 from lopt.optimizers import OPTIMIZERS
 
 
-def working_bytes(optimizer: Any, shapes: dict[str, tuple[int, ...]]) -> int:
+def working_bytes(name: str, shapes: dict[str, tuple[int, ...]]) -> int:
     """What a jitted update needs besides its arguments and results; nothing is allocated."""
-    theta = jax.eval_shape(optimizer.init_theta, jax.random.key(0))
+    init, update = functions(name)
     params = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
-    state = jax.eval_shape(lambda theta, params: optimizer.init(theta, params, num_steps=1000), theta, params)
-    update = functools.partial(learned_update, optimizer)
+    theta, state = jax.eval_shape(init, params)
     memory: Any = compile_update(update, theta, params, params, state).memory_analysis()
     return memory.temp_size_in_bytes
 
@@ -41,9 +39,8 @@ def main() -> None:
         sys.exit(2)
     one, ten = (round(math.sqrt(size / num)) for num in (1, 10))
     models = {"one matrix": {"w": (one, one)}, "ten": {f"layer_{i}": (ten, ten) for i in range(10)}}
-    for name in args.names or [*OPTIMIZERS, *VARIANTS]:
-        optimizer = build("optimizer", parse_spec(name), OPTIMIZERS)
-        cells = [f"{kind}: {working_bytes(optimizer, shapes) / 2**20:.1f} MiB" for kind, shapes in models.items()]
+    for name in args.names or [*BASELINES, *OPTIMIZERS, *VARIANTS]:
+        cells = [f"{kind}: {working_bytes(name, shapes) / 2**20:.1f} MiB" for kind, shapes in models.items()]
         print(name, *cells, sep=" | ", flush=True)
 
 

@@ -2,15 +2,17 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from lopt.names import InputError, build, check_known, parse_spec
 from lopt.optimizers import OPTIMIZERS
 
+BASELINES = {"adam": optax.adam, "adamw": optax.adamw, "muon": optax.contrib.muon}
 VARIANTS = ("celo2:orthogonalize=True", "adafac_mlp:hidden_sizes=(32,32)")
 SMALLEST = 1000  # parameters: of fewer, the shapes would have no width
 
@@ -47,15 +49,32 @@ def compile_update(update: Callable[..., tuple[Any, Any]], *arguments: Any) -> A
     return jax.jit(program, donate_argnums=len(arguments) - 1).lower(*arguments).compile()
 
 
-def learned_update(optimizer: Any, theta: Any, grads: Any, params: Any, state: Any) -> tuple[Any, Any]:
-    return optimizer.update(theta, grads, state, params, value=jnp.ones(()))
+def functions(name: str) -> tuple[Callable[[Any], tuple[Any, Any]], Callable[..., tuple[Any, Any]]]:
+    """A rule as typed: `init(params)` gives (theta, state), `update(theta, grads, params, state)` (updates, state)."""
+    if name in BASELINES:
+        transformation = BASELINES[name](1e-3)
+        return (
+            lambda params: ((), transformation.init(params)),
+            lambda theta, grads, params, state: transformation.update(grads, state, params),
+        )
+    optimizer = build("optimizer", parse_spec(name), OPTIMIZERS)
+
+    def init(params: Any) -> tuple[Any, Any]:
+        theta = optimizer.init_theta(jax.random.key(0))
+        return theta, optimizer.init(theta, params, num_steps=1000)
+
+    def update(theta: Any, grads: Any, params: Any, state: Any) -> tuple[Any, Any]:
+        return optimizer.update(theta, grads, state, params, value=jnp.ones(()))
+
+    return init, update
 
 
-def check_rules(names: list[str], baselines: Iterable[str] = ()) -> None:
-    """Raises InputError unless each is one of `baselines`, or `NAME[:setting=value]...` of a learned optimizer."""
-    for name in set(names) - set(baselines):
-        check_known("rule", name.partition(":")[0], [*baselines, *OPTIMIZERS])
-        build("optimizer", parse_spec(name), OPTIMIZERS)
+def check_rules(names: list[str]) -> None:
+    """Raises InputError unless each is one of BASELINES, or `NAME[:setting=value]...` of a learned optimizer."""
+    for name in names:
+        if name not in BASELINES:
+            check_known("rule", name.partition(":")[0], [*BASELINES, *OPTIMIZERS])
+            build("optimizer", parse_spec(name), OPTIMIZERS)
 
 
 def read_count(flag: str, text: str) -> float:
