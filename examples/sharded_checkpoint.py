@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for a checkout t
 import lopt
 
 tx = lopt.load(sys.argv[1] if len(sys.argv) > 1 else "demo_mlp", num_steps=200)
-mesh = jax.make_mesh((jax.device_count(),), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
+mesh = jax.make_mesh((jax.device_count(),), ("rows",))
 params = jax.device_put(jnp.zeros((64, 8)), jax.NamedSharding(mesh, jax.P("rows")))
 state = tx.init(params)  # outside of jit: sharded like params
 target = jax.random.normal(jax.random.key(0), (64, 8))

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.core import Tracer
+from jax.sharding import NamedSharding, PartitionSpec
 
 from lopt.names import InputError
 from lopt.types import LearnedOptimizer, PyTree, Theta
@@ -41,8 +42,8 @@ def as_optax(
 
     Call `init` outside of jit: inside, a theta that is no argument of the jitted function is a constant of its program.
 
-    Parameters may be sharded: the update keeps the sharding of `init`, and collects no large tensor on a device; only
-    `celo2` with `orthogonalize` does.
+    Parameters may be sharded, over automatic or explicit axes: the update keeps the sharding of `init`, and collects no
+    large tensor on a device; only `celo2` with `orthogonalize` does.
 
     Args:
       optimizer: the rule and its settings.
@@ -94,11 +95,33 @@ def as_optax(
         else:
             params = None
         loss = _as_loss(value) if "value" in optimizer.requires else None
-        steps, inner = optimizer.update(state.theta, grads, state.inner, params, value=loss)
+        steps, inner = _update_in_auto_mode(optimizer, state.theta, grads, state.inner, params, loss)
         steps = jax.tree.map(lambda step, grad: step.astype(jnp.result_type(grad)), steps, updates)
         return steps, LearnedState(state.theta, _strongly_typed(inner))
 
     return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _update_in_auto_mode(
+    optimizer: LearnedOptimizer, theta: Theta, grads: PyTree, inner: PyTree, params: PyTree, loss: jax.Array | None
+) -> tuple[PyTree, PyTree]:
+    """`optimizer.update`; on a mesh with explicit axes, results are sharded like grads and state, the rest is XLA's.
+
+    `jax.make_mesh` makes the axes explicit if not told otherwise: shardings are types then, and JAX refuses what needs
+    a decision, such as a reshape across a sharded axis.
+    """
+
+    def update(theta: Theta, grads: PyTree, inner: PyTree, params: PyTree, loss: PyTree) -> tuple[PyTree, PyTree]:
+        return optimizer.update(theta, grads, inner, params, value=loss)
+
+    run: Any = update
+    shardings = jax.tree.map(lambda x: jax.typeof(x).sharding, (grads, inner))
+    mesh = next((x.mesh for x in jax.tree.leaves(shardings) if x.mesh.explicit_axes), None)
+    if mesh is not None:
+        whole = NamedSharding(mesh, PartitionSpec())
+        shardings = jax.tree.map(lambda x: whole if x.mesh.empty else x, shardings)
+        run = jax.sharding.auto_axes(update, axes=mesh.explicit_axes, out_sharding=shardings)
+    return run(theta, grads, inner, params, loss)
 
 
 def _check_num_steps(num_steps: Any) -> int | jax.Array:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from orbax.checkpoint import v1 as ocp
 
 import lopt
@@ -66,13 +66,13 @@ def test_a_state_goes_on_bit_for_bit_from_an_orbax_checkpoint(name, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, run(params, state, 3), whole)
 
 
-@pytest.mark.parametrize("name", SETTINGS)
-def test_a_state_shards_with_its_parameters(name):
+@pytest.mark.parametrize(("name", "axes"), [*((name, AxisType.Auto) for name in SETTINGS), ("mlp", AxisType.Explicit)])
+def test_a_state_shards_with_its_parameters(name, axes):
     tx, params = start(name)
     run = trainer(tx)
     alone, _ = run(params, tx.init(params), 4)
 
-    mesh = jax.make_mesh((2,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    mesh = jax.make_mesh((2,), ("x",), axis_types=(axes,))
     rows = NamedSharding(mesh, PartitionSpec("x"))
     whole = NamedSharding(mesh, PartitionSpec())
     params = {"w": jax.device_put(params["w"], rows), "b": jax.device_put(params["b"], whole)}
@@ -108,7 +108,7 @@ def test_a_large_sharded_tensor_is_collected_on_no_device(monkeypatch, name):
         return theta, params + 0.5, optimizer.init(theta, params, num_steps=None), params
 
     alone = update(*arguments(params))
-    mesh = jax.make_mesh((2,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    mesh = jax.make_mesh((2,), ("x",), axis_types=(AxisType.Auto,))
     for axes in (PartitionSpec("x"), PartitionSpec(None, "x")):
         place = NamedSharding(mesh, axes)
         program = update.lower(*arguments(jax.device_put(params, place))).compile()
