@@ -70,7 +70,7 @@ def guard(
     snapshot_every: int = 50,
     max_update_ratio: float = 1.0,
 ) -> optax.GradientTransformationExtraArgs:
-    """`rule` until it diverges, then `fallback` from the best params kept; `update` needs `params` and `value`.
+    """`rule` until it diverges, then `fallback` from the best params; `update` needs `params` and `value`, the loss.
 
     With m the loss's moving average, l_0 the first loss and b the lowest m, the rule has diverged when
       - a loss or an update is not finite, or an update is longer than `max_update_ratio` times the params, whose root

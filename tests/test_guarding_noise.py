@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import lopt
 from lopt.guarding import _observe
@@ -55,6 +56,56 @@ def test_a_plateau_however_erratic_is_left_once_no_loss_has_been_as_low_as_the_f
         assert seen[:, 200].mean() >= never_as_low - 3 * deviation
         if s > 0.3:  # for the others, it is the only sign
             assert seen[:, 199].mean() < 0.2
+
+
+STEPS = np.arange(600)
+FALL = 0.05 + 0.95 * np.exp(-STEPS / 60)
+# Runs that train, slowly or late: handing over is a false alarm.
+TRAINING = {
+    "power law": (1 + STEPS / 50) ** -0.3,
+    "exponential": 0.1 + 0.9 * np.exp(-STEPS / 300),
+    "plateau, then fall": 0.1 + 0.9 / (1 + np.exp((STEPS - 300) / 20)),
+}
+# Of these the loss grows by a factor of e in 30 steps, or jumps, both after 300 steps of progress.
+DIVERGENCE = {
+    "growth": np.where(STEPS < 300, FALL, 0.06 * np.exp((STEPS - 300) / 30)),
+    "jump": np.where(STEPS < 300, FALL, 2.0),
+}
+
+
+def hand_over_steps(mean, spread, num_runs=500):
+    """Of runs whose losses are log-normal around `mean`, [steps], of that sigma; len(mean) where it never comes."""
+    draws = np.random.default_rng(4).normal(size=(num_runs, len(mean)))
+    draws[:, 0] = spread / 2  # all start at the mean
+    seen = np.asarray(handed_over(np.float32(mean * np.exp(spread * draws - spread**2 / 2))))
+    return np.where(seen.any(1), seen.argmax(1), len(mean))
+
+
+@pytest.mark.parametrize("spread", [0.1, 0.3, 0.5])
+def test_slow_progress_does_not_hand_over(spread):
+    for curve in TRAINING.values():
+        assert np.mean(hand_over_steps(curve, spread) < len(STEPS)) <= (0.0 if spread == 0.1 else 0.02)
+
+
+@pytest.mark.parametrize("spread", [0.1, 0.3, 0.5])
+def test_divergence_after_progress_hands_over(spread):
+    for (name, curve), latest in zip(DIVERGENCE.items(), (85, 6), strict=True):
+        steps = hand_over_steps(curve, spread)
+        assert np.mean((steps >= 300) & (steps < len(STEPS))) >= 0.98, name
+        # The growth takes 65 steps to 0.5, half of the progress.
+        assert np.median(steps) - 300 <= latest, name
+
+
+def test_a_poor_loss_is_no_divergence():
+    """From 1.24 to the loss of guessing, to rest there."""
+    assert np.all(hand_over_steps(np.where(STEPS < 5, 1.24, 1.0), 0.02) == len(STEPS))
+
+
+def test_a_quiet_plateau_above_the_start_is_left_within_the_warm_up():
+    for height in (3.0, 5.0, 10.0):
+        steps = hand_over_steps(np.where(STEPS < 1, 1.0, height), 0.1)
+        assert np.mean(steps <= 20) >= 0.98, height
+        assert np.median(steps) <= 12, height
 
 
 def test_averages_are_the_debiased_ones():
