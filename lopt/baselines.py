@@ -72,7 +72,7 @@ class Baseline:
 
     @property
     def kind(self) -> str:
-        """What `lopt.scores.KINDS` calls it."""
+        """What `lopt.entries.KINDS` calls it."""
         return "constant" if self.schedule is None else "scheduled"
 
     def describe(self) -> str:

@@ -21,7 +21,7 @@ class Contestant(NamedTuple):
     Attributes:
       name: of its entry.
       label: for people.
-      kind: of `scores.KINDS`.
+      kind: of `entries.KINDS`.
       rule: of its runs.
       hypers: what the runs may have, stacked: learning rates `[G]`, or theta with a leading axis of 1.
       rates: `[G]` learning rates to choose from; one, NaN if it has none, for what is not tuned.

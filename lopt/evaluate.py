@@ -10,15 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lopt import entry_runs
 from lopt.baselines import BASELINES, REFERENCE, Baseline
 from lopt.contestants import Contestant, learned_contestant
 from lopt.distributed import PairLayout
+from lopt.entries import Entry, TaskResult
+from lopt.entry_runs import make_entry
 from lopt.evaluation_cache import EvaluationCache, arrays_sha, sources
-from lopt.measures import LONG, MEASURES, best_rate
+from lopt.measures import LONG
 from lopt.names import InputError
 from lopt.pretrained import versions
-from lopt.scores import DEFAULT_RATE, Curves, Entry, TaskResult
-from lopt.training import Runner, flops_per_step
+from lopt.scores import DEFAULT_RATE
 from lopt.types import SPLITS, Data, LearnedOptimizer, TaskFamily, Theta
 
 MIN_HORIZON = 20  # 5 % of it is one step
@@ -129,43 +131,23 @@ class Evaluation:
         Args:
           flops: `flops_per_step`, where it is known already.
         """
-        num_hypers, is_adam = len(jax.tree.leaves(contestant.hypers)[0]), contestant.rule == BASELINES[REFERENCE]
-        runner = Runner(
-            rule=contestant.rule,
-            hypers=contestant.hypers,
-            family=family,
-            data=data,
+        is_adam = contestant.rule == BASELINES[REFERENCE]  # Adam at its default rate shares the program of the long run
+        entry = make_entry(
+            contestant.rule,
+            contestant.hypers,
+            contestant.rates,
+            family,
+            data,
+            horizon=self.horizon,
+            num_seeds=self.num_seeds,
             seed=self.seed,
             split=self.split,
             layout=self.layout,
+            long=contestant.name == REFERENCE,
             max_steps=self.horizon * (LONG if is_adam else 1),
-            capacity=self.num_seeds * (1 if num_hypers == 1 else max(num_hypers, len(MEASURES))),
-        )
-        seeds = np.arange(self.num_seeds)
-        rates, steps = np.asarray(contestant.rates), self.horizon
-        tuned, long = len(rates) > 1, None
-        if tuned:
-            runs = runner(_product(range(len(rates)), self.num_seeds + seeds), steps)
-            tuning = Curves(*(x.reshape(len(rates), self.num_seeds, *x.shape[1:]) for x in runs))
-            best = {measure: best_rate(tuning.loss, measure) for measure in MEASURES}
-        else:
-            best = dict.fromkeys(MEASURES, 0)
-        indices = sorted(set(best.values()))
-        runs = runner(_product(indices, seeds), steps)
-        groups = {index: Curves(*(x[i * len(seeds) :][: len(seeds)] for x in runs)) for i, index in enumerate(indices)}
-        if not tuned:
-            tuning = Curves(*(x[None][:0] for x in groups[0]))
-        if contestant.name == REFERENCE:
-            long = runner(_product([best["final_loss"]], seeds), LONG * steps)
-        entry = Entry(
+            flops=flops,
             label=contestant.label,
             kind=contestant.kind,
-            rates=rates,
-            tuning=tuning,
-            chosen={measure: groups[index] for measure, index in best.items()},
-            long=long,
-            flops_per_step=flops or flops_per_step(contestant.rule, contestant.hypers, family, data),
-            seconds_per_step=runner.seconds_per_step,
         )
         if self.cache is not None:
             self.cache.write(_file_name(contestant, family), self._description(contestant, family, data), entry)
@@ -173,7 +155,6 @@ class Evaluation:
 
     def _description(self, contestant: Contestant, family: TaskFamily, data: Data) -> dict[str, Any]:
         """All that decides an entry, as plain values."""
-        roots = [family, contestant.rule, "lopt.training", "lopt.evaluate", "lopt.measures", "lopt.transform"]
         return {
             "task": family.name,
             "data": arrays_sha(data),
@@ -188,15 +169,10 @@ class Evaluation:
             "dtype": str(jnp.zeros(()).dtype),
             "platform": jax.default_backend(),
             "sequential": self.layout.sequential,
-            "sources": sources(roots),
+            "sources": sources([family, contestant.rule, entry_runs]),
             "versions": {name: version for name, version in versions().items() if name != "lopt"},
         }
 
 
 def _file_name(contestant: Contestant, family: TaskFamily) -> str:
     return f"{family.name}-{re.split('[:(]', contestant.rule.describe())[0]}"
-
-
-def _product(hypers: Any, seeds: np.ndarray) -> np.ndarray:
-    """All (hyper, seed), the seeds running fastest: `[2, num_hypers * num_seeds]`."""
-    return np.stack([x.ravel() for x in np.meshgrid(hypers, seeds, indexing="ij")])

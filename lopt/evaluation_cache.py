@@ -9,9 +9,12 @@ import ast
 import dataclasses
 import functools
 import hashlib
+import importlib.util
 import json
 import re
 import sys
+import sysconfig
+import types
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -20,13 +23,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from lopt.entries import entry_arrays, entry_of, pack, unpack
+from lopt.entries import Entry, entry_arrays, entry_of, pack, unpack
 from lopt.files import write_atomic
 from lopt.names import InputError
-from lopt.scores import Entry
 from lopt.types import PyTree
 
-PACKAGES = ("tasks", "lopt.optimizers")  # of whose modules those that are imported count as well
+PACKAGES = ("lopt", "tasks")  # their sources count even where they are installed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,25 +85,27 @@ def arrays_sha(tree: PyTree) -> str:
 
 
 def sources(roots: Iterable[Any]) -> dict[str, str]:
-    """SHA-256 of the source files that objects come from.
+    """SHA-256 of the source files that objects come from, and of all that those import, directly or not.
 
     Args:
-      roots: modules by name, or dataclasses, which stand for the modules of their classes and of the dataclasses in
-        their fields.
+      roots: modules; or dataclasses, which stand for the modules of their classes and of the dataclasses and functions
+        in their fields.
 
     Returns:
-      By module: these, and what they import of `PACKAGES`, directly or not.
+      By module, those of installed libraries left out: their versions stand for them.
+
+    Raises:
+      InputError: the source of a root is not in a file.
     """
     found: dict[str, str] = {}
-    waiting = [name for root in roots for name in ([root] if isinstance(root, str) else _modules(root))]
+    waiting = [module for root in roots for module in _modules(root)]
     while waiting:
-        name = waiting.pop()
-        file = getattr(sys.modules.get(name), "__file__", None)
-        if name in found or file is None:
+        module = waiting.pop()
+        if module.__name__ in found:
             continue
-        source = read_source(file)
-        found[name] = hashlib.sha256(source).hexdigest()
-        waiting += _imported(source)
+        source = read_source(_file(module))
+        found[module.__name__] = hashlib.sha256(source).hexdigest()
+        waiting += [importlib.import_module(name) for name in _imported(source, _package(module))]
     return dict(sorted(found.items()))
 
 
@@ -110,31 +114,67 @@ def read_source(file: str) -> bytes:
     return Path(file).read_bytes()
 
 
-def _modules(value: Any) -> Iterator[str]:
-    """The modules of a dataclass and of those in its fields."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        yield type(value).__module__
-        for field in dataclasses.fields(value):
-            yield from _modules(getattr(value, field.name))
+def _file(module: types.ModuleType) -> str:
+    file = getattr(module, "__file__", None)
+    if file is None or not file.endswith(".py"):
+        raise InputError(
+            f"the cache cannot tell whether {module.__name__} has changed, as its source is not in a file: "
+            "write it to one and import it, or evaluate without a cache"
+        )
+    return file
+
+
+def _package(module: types.ModuleType) -> str:
+    return module.__spec__.parent or "" if module.__spec__ else ""
+
+
+def _modules(value: Any) -> Iterator[types.ModuleType]:
+    """The modules of a module, dataclass or function of ours, and of those within its fields."""
+    if isinstance(value, types.ModuleType):
+        yield value
+    elif isinstance(value, functools.partial):
+        yield from _modules((value.func, *value.args, *value.keywords.values()))
     elif isinstance(value, tuple):
         for item in value:
             yield from _modules(item)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        yield sys.modules[type(value).__module__]
+        for field in dataclasses.fields(value):
+            yield from _modules(getattr(value, field.name))
+    elif callable(value) and _is_ours(value.__module__.partition(".")[0]):
+        yield sys.modules[value.__module__]
+
+
+@functools.cache
+def _is_ours(package: str) -> bool:
+    """Whether the sources of a top-level package count: those of installed libraries do not, their versions do."""
+    if package in (*PACKAGES, "__main__"):
+        return True
+    spec = importlib.util.find_spec(package)
+    places = [Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "purelib", "platlib")]
+    origin = Path(spec.origin).resolve() if spec and spec.has_location and spec.origin else None
+    return origin is not None and not any(origin.is_relative_to(place) for place in places)
 
 
 @functools.lru_cache(maxsize=256)
-def _imported(source: bytes) -> tuple[str, ...]:
-    """What a source imports of `PACKAGES`, as modules that are loaded."""
+def _imported(source: bytes, package: str) -> tuple[str, ...]:
+    """The modules of ours that the source of a module in `package` imports names from, wherever in it."""
     names: list[str] = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names += [f"{node.module}.{alias.name}" for alias in node.names]
-    found = []
-    for name in names:
-        if any(name.startswith(f"{package}.") for package in PACKAGES):
-            found.append(name if name in sys.modules else name.rpartition(".")[0])
-    return tuple(found)
+        elif isinstance(node, ast.ImportFrom):
+            origin = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            names += [f"{origin}.{alias.name}" for alias in node.names]
+    ours = [name for name in names if _is_ours(name.partition(".")[0])]
+    return tuple(name if _is_module(name) else name.rpartition(".")[0] for name in ours)
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # its parent is a module, and no package
+        return False
 
 
 def _text(description: Mapping[str, Any]) -> str:

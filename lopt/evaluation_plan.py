@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from lopt.baselines import REFERENCE
 from lopt.contestants import Contestant
+from lopt.entries import Entry, TaskResult
 from lopt.evaluate import Evaluation
 from lopt.measures import LONG
-from lopt.scores import Entry, TaskResult
 from lopt.training import flops_per_step
 from lopt.types import Data, TaskFamily
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lopt.entries import TaskResult
 from lopt.measures import final_loss, moving_average
-from lopt.scores import TaskResult
 
 if TYPE_CHECKING:  # matplotlib is imported when something is drawn
     from matplotlib.axes import Axes

@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from lopt.entries import entry_arrays, entry_of, pack, unpack
+from lopt.entries import Curves, TaskResult, entry_arrays, entry_of, pack, unpack
 from lopt.files import write_atomic
 from lopt.measures import MEASURES
 from lopt.names import InputError
-from lopt.scores import Curves, TaskResult
 
 CURVES, SCORES, SUMMARY, PICTURE, AGGREGATE, REPORT = FILES = (
     "curves.npz",

@@ -9,83 +9,15 @@ A baseline with a schedule is judged by its final loss alone: its rate is high u
 """
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from lopt.measures import LONG, MEASURES, best_rate, diverged, envelope, final_loss, median_curve, speed_up
+from lopt.entries import Entry, TaskResult
+from lopt.measures import LONG, MEASURES, diverged, envelope, final_loss, median_curve, speed_up
 from lopt.statistics import run_scores
 
 DEFAULT_RATE = 1e-3  # Adam's, where nobody tunes it
-KINDS = ("learned", "untuned", "constant", "scheduled")
-
-
-class Curves(NamedTuple):
-    """Runs of one optimizer; `...` is the seeds, or learning rates and seeds.
-
-    Attributes:
-      loss: training loss at every step, before the update, in the task's unit, `[..., num_steps]`.
-      valid_loss: after the training, on the split that was asked for, `[...]`.
-      valid_accuracy: the same; NaN for a task that has none, `[...]`.
-    """
-
-    loss: Any  # numpy arrays; within `lopt.training`, JAX arrays
-    valid_loss: Any
-    valid_accuracy: Any
-
-
-class Entry(NamedTuple):
-    """One optimizer on one task: G rates, S seeds, T steps.
-
-    Attributes:
-      label: for people.
-      kind: of `KINDS`.
-      rates: the learning rates, rising, `[G]`; NaN for a learned rule, which has none.
-      tuning: at each rate on the tuning seeds, losses `[G, S, T]`; `[0, S, T]` for what is not tuned.
-      chosen: for each of `MEASURES`, the rate that is best by it, on the evaluation seeds, losses `[S, T]`.
-      long: at the rate of the lowest final loss, `[S, LONG * T]`; of the reference only.
-      flops_per_step: of one step of the training, by XLA's count before it optimizes the program.
-      seconds_per_step: measured while the runs were made, compilation left out, on one device, runs one at a time.
-    """
-
-    label: str
-    kind: str
-    rates: np.ndarray
-    tuning: Curves
-    chosen: dict[str, Curves]
-    long: Curves | None
-    flops_per_step: float
-    seconds_per_step: float
-
-    @property
-    def tuned(self) -> bool:
-        """Whether there was a choice of rates."""
-        return len(self.tuning.loss) > 0
-
-    @property
-    def best(self) -> dict[str, int]:
-        """Index of the rate that is best by each of `MEASURES` on the tuning seeds; 0 for what is not tuned."""
-        return {measure: best_rate(self.tuning.loss, measure) if self.tuned else 0 for measure in MEASURES}
-
-
-class TaskResult(NamedTuple):
-    """All runs on one task.
-
-    Attributes:
-      num_params: number of inner parameters.
-      horizon: T.
-      seeds, tuning_seeds: of the runs, `[S]`.
-      warnings: what was known before the runs.
-      entries: by name: `learned`, `untrained` (the same rule with its initial theta), `adam_default` (Adam at
-        `DEFAULT_RATE`), `adam`, which is the reference; then other baselines and other learned optimizers.
-    """
-
-    num_params: int
-    horizon: int
-    seeds: np.ndarray
-    tuning_seeds: np.ndarray
-    warnings: tuple[str, ...]
-    entries: dict[str, Entry]
 
 
 class Comparison(NamedTuple):

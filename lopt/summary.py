@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from lopt.entries import Entry, TaskResult
 from lopt.measures import LONG, moving_average
-from lopt.scores import COMPARISONS, Entry, TaskResult, TaskScores
+from lopt.scores import COMPARISONS, TaskScores
 from lopt.statistics import interquartile_mean, iqm_interval, probability_of_improvement, profile
 
 Results = Mapping[str, TaskResult]  # by the task's name

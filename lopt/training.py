@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from lopt.distributed import PairLayout
-from lopt.scores import Curves
+from lopt.entries import Curves
 from lopt.transform import as_optax
 from lopt.types import Config, Data, LearnedOptimizer, Params, PyTree, Task, TaskFamily
 

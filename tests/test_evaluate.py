@@ -1,7 +1,6 @@
 """The training function against optax in a plain loop; what an evaluation keeps equal between optimizers; the cache."""
 
 import dataclasses
-from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -20,48 +19,10 @@ from lopt.names import InputError
 from lopt.optimizers import OPTIMIZERS
 from lopt.scores import score_task
 from lopt.training import Learned, Runner
-from lopt.types import Task
+from tests.toy_family import Bowl
 
 RATE = 0.02
 LAYOUTS = [PairLayout(2, sequential=True), PairLayout(1, sequential=False)]
-
-
-@dataclasses.dataclass(frozen=True)
-class Bowl:
-    """mean(|w - batch|^power), w and batch `[8]`: noisy batches around the data set's value, a scale for each task."""
-
-    power: int = 2
-    start: float = 1.0
-    noise: float = 0.3
-    traces: ClassVar[list[str]] = []
-
-    @property
-    def name(self):
-        return "bowl"
-
-    @property
-    def streams(self):
-        return False
-
-    def load(self, seed=0, block=0):
-        return {"train": jnp.ones(8), "valid": jnp.full(8, 1.5), "meta": jnp.ones(0)}
-
-    def sample(self, key):
-        return {"scale": jax.random.uniform(key, minval=0.5, maxval=2)}
-
-    def task(self, config):
-        def loss(params, key, batch):
-            del key
-            return config["scale"] * jnp.mean(jnp.abs(params["w"] - batch) ** self.power)
-
-        def metrics(params, key, batch):
-            self.traces.append(self.name)
-            return {"accuracy": jnp.mean(params["w"] > 0)}
-
-        return Task(lambda key: {"w": self.start + jax.random.normal(key, (8,))}, loss, lambda x: x, metrics)
-
-    def sample_batch(self, data, key, config, split):
-        return data[split] + self.noise * jax.random.normal(key, (8,))
 
 
 def adam(*rates):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lopt import plots
-from lopt.scores import Curves, Entry, TaskResult
+from lopt.entries import Curves, Entry, TaskResult
 
 T, S = 60, 3
 PNG = b"\x89PNG\r\n\x1a\n"

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from lopt import summary
+from lopt.entries import Curves, Entry, TaskResult
 from lopt.measures import LONG
-from lopt.scores import Curves, Entry, TaskResult, score_task
+from lopt.scores import score_task
 
 T = 100
 
