@@ -19,24 +19,26 @@ import jax
 import jax.numpy as jnp
 from absl import app, flags, logging
 
-from lopt.baselines import BASELINES, DEFAULT, parse_baselines
-from lopt.contestants import horizon_warnings, other_contestants
 from lopt.distributed import PairLayout, num_cores
-from lopt.evaluate import MIN_HORIZON, Evaluation
-from lopt.evaluation_cache import EvaluationCache
-from lopt.evaluation_plan import make_plan
-from lopt.metrics import WANDB_MODES
+from lopt.evaluation.baselines import BASELINES, DEFAULT, parse_baselines
+from lopt.evaluation.cache import EvaluationCache
+from lopt.evaluation.contestants import horizon_warnings, other_contestants
+from lopt.evaluation.curve_plots import draw
+from lopt.evaluation.evaluation import MIN_HORIZON, Evaluation
+from lopt.evaluation.folder import AGGREGATE, PICTURE, check_folder, track_results, write_results
+from lopt.evaluation.plan import make_plan
+from lopt.evaluation.score_plots import draw_aggregate, draw_sweep
+from lopt.evaluation.scores import score_task
+from lopt.evaluation.summary import summarize, table
+from lopt.evaluation.sweeps import Point, horizon_points, run_sweep
+from lopt.figures import to_png
 from lopt.names import InputError, check_known, split_list
 from lopt.optimizers import OPTIMIZERS
-from lopt.outer import initial_theta
-from lopt.plots import draw, to_png
-from lopt.pretrained import Pretrained, load_pretrained, versions
-from lopt.results import AGGREGATE, PICTURE, check_folder, track_results, write_results
-from lopt.score_plots import draw_aggregate, draw_sweep
-from lopt.scores import score_task
-from lopt.summary import summarize, table
-from lopt.sweeps import Point, horizon_points, run_sweep
+from lopt.seeds import initial_theta
+from lopt.tracking import WANDB_MODES
+from lopt.trained.pretrained import Pretrained, load_pretrained
 from lopt.types import TaskFamily
+from lopt.version import versions
 from tasks import parse_tasks
 from tasks.sweeps import AXES, variants
 

@@ -19,10 +19,10 @@ from absl import app, flags
 from rich.console import Console
 from rich.logging import RichHandler
 
-from lopt.checkpoint import CheckpointError
-from lopt.config import MetaTrainConfig
 from lopt.distributed import default_layout, num_cores
-from lopt.loop import DivergedError, Run, train
+from lopt.meta_training.checkpoint import CheckpointError
+from lopt.meta_training.config import MetaTrainConfig
+from lopt.meta_training.loop import DivergedError, Run, train
 from lopt.names import InputError, check_known
 from lopt.optimizers import OPTIMIZERS
 from presets import PRESETS

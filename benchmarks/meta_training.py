@@ -26,9 +26,9 @@ from jax.sharding import PartitionSpec
 from lopt.distributed import AXIS, PairLayout, num_cores
 from lopt.estimators import PES
 from lopt.horizons import Horizon
+from lopt.meta_training.outer import MetaTraining, OuterOptimizer, outer_steps
 from lopt.optimizers.mlp import NUM_FEATURES, MLPOptimizer
-from lopt.outer import MetaTraining, OuterOptimizer, outer_steps
-from tasks.image_mlp import ImageMLP
+from tasks.images.image_mlp import ImageMLP
 
 BATCH, HIDDEN, PIXELS, CLASSES = 128, 32, 64, 10
 PAIRS, TRUNCATION = 16, 50

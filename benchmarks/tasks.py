@@ -25,9 +25,9 @@ from jax.extend.core import jaxprs_in_params
 
 from benchmarks import handwritten
 from lopt.distributed import PairLayout
+from lopt.figures import to_png
 from lopt.files import write_atomic
 from lopt.optimizers import OPTIMIZERS
-from lopt.plots import to_png
 from lopt.types import Data, TaskFamily
 from tasks import FAMILIES, parse_tasks
 from tasks.page import adam_losses

@@ -12,7 +12,7 @@ import optax
 from lopt.distributed import PairLayout
 from lopt.estimators import ESTIMATORS
 from lopt.horizons import Horizon
-from lopt.metrics import Progress
+from lopt.meta_training.progress import Progress
 from lopt.names import Spec, build
 from lopt.types import GradientEstimator, InnerProblem, PyTree, Theta
 

@@ -52,18 +52,18 @@ from experiments import report
 from experiments.report import Finding
 from lopt.distributed import default_layout
 from lopt.estimators import ESTIMATORS
+from lopt.evaluation.runs import Learned, train
+from lopt.figures import to_png
 from lopt.files import write_atomic
 from lopt.horizons import Horizon
-from lopt.inner import LOSS_CAP
-from lopt.metrics import Progress
+from lopt.meta_training.inner import LOSS_CAP
+from lopt.meta_training.outer import BLOCK_STEPS, MetaTraining, OuterOptimizer, outer_steps
+from lopt.meta_training.progress import Progress
 from lopt.names import Spec, build
 from lopt.optimizers.mlp import MLPOptimizer
-from lopt.outer import BLOCK_STEPS, MetaTraining, OuterOptimizer, outer_steps
-from lopt.plots import to_png
-from lopt.pretrained import versions
-from lopt.training import Learned, train
 from lopt.types import Data, PyTree
-from tasks.image_mlp import ImageMLP
+from lopt.version import versions
+from tasks.images.image_mlp import ImageMLP
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lopt.distributed import default_layout
-from lopt.inner import LOSS_CAP
+from lopt.meta_training.inner import LOSS_CAP
 from lopt.types import Data, InnerProblem, Params
-from tasks.image_mlp import ImageMLP
+from tasks.images.image_mlp import ImageMLP
 
 FAMILY = ImageMLP(dataset="mnist_5k", size=8, hidden_sizes=(32, 32), batch_size=100)
 TASK = FAMILY.task({})

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lopt.inner import LOSS_CAP
+from lopt.meta_training.inner import LOSS_CAP
 from lopt.types import Data, InnerProblem, Params, Theta
-from tasks.image_mlp import ImageMLP
+from tasks.images.image_mlp import ImageMLP
 
 WIDTH = 16
 FAMILY = ImageMLP(dataset="mnist_5k", size=8, hidden_sizes=(WIDTH,) * 5, batch_size=64)

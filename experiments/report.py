@@ -13,10 +13,11 @@ import jax
 from rich.console import Console
 
 from experiments.common import Job, Run, run_all
+from lopt.evaluation.curve_plots import DPI
+from lopt.figures import to_png
 from lopt.files import write_atomic
 from lopt.names import InputError
-from lopt.plots import DPI, to_png
-from lopt.pretrained import versions
+from lopt.version import versions
 
 if TYPE_CHECKING:  # matplotlib is imported when something is drawn
     from matplotlib.axes import Axes

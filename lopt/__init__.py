@@ -6,12 +6,12 @@ updates, state = tx.update(grads, state, params, value=loss)
 params = optax.apply_updates(params, updates)
 """
 
-from lopt.guarding import GuardState, guard
+from lopt.meta_training.tunables import Tunable
+from lopt.meta_training.tuning import Tuned, tune
 from lopt.names import InputError
-from lopt.pretrained import Pretrained, load, load_pretrained, scale_by_learned
-from lopt.transform import LearnedState, as_optax
-from lopt.tunables import Tunable
-from lopt.tuning import Tuned, tune
+from lopt.trained.guard import GuardState, guard
+from lopt.trained.pretrained import Pretrained, load, load_pretrained, scale_by_learned
+from lopt.trained.transform import LearnedState, as_optax
 from lopt.version import __version__
 
 __all__ = [

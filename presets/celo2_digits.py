@@ -14,7 +14,7 @@ Expected, T = 500, mean training loss over 5 held-out seeds (seed 0; the first t
 The size of a matrix's step is fixed, so `learning_rate` is set for the task: 10 times the default.
 """
 
-from lopt.config import MetaTrainConfig
+from lopt.meta_training.config import MetaTrainConfig
 
 CONFIG = MetaTrainConfig(
     optimizer="celo2:learning_rate=0.01",

@@ -15,7 +15,7 @@ The MLP is that of the shipped `celo_phase1_digits`, 3.3 processor minutes befor
 takes your own.
 """
 
-from lopt.config import MetaTrainConfig
+from lopt.meta_training.config import MetaTrainConfig
 
 CONFIG = MetaTrainConfig(
     optimizer="celo",

@@ -14,7 +14,7 @@ Expected, T = 500, mean training loss over 5 held-out seeds (seed 0; the first t
 The second phase is `celo_digits`.
 """
 
-from lopt.config import MetaTrainConfig
+from lopt.meta_training.config import MetaTrainConfig
 
 CONFIG = MetaTrainConfig(
     optimizer="celo:scheduled=False",

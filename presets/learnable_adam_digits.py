@@ -14,7 +14,7 @@ Expected, T = 500, mean training loss over 5 held-out seeds (seed 0; the first t
 It learns the learning rate 0.030, b1 = 0.74 and b2 = 0.9998.
 """
 
-from lopt.config import MetaTrainConfig
+from lopt.meta_training.config import MetaTrainConfig
 
 CONFIG = MetaTrainConfig(
     optimizer="learnable_adam",

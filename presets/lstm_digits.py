@@ -14,7 +14,7 @@ Expected, T = 500, mean training loss over 5 held-out seeds (seed 0; the first t
 One layer of 16 cells trains three times as fast as the paper's two of 20, and in the same time gets further.
 """
 
-from lopt.config import MetaTrainConfig
+from lopt.meta_training.config import MetaTrainConfig
 
 CONFIG = MetaTrainConfig(
     optimizer="lstm:hidden_sizes=(16,)",

@@ -15,7 +15,7 @@ The meta-loss is that of a fresh batch of the meta split, so the rule learns to 
 no longer helps: on the digits its final training loss stays above that of tuned Adam, its validation loss below.
 """
 
-from lopt.config import MetaTrainConfig
+from lopt.meta_training.config import MetaTrainConfig
 
 CONFIG = MetaTrainConfig(
     optimizer="mlp",

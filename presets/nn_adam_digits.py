@@ -14,7 +14,7 @@ Expected, T = 500, mean training loss over 5 held-out seeds (seed 0; the first t
 Theta starts as an Adam without bias correction. A sigma of 0.03 and an outer learning rate of 0.01 are too large here.
 """
 
-from lopt.config import MetaTrainConfig
+from lopt.meta_training.config import MetaTrainConfig
 
 CONFIG = MetaTrainConfig(
     optimizer="nn_adam",

@@ -12,7 +12,7 @@ Expected, T = 500, mean training loss over 5 held-out seeds (seed 0; the first t
 | digits | 0.14 | 1.8 | 0.049 | 0.067 |
 """
 
-from lopt.config import MetaTrainConfig
+from lopt.meta_training.config import MetaTrainConfig
 
 CONFIG = MetaTrainConfig(
     optimizer="star",

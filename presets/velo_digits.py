@@ -15,7 +15,7 @@ The sizes are those of VeLO-S. Its weight_scale, 1, makes a fresh theta that har
 slower.
 """
 
-from lopt.config import MetaTrainConfig
+from lopt.meta_training.config import MetaTrainConfig
 
 CONFIG = MetaTrainConfig(
     optimizer="velo:lstm_size=64:num_mlps=32:weight_scale=30.0",

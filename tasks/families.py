@@ -7,24 +7,24 @@ from typing import Any, NamedTuple
 from lopt.names import InputError, build, check_known, parse_spec
 from lopt.types import TaskFamily
 from tasks import datasets
-from tasks.augment import Augmentation, Augmented
 from tasks.augmentations import AUGMENTATIONS
-from tasks.image_autoencoder import ImageAutoencoder
-from tasks.image_conv import ImageConv
-from tasks.image_mixer import ImageMixer
-from tasks.image_mlp import ImageMLP
-from tasks.image_vae import ImageVAE
-from tasks.image_vit import ImageViT
-from tasks.least_squares import LeastSquares
-from tasks.matrix_factorization import MatrixFactorization
+from tasks.augmentations.augmented import Augmentation, Augmented
+from tasks.functions.least_squares import LeastSquares
+from tasks.functions.quadratic import Quadratic
+from tasks.functions.test_function import TestFunction
+from tasks.images.image_autoencoder import ImageAutoencoder
+from tasks.images.image_conv import ImageConv
+from tasks.images.image_mixer import ImageMixer
+from tasks.images.image_mlp import ImageMLP
+from tasks.images.image_vae import ImageVAE
+from tasks.images.image_vit import ImageViT
+from tasks.images.random_mlp import RandomMLP
 from tasks.naming import settings
-from tasks.quadratic import Quadratic
-from tasks.random_mlp import RandomMLP
-from tasks.sequence import Sequence
-from tasks.table_mlp import TableMLP
-from tasks.test_function import TestFunction
-from tasks.text_rnn import TextRNN
-from tasks.text_transformer import TextTransformer
+from tasks.sequences.sequence import Sequence
+from tasks.sequences.text_rnn import TextRNN
+from tasks.sequences.text_transformer import TextTransformer
+from tasks.tables.matrix_factorization import MatrixFactorization
+from tasks.tables.table_mlp import TableMLP
 from tasks.train_optimizer import TrainOptimizer
 
 

@@ -85,3 +85,10 @@ class MLP(nn.Module):
         for layer, width in enumerate(self.hidden_sizes):
             x = ACTIVATIONS[self.activation][0](nn.Dense(width, name=f"layer_{layer}")(x))
         return nn.Dense(self.output_size, name="output")(x)
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """-log softmax(logits)[label], in nats: [..., C] and int [...] -> [...]; 0 where the label is none of the C."""
+    # A mask rather than an index: the gradient of an indexing is a scatter, which is slow in the inner loop.
+    classes = jnp.arange(logits.shape[-1]).reshape((1,) * labels.ndim + (-1,))
+    return -jnp.sum(jax.nn.log_softmax(logits), axis=-1, where=labels[..., None] == classes)

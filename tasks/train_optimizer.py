@@ -25,9 +25,9 @@ class TrainOptimizer:
     """Minimises, over theta of `optimizer`, the mean normalised training loss of `num_steps` inner steps on `task`.
 
     loss(theta) = mean over t < num_steps of min(normalize(l_t), cap), NaN counted as cap, with l_t the loss of inner
-    batch t before the update: as `lopt.inner` has it for the meta-loss `train`. An update that is NaN costs the cap in
-    all later steps. The gradient is exact, through all the steps. 1 is an inner training that stays at the trivial
-    predictor.
+    batch t before the update, as in `lopt.meta_training.inner` for the meta-loss `train`. An update that is NaN costs
+    the cap in all later steps. The gradient is exact, through all the steps. 1 is an inner training that stays at the
+    trivial predictor.
 
     The fields are objects, since a family imports neither optimizers nor other families: who builds it looks the
     names up, and gives the optimizer's own along for the name.

@@ -10,7 +10,7 @@ import jax
 import pytest
 
 from lopt.optimizers import OPTIMIZERS
-from lopt.pretrained import save_export
+from lopt.trained.export import save_export
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py"))

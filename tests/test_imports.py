@@ -12,7 +12,104 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = ("meta_train.py", "meta_eval.py", "tasks/__main__.py")
 HOUSE = ("lopt", "tasks", "presets", "experiments", "examples", "benchmarks", "meta_train.py", "meta_eval.py")
-LAYERS = {"types": 0, "names": 0, "optimizers": 1, "estimators": 1, "inner": 1, "horizons": 1, "outer": 2, "loop": 3}
+HOUSE_PACKAGES = (
+    "lopt",
+    "tasks",
+    "presets",
+    "experiments",
+    "examples",
+    "benchmarks",
+    "tests",
+    "meta_train",
+    "meta_eval",
+)
+
+# Who imports whom: a room is a file or a folder, and this is all that its files import from other rooms.
+TYPES, SETTINGS = ("lopt.types",), ("lopt.types", "lopt.names")
+FAMILY = (*SETTINGS, "tasks.checks", "tasks.naming")
+ROOMS: dict[str, tuple[str, ...]] = {
+    "lopt": ("lopt.names", "lopt.version", "lopt.trained", "lopt.meta_training"),
+    "lopt.types": (),
+    "lopt.names": (),
+    "lopt.version": (),
+    "lopt.files": (),
+    "lopt.figures": (),
+    "lopt.trees": TYPES,
+    "lopt.seeds": TYPES,
+    "lopt.horizons": ("lopt.names",),
+    "lopt.distributed": SETTINGS,
+    "lopt.tracking": ("lopt.names", "lopt.files"),
+    "lopt.optimizers.parts": (*SETTINGS, "lopt.trees"),
+    "lopt.optimizers": (*SETTINGS, "lopt.trees", "lopt.optimizers.parts"),
+    "lopt.estimators": (*SETTINGS, "lopt.horizons", "lopt.distributed"),
+    "lopt.trained": (
+        *(*SETTINGS, "lopt.version", "lopt.files", "lopt.trees"),
+        *("lopt.optimizers", "lopt.optimizers.parts"),
+    ),
+    "lopt.meta_training": (
+        *(*SETTINGS, "lopt.files", "lopt.trees", "lopt.seeds", "lopt.horizons", "lopt.distributed", "lopt.tracking"),
+        *("lopt.optimizers", "lopt.estimators", "lopt.trained"),
+    ),
+    "lopt.evaluation": (
+        *(*SETTINGS, "lopt.version", "lopt.files", "lopt.distributed", "lopt.tracking"),
+        "lopt.trained",
+    ),
+    "lopt.inspect": (*SETTINGS, "lopt.files", "lopt.figures", "lopt.trained"),
+    "tasks": ("tasks.augmentations", "tasks.families", "tasks.pools"),
+    "tasks.checks": ("lopt.names",),
+    "tasks.naming": ("lopt.names",),
+    "tasks.networks": TYPES,
+    "tasks.sampling": (),
+    "tasks.synthetic": TYPES,
+    "tasks.datasets": SETTINGS,
+    "tasks.images": (*FAMILY, "tasks.networks", "tasks.sampling", "tasks.datasets"),
+    "tasks.sequences": (*FAMILY, "tasks.networks", "tasks.synthetic", "tasks.datasets"),
+    "tasks.tables": (*FAMILY, "tasks.networks", "tasks.sampling", "tasks.datasets"),
+    "tasks.functions": (*FAMILY, "tasks.synthetic"),
+    "tasks.train_optimizer": (*TYPES, "tasks.checks", "tasks.naming", "tasks.synthetic"),
+    "tasks.augmentations": (*SETTINGS, "tasks.naming"),
+    "tasks.families": (
+        *(*SETTINGS, "tasks.naming", "tasks.datasets", "tasks.augmentations"),
+        *("tasks.images", "tasks.sequences", "tasks.tables", "tasks.functions", "tasks.train_optimizer"),
+    ),
+    "tasks.pools": (*SETTINGS, "tasks.families"),
+    "tasks.sweeps": (*SETTINGS, "tasks.datasets", "tasks.augmentations", "tasks.families"),
+    "tasks.page": (*TYPES, "tasks.datasets"),
+    "tasks.__main__": (  # a command
+        *("lopt.names", "lopt.files", "lopt.figures", "lopt.optimizers"),
+        *("tasks", "tasks.naming", "tasks.datasets", "tasks.page"),
+    ),
+}
+# Folders whose files do not import each other, but for these, which are shared.
+APART = {
+    "lopt.optimizers": ("parts",),
+    "lopt.estimators": ("pairs", "windows", "evolution", "gradients"),
+}
+
+
+def room_of_module(name: str) -> str:
+    """The innermost room around a module or a name in it; a file or folder that is in none is its own."""
+    parts = name.split(".")
+    prefixes = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
+    inner = next((prefix for prefix in prefixes if prefix in ROOMS), parts[0])
+    if inner in ("lopt", "tasks") and len(parts) > 1 and is_module(".".join(parts[:2])):
+        return ".".join(parts[:2])
+    return inner
+
+
+def room_of(source: str) -> str:
+    return room_of_module(source.removesuffix(".py").removesuffix("/__init__").replace("/", "."))
+
+
+def is_module(name: str) -> bool:
+    place = ROOT / name.replace(".", "/")
+    return place.is_dir() or place.with_suffix(".py").exists()
+
+
+@functools.cache
+def floor_of(room: str) -> int:
+    """0 for a room that imports none, else one above the highest that it imports."""
+    return 1 + max(map(floor_of, ROOMS[room]), default=-1)
 
 
 def sources(*places: str) -> list[str]:
@@ -64,34 +161,54 @@ def later():
     assert sets_jax_config(ast.parse("import jax\njax.config.update('a', 1)"), "x.py")
     assert sets_jax_config(ast.parse("from jax import config\nconfig.update('a', 1)"), "x.py")
     assert not sets_jax_config(ast.parse("from lopt import config\nconfig.update('a', 1)"), "x.py")
-    assert "lopt/pretrained.py" in sources(*HOUSE)
+    assert "lopt/trained/pretrained.py" in sources(*HOUSE)
 
 
-@pytest.mark.parametrize("source", sources("lopt"))
-def test_the_library_imports_no_tasks_and_no_commands(source):
-    outside = ("tasks", "presets", "experiments", "examples", "benchmarks", "tests", "meta_train", "meta_eval")
-    assert [name for name in imported(source) if within(name, *outside)] == []
+@pytest.mark.parametrize("source", sources("lopt", "tasks"))
+def test_every_file_is_in_a_room(source):
+    assert room_of(source) in ROOMS, f"{source} has no room: give it one in ROOMS, or put it into one"
 
 
-@pytest.mark.parametrize("source", sources("tasks"))
-def test_tasks_import_only_types_and_names_from_the_library(source):
-    ours = [name for name in imported(source) if within(name, "lopt")]
-    assert source in COMMANDS or [name for name in ours if not within(name, "lopt.types", "lopt.names")] == []
+def test_rooms_import_what_the_table_says():
+    """Neither more, which would be a new arrow that nobody decided, nor less, which would leave a wall open."""
+    found = {room: set() for room in ROOMS}
+    for source in sources("lopt", "tasks"):
+        for name in imported(source):
+            if within(name, *HOUSE_PACKAGES):
+                found[room_of(source)].add(room_of_module(name))
+    assert {room: sorted(others - {room}) for room, others in found.items()} == {
+        room: sorted(others) for room, others in ROOMS.items()
+    }
 
 
-@pytest.mark.parametrize("source", sources("lopt/optimizers", "lopt/estimators"))
-def test_optimizers_and_estimators_do_not_know_each_other(source):
-    other = "lopt.estimators" if source.startswith("lopt/optimizers") else "lopt.optimizers"
-    assert [name for name in imported(source) if within(name, other)] == []
+def test_floors_lie_on_one_another():
+    """Every arrow points down, so there is no circle; and wings of one floor do not know each other."""
+    assert all(floor_of(other) < floor_of(room) for room, others in ROOMS.items() for other in others)
+    wings = ("lopt.meta_training", "lopt.evaluation", "lopt.inspect")
+    assert not any(other in wings for wing in wings for other in ROOMS[wing])
 
 
-@pytest.mark.parametrize("source", sources("lopt"))
-def test_dependencies_point_one_way(source):
-    own = LAYERS.get(Path(source).with_suffix("").parts[1])
-    if own is None:
-        return
-    higher = [f"lopt.{module}" for module, layer in LAYERS.items() if layer > own]
-    assert [name for name in imported(source) if within(name, *higher)] == []
+@pytest.mark.parametrize("package", APART)
+def test_files_of_a_kind_do_not_import_each_other(package):
+    """A rule never imports a rule, nor an estimator an estimator: what two share is a part."""
+    folder = package.replace(".", "/")
+    kind = [source for source in sources(folder) if source.count("/") == folder.count("/") + 1]
+    modules = {source.removesuffix(".py").replace("/", ".") for source in kind} - {
+        f"{package}.{x}" for x in APART[package]
+    }
+    for source in kind:
+        if not source.endswith("__init__.py"):
+            own = source.removesuffix(".py").replace("/", ".")
+            assert [name for name in imported(source) if within(name, *(modules - {own}))] == []
+
+
+@pytest.mark.parametrize("folder", ["lopt", "tasks"])
+def test_the_architecture_page_counts_the_rooms(folder):
+    rooms = [room for room in ROOMS if within(room, folder) and room != "tasks.__main__"]
+    arrows = sum(within(other, folder) for room in rooms for other in ROOMS[room])
+    floors = len({floor_of(room) for room in rooms})
+    text = f"`{folder}/` has {len(rooms)} rooms with {arrows} arrows between them, on {floors} floors"
+    assert text in " ".join((ROOT / "docs" / "architecture.md").read_text().split())
 
 
 @pytest.mark.parametrize("source", sources(*HOUSE))
@@ -142,7 +259,8 @@ def test_public_names():
 def test_reading_a_configuration_leaves_jax_as_it_was():
     """The commands choose the number of devices after it, which JAX refuses once it has computed anything."""
     code = (
-        "import jax; from lopt.config import MetaTrainConfig; MetaTrainConfig(optimizer='celo', freeze='scheduler'); "
+        "import jax; from lopt.meta_training.config import MetaTrainConfig; "
+        "MetaTrainConfig(optimizer='celo', freeze='scheduler'); "
         "jax.config.update('jax_num_cpu_devices', 2)"
     )
     run(code)

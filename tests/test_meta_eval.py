@@ -10,9 +10,9 @@ import jax
 import numpy as np
 import pytest
 
+from lopt.evaluation.folder import FILES, load_results
 from lopt.optimizers import OPTIMIZERS
-from lopt.pretrained import save_export
-from lopt.results import FILES, load_results
+from lopt.trained.export import save_export
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from lopt.pretrained import load_pretrained
+from lopt.trained.pretrained import load_pretrained
 
 BAD = [
     ([], "give a folder"),

@@ -6,9 +6,9 @@ from typing import Literal, get_type_hints
 import pytest
 
 from benchmarks.apply import parse_arguments
-from lopt.config import MetaTrainConfig
 from lopt.estimators import ESTIMATORS
 from lopt.horizons import Horizon
+from lopt.meta_training.config import MetaTrainConfig
 from lopt.names import InputError, Spec, build, check_known, check_settings, fits, parse_spec, split_list
 from lopt.optimizers import OPTIMIZERS
 from tasks.augmentations import AUGMENTATIONS

@@ -11,12 +11,12 @@ import optax
 import pytest
 
 from lopt.distributed import PairLayout
-from lopt.evaluate import Evaluation
-from lopt.loop import Run, train
+from lopt.evaluation.evaluation import Evaluation
+from lopt.evaluation.scores import COMPARISONS, score_task
+from lopt.meta_training.loop import Run, train
 from lopt.optimizers import OPTIMIZERS
-from lopt.outer import initial_theta
-from lopt.pretrained import Pretrained, load_pretrained, shipped
-from lopt.scores import COMPARISONS, score_task
+from lopt.seeds import initial_theta
+from lopt.trained.pretrained import Pretrained, load_pretrained, shipped
 from presets import PRESETS
 from tasks import parse_mixture, parse_tasks
 

@@ -8,75 +8,21 @@ meta-generalization of learned optimizers", 2024 (arXiv 2406.00153).
 
 import dataclasses
 import math
-from collections.abc import Callable, Hashable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from lopt.names import InputError
-from lopt.optimizers.accumulators import Decays, Statistics, init_statistics, learned_decays, update_statistics
-from lopt.optimizers.adafac_features import NUM_ADAFAC_FEATURES, TensorStatistics, adafac_features, tensor_statistics
-from lopt.optimizers.features import ParameterMLP, time_features
-from lopt.optimizers.networks import MAX_UNROLLED, apply_mlp, normalized_rule
-from lopt.optimizers.tensors import map_tensors
-from lopt.types import Params, PyTree, Theta
-
-DECAYS = Decays(momentum=(0.9, 0.99, 0.999), rms=(0.999,), factored=(0.9, 0.99, 0.999))  # of a fresh theta
-
-
-class AdafacState(NamedTuple):
-    """Attributes: step, int32 number of updates done; statistics, a tree like params of `Statistics`."""
-
-    step: jax.Array
-    statistics: PyTree
-
-
-def init_adafac_theta(key: jax.Array, hidden_sizes: tuple[int, ...], num_outputs: int) -> Theta:
-    """An MLP of 28 features and 11 times, and offsets of the logits of the 7 decays."""
-    features = jnp.zeros((NUM_ADAFAC_FEATURES, 1))
-    network = ParameterMLP((*hidden_sizes, num_outputs))
-    times = time_features(jnp.zeros((), jnp.int32))
-    offsets = {name: jnp.zeros((len(start),), jnp.float32) for name, start in DECAYS._asdict().items()}
-    return {"logit_offsets": offsets, "mlp": network.init(key, features, times)["params"]}
-
-
-def init_adafac_state(params: Params) -> AdafacState:
-    """All zeros."""
-    return AdafacState(jnp.zeros((), jnp.int32), jax.tree.map(lambda p: init_statistics(p, DECAYS), params))
-
-
-def map_statistics(
-    rule: Callable[[Hashable, TensorStatistics], jax.Array],
-    theta: Theta,
-    grads: Params,
-    state: AdafacState,
-    params: Params,
-    kind: Callable[[str, jax.Array], Hashable] = lambda path, param: None,
-) -> tuple[Params, AdafacState]:
-    """`rule(kind, statistics)` of every tensor, a tree like params, and the new state; `kind` as in `map_tensors`."""
-    decays = Decays(*(learned_decays(theta["logit_offsets"][name], x) for name, x in DECAYS._asdict().items()))
-
-    def update_tensor(
-        what: Hashable, param: jax.Array, grad: jax.Array, statistics: Statistics
-    ) -> tuple[jax.Array, Statistics]:
-        statistics = update_statistics(statistics, grad, decays)
-        return rule(what, tensor_statistics(grad, param, *statistics)), statistics
-
-    updates, statistics = map_tensors(update_tensor, 2, params, grads, state.statistics, kind=kind)
-    return updates, AdafacState(state.step + 1, statistics)
-
-
-def check_hidden_sizes(hidden_sizes: tuple[int, ...]) -> None:
-    """Raises InputError unless they are one or more positive widths."""
-    if not hidden_sizes or min(hidden_sizes) < 1:
-        raise InputError(f"hidden_sizes must be one or more widths of at least 1, not {hidden_sizes}")
-
-
-def check_keys(name: str, keys: tuple[str, ...]) -> None:
-    """Raises InputError unless `keys` is a tuple of words: one word alone would be read as its letters."""
-    if not isinstance(keys, tuple) or not all(isinstance(key, str) and key for key in keys):
-        raise InputError(f'{name} must be a tuple of parts of paths, as ("embedding",), not {keys!r}')
+from lopt.optimizers.parts.adafac import AdafacState, init_adafac_state, init_adafac_theta, map_statistics
+from lopt.optimizers.parts.adafac_features import (
+    TensorStatistics,
+    adafac_features,
+)
+from lopt.optimizers.parts.checks import check_hidden_sizes, check_keys
+from lopt.optimizers.parts.features import time_features
+from lopt.optimizers.parts.networks import MAX_UNROLLED, apply_mlp, normalized_rule
+from lopt.types import Params, Theta
 
 
 @dataclasses.dataclass(frozen=True)

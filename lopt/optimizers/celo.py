@@ -12,16 +12,12 @@ import jax
 import jax.numpy as jnp
 
 from lopt.names import InputError
-from lopt.optimizers.accumulators import Statistics
-from lopt.optimizers.adafac_mlp import check_hidden_sizes
-from lopt.optimizers.recurrent import draw_kernels
-from lopt.optimizers.scheduler import Scheduler, SchedulerState
-from lopt.optimizers.tensors import map_tensors
-from lopt.optimizers.velo_rule import (
-    init_velo_statistics,
-    mlp_shapes,
-    velo_step,
-)
+from lopt.optimizers.parts.accumulators import Statistics
+from lopt.optimizers.parts.checks import check_hidden_sizes
+from lopt.optimizers.parts.recurrent import draw_kernels
+from lopt.optimizers.parts.scheduler import Scheduler, SchedulerState
+from lopt.optimizers.parts.tensors import map_tensors
+from lopt.optimizers.parts.velo_rule import init_velo_statistics, mlp_shapes, velo_step
 from lopt.types import Params, PyTree, Theta
 
 

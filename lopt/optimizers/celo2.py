@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 
 from lopt.names import InputError
-from lopt.optimizers.accumulators import Decays, Statistics, init_statistics, update_statistics
-from lopt.optimizers.adafac_features import NUM_VELO_FEATURES, TensorStatistics, tensor_statistics, velo_features
-from lopt.optimizers.adafac_mlp import AdafacState, check_hidden_sizes, check_keys
-from lopt.optimizers.blocks import mean_squares, scale_in_place
-from lopt.optimizers.features import ParameterMLP
-from lopt.optimizers.networks import MAX_UNROLLED, apply_mlp, normalized_rule
-from lopt.optimizers.tensors import apart, map_tensors, path_name
+from lopt.optimizers.parts.accumulators import Decays, Statistics, init_statistics, update_statistics
+from lopt.optimizers.parts.adafac import AdafacState
+from lopt.optimizers.parts.adafac_features import NUM_VELO_FEATURES, TensorStatistics, tensor_statistics, velo_features
+from lopt.optimizers.parts.blocks import mean_squares, scale_in_place
+from lopt.optimizers.parts.checks import check_hidden_sizes, check_keys
+from lopt.optimizers.parts.networks import MAX_UNROLLED, ParameterMLP, apply_mlp, normalized_rule
+from lopt.optimizers.parts.tensors import apart, map_tensors
+from lopt.trees import leaf_name
 from lopt.types import Params, Theta
 
 DECAYS = Decays(momentum=(0.9, 0.99, 0.999), rms=(0.95,), factored=(0.9, 0.99, 0.999))
@@ -88,7 +89,7 @@ class Celo2:
         del theta, num_steps
 
         def init_tensor(path: Sequence, param: jax.Array) -> Statistics:
-            return init_statistics(param, ADAM_DECAYS if self._by_adam(path_name(path), param) else DECAYS)
+            return init_statistics(param, ADAM_DECAYS if self._by_adam(leaf_name(path), param) else DECAYS)
 
         return AdafacState(jnp.zeros((), jnp.int32), jax.tree.map_with_path(init_tensor, params))
 

@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import optax
 
 from lopt.names import InputError
-from lopt.optimizers.recurrent import draw_kernels
-from lopt.optimizers.scheduler import Scheduler, SchedulerState
-from lopt.optimizers.velo_rule import clip_gradients
+from lopt.optimizers.parts.recurrent import draw_kernels
+from lopt.optimizers.parts.scheduler import Scheduler, SchedulerState
+from lopt.optimizers.parts.velo_rule import clip_gradients
 from lopt.types import Params, Theta
 
 LEARNING_RATE = 1e-3

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from lopt.names import InputError
-from lopt.optimizers.learned_schedule import init_learning_rate, init_logit, learning_rate
+from lopt.optimizers.parts.learned_schedule import init_learning_rate, init_logit, learning_rate
 from lopt.types import Params, PyTree, Theta
 
 

@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 
 from lopt.names import InputError
-from lopt.optimizers.accumulators import zeros_beside
-from lopt.optimizers.blocks import over_blocks
-from lopt.optimizers.recurrent import INIT, lstm_cell
-from lopt.optimizers.tensors import apart, map_tensors
+from lopt.optimizers.parts.accumulators import zeros_beside
+from lopt.optimizers.parts.blocks import over_blocks
+from lopt.optimizers.parts.recurrent import INIT, lstm_cell
+from lopt.optimizers.parts.tensors import apart, map_tensors
 from lopt.types import Params, PyTree, Theta
 
 

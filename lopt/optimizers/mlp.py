@@ -12,9 +12,10 @@ import jax
 import jax.numpy as jnp
 
 from lopt.names import InputError
-from lopt.optimizers.accumulators import init_momenta, update_momenta
-from lopt.optimizers.blocks import BLOCK, mean_squares, over_blocks
-from lopt.optimizers.features import ParameterMLP, second_moment_normalize, time_features
+from lopt.optimizers.parts.accumulators import init_momenta, update_momenta
+from lopt.optimizers.parts.blocks import BLOCK, mean_squares, over_blocks
+from lopt.optimizers.parts.features import second_moment_normalize, time_features
+from lopt.optimizers.parts.networks import ParameterMLP
 from lopt.types import Params, PyTree, Theta
 
 DECAYS = (0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)

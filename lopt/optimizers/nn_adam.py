@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 
 from lopt.names import InputError
-from lopt.optimizers.recurrent import Carry, draw_kernels, first_carry, lstm_cell
-from lopt.optimizers.tensor_statistics import clipped_log, means_and_variances
-from lopt.optimizers.tensors import map_tensors
-from lopt.optimizers.velo_rule import clip_gradients
+from lopt.optimizers.parts.recurrent import Carry, draw_kernels, first_carry, lstm_cell
+from lopt.optimizers.parts.tensor_moments import clipped_log, means_and_variances
+from lopt.optimizers.parts.tensors import map_tensors
+from lopt.optimizers.parts.velo_rule import clip_gradients
 from lopt.types import Params, PyTree, Theta
 
 NUM_FEATURES = 18

@@ -12,13 +12,13 @@ import jax
 import jax.numpy as jnp
 
 from lopt.names import InputError
-from lopt.optimizers.accumulators import init_momenta, init_rms
-from lopt.optimizers.adafac_mlp import check_hidden_sizes
-from lopt.optimizers.features import TIME_SCALES
-from lopt.optimizers.recurrent import Carry, draw_kernels, first_carry, lstm_cell
-from lopt.optimizers.rnn_mlp_rule import DECAYS, NUM_FEATURES, TO_LSTM, read_tensor, step_tensor
-from lopt.optimizers.tensor_statistics import root
-from lopt.optimizers.tensors import map_tensors
+from lopt.optimizers.parts.accumulators import init_momenta, init_rms
+from lopt.optimizers.parts.checks import check_hidden_sizes
+from lopt.optimizers.parts.features import TIME_SCALES
+from lopt.optimizers.parts.recurrent import Carry, draw_kernels, first_carry, lstm_cell
+from lopt.optimizers.parts.rnn_mlp_rule import DECAYS, NUM_FEATURES, TO_LSTM, read_tensor, step_tensor
+from lopt.optimizers.parts.tensor_moments import root
+from lopt.optimizers.parts.tensors import map_tensors
 from lopt.types import Params, PyTree, Theta
 
 NUM_STATISTICS = 18  # of a tensor, read by its LSTM

@@ -11,16 +11,11 @@ import jax
 import jax.numpy as jnp
 
 from lopt.names import InputError
-from lopt.optimizers.adafac_features import TensorStatistics, adafac_features
-from lopt.optimizers.adafac_mlp import (
-    AdafacState,
-    check_hidden_sizes,
-    init_adafac_state,
-    init_adafac_theta,
-    map_statistics,
-)
-from lopt.optimizers.features import time_features
-from lopt.optimizers.networks import MAX_UNROLLED, apply_mlp, normalized_rule
+from lopt.optimizers.parts.adafac import AdafacState, init_adafac_state, init_adafac_theta, map_statistics
+from lopt.optimizers.parts.adafac_features import TensorStatistics, adafac_features
+from lopt.optimizers.parts.checks import check_hidden_sizes
+from lopt.optimizers.parts.features import time_features
+from lopt.optimizers.parts.networks import MAX_UNROLLED, apply_mlp, normalized_rule
 from lopt.types import Params, Theta
 
 

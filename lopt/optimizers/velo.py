@@ -13,26 +13,20 @@ import jax
 import jax.numpy as jnp
 
 from lopt.names import InputError
-from lopt.optimizers.accumulators import Statistics
-from lopt.optimizers.adafac_mlp import check_hidden_sizes
-from lopt.optimizers.blocks import sums
-from lopt.optimizers.progress import (
+from lopt.optimizers.parts.accumulators import Statistics
+from lopt.optimizers.parts.blocks import sums
+from lopt.optimizers.parts.checks import check_hidden_sizes
+from lopt.optimizers.parts.progress import (
     NUM_PROGRESS_FEATURES,
     LossAverages,
     init_loss_averages,
     progress_features,
     update_loss_averages,
 )
-from lopt.optimizers.recurrent import Carry, TensorLSTM, draw_kernels, first_carry
-from lopt.optimizers.tensor_statistics import clipped_log
-from lopt.optimizers.tensors import map_tensors
-from lopt.optimizers.velo_rule import (
-    DECAYS,
-    MAX_GRADIENT,
-    init_velo_statistics,
-    mlp_shapes,
-    velo_step,
-)
+from lopt.optimizers.parts.recurrent import Carry, TensorLSTM, draw_kernels, first_carry
+from lopt.optimizers.parts.tensor_moments import clipped_log
+from lopt.optimizers.parts.tensors import map_tensors
+from lopt.optimizers.parts.velo_rule import DECAYS, MAX_GRADIENT, init_velo_statistics, mlp_shapes, velo_step
 from lopt.types import Params, PyTree, Theta
 
 NUM_RANKS = 5

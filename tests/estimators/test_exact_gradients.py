@@ -9,7 +9,7 @@ import pytest
 
 from lopt.estimators import forward, pairs, uoro
 from lopt.horizons import Horizon
-from lopt.inner import inner_training
+from lopt.meta_training.inner import inner_training
 from lopt.optimizers.learnable_adam import LearnableAdam
 from tests.estimators.differentiating import estimate, make, network
 from tests.toy_family import Quadratic

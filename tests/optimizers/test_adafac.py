@@ -8,9 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from lopt.optimizers import blocks
 from lopt.optimizers.adafac_mlp import AdafacMLP
 from lopt.optimizers.celo2 import Celo2, orthogonalize
+from lopt.optimizers.parts import blocks
 from lopt.optimizers.star import Star
 
 SHAPES = {"scalar": (), "vector": (5,), "matrix": (3, 4), "cube": (4, 2, 3), "kernel": (2, 3, 2, 3)}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
 
-from lopt.optimizers.cuts import Blocks, split_axes
+from lopt.optimizers.parts.cuts import Blocks, split_axes
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,11 @@ from lopt.optimizers.celo import Celo
 from lopt.optimizers.celo_adam import CeloAdam
 from lopt.optimizers.learnable_sgd import LearnableSGD
 from lopt.optimizers.nn_adam import NNAdam
-from lopt.optimizers.progress import init_loss_averages, loss_features, update_loss_averages
+from lopt.optimizers.parts.progress import init_loss_averages, loss_features, update_loss_averages
 from lopt.optimizers.rnn_mlp import RNNMLPOptimizer
 from lopt.optimizers.velo import Velo
-from lopt.released import convert
-from tests.velo_in_numpy import CeloInNumpy, sigmoid, velo_tree
+from lopt.trained.released import convert
+from tests.optimizers.velo_in_numpy import CeloInNumpy, sigmoid, velo_tree
 
 PARAMS = {
     "b": np.asarray([0.5, -2.0, 0.1], np.float32),

@@ -11,15 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lopt.optimizers import kernels
-from lopt.optimizers.accumulators import init_statistics
-from lopt.optimizers.adafac_features import tensor_statistics
 from lopt.optimizers.adafac_mlp import AdafacMLP
 from lopt.optimizers.celo2 import Celo2
-from lopt.optimizers.features import ParameterMLP
-from lopt.optimizers.networks import apply_mlp, normalized_rule
+from lopt.optimizers.parts import kernels
+from lopt.optimizers.parts.accumulators import init_statistics
+from lopt.optimizers.parts.adafac_features import tensor_statistics
+from lopt.optimizers.parts.networks import ParameterMLP, apply_mlp, normalized_rule
+from lopt.optimizers.parts.velo_rule import DECAYS, mlp_shapes, velo_step
 from lopt.optimizers.star import Star
-from lopt.optimizers.velo_rule import DECAYS, mlp_shapes, velo_step
 
 SHAPES = {"vector": (70,), "matrix": (9, 37), "cube": (3, 21, 2), "kernel": (2, 3, 7, 5)}
 

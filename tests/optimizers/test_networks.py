@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from benchmarks.memory import working_bytes
-from lopt.optimizers import OPTIMIZERS, blocks
-from lopt.optimizers.blocks import map_and_sum, mean_squares, sums_along
-from lopt.optimizers.features import ParameterMLP
+from lopt.optimizers import OPTIMIZERS
 from lopt.optimizers.lstm import LSTMOptimizer
 from lopt.optimizers.mlp import MLPOptimizer
-from lopt.optimizers.networks import apply_mlp
+from lopt.optimizers.parts import blocks
+from lopt.optimizers.parts.blocks import map_and_sum, mean_squares, sums_along
+from lopt.optimizers.parts.networks import ParameterMLP, apply_mlp
+from lopt.optimizers.parts.tensors import map_tensors
 from lopt.optimizers.rnn_mlp import RNNMLPOptimizer
-from lopt.optimizers.tensors import map_tensors
 
 
 def draws(seed, shapes):

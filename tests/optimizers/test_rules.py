@@ -8,11 +8,11 @@ import numpy as np
 import optax
 import pytest
 
-from lopt.optimizers.accumulators import learned_decays
-from lopt.optimizers.features import CHUNK, ParameterMLP
 from lopt.optimizers.learnable_adam import LearnableAdam
 from lopt.optimizers.lstm import LSTMOptimizer, log_and_sign
 from lopt.optimizers.mlp import MLPOptimizer
+from lopt.optimizers.parts.accumulators import learned_decays
+from lopt.optimizers.parts.networks import CHUNK, ParameterMLP
 
 PARAMS = {
     "b": np.asarray([0.5, -2.0, 0.1], np.float32),

@@ -6,17 +6,17 @@ import numpy as np
 import optax
 import pytest
 
-from lopt.inner import inner_training
+from lopt.meta_training.inner import inner_training
 from lopt.names import InputError
 from lopt.optimizers import OPTIMIZERS
 from lopt.optimizers.learnable_adam import LearnableAdam
 from lopt.types import Task
 from tasks import AUGMENTATIONS, parse_tasks
-from tasks.augment import Augmented
 from tasks.augmentations import DelayGradient, LabelNoise, NoisyGradient, PermuteLabels, ReduceBatch, Reparametrize
 from tasks.augmentations import ScaleLoss as Scale
-from tasks.quadratic import Quadratic
-from tasks.random_mlp import RandomMLP
+from tasks.augmentations.augmented import Augmented
+from tasks.functions.quadratic import Quadratic
+from tasks.images.random_mlp import RandomMLP
 
 KEY = jax.random.key(11)
 PLAIN = Quadratic(dimension=6)

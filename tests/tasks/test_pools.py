@@ -13,12 +13,12 @@ import pytest
 from lopt.distributed import PairLayout
 from lopt.estimators import PES
 from lopt.horizons import Horizon
+from lopt.meta_training.outer import MetaTraining, OuterOptimizer, outer_steps
 from lopt.optimizers import OPTIMIZERS
 from lopt.optimizers.learnable_adam import LearnableAdam
-from lopt.outer import MetaTraining, OuterOptimizer, outer_steps
 from tasks import FAMILIES, POOLS, parse_mixture, parse_tasks
-from tasks.augment import Augmented
-from tasks.random_mlp import RandomMLP
+from tasks.augmentations.augmented import Augmented
+from tasks.images.random_mlp import RandomMLP
 
 ROOT = Path(__file__).resolve().parents[2]
 TRAINING = ("pool_small", "pool_wide")

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from lopt.names import InputError
-from tasks.quadratic import Quadratic
-from tasks.table_mlp import TableMLP
-from tasks.test_function import TestFunction
+from tasks.functions.quadratic import Quadratic
+from tasks.functions.test_function import TestFunction
+from tasks.tables.table_mlp import TableMLP
 from tasks.train_optimizer import TrainOptimizer
 
 

@@ -1,0 +1,1 @@
+"""Trained optimizers against tuned baselines: runs, scores, pictures, the report."""

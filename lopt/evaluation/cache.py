@@ -1,0 +1,181 @@
+"""Runs of an evaluation that need not be made again: one file for each optimizer on each task, found by its content.
+
+The key is a SHA-256 over everything that decides the runs: task, data, optimizer, budget, seeds, versions of the
+libraries, and the source files of all of them. It has nothing of the commit, the command or the clock. A file appears
+when its entry is complete, so an evaluation that was interrupted goes on where it was.
+"""
+
+import ast
+import dataclasses
+import functools
+import hashlib
+import importlib.util
+import json
+import re
+import sys
+import sysconfig
+import types
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from lopt.evaluation.entries import Entry, entry_arrays, entry_of, pack, unpack
+from lopt.files import write_atomic
+from lopt.names import InputError
+from lopt.types import PyTree
+
+PACKAGES = ("lopt", "tasks")  # their sources count even where they are installed
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationCache:
+    """Entries in a folder.
+
+    Attributes:
+      folder: is made when the first one is written.
+    """
+
+    folder: Path
+
+    def read(self, name: str, description: Mapping[str, Any]) -> Entry | None:
+        """The entry that was written under the same description, if there is one; a damaged one warns."""
+        path = self._path(name, description)
+        if not path.exists():
+            return None
+        try:
+            return entry_of(unpack(path))
+        except (InputError, KeyError, ValueError):
+            warnings.warn(f"damaged, so it is made again: {path}", stacklevel=2)
+            return None
+
+    def write(self, name: str, description: Mapping[str, Any], entry: Entry) -> None:
+        """Keeps an entry. `name` is for people who look into the folder.
+
+        Raises:
+          InputError: the folder cannot be written.
+        """
+        path = self._path(name, description)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            arrays = entry_arrays(entry) | {"description": np.array(_text(description))}
+            write_atomic(path, pack(arrays))
+        except OSError as error:
+            message = (
+                f"cannot write to the cache {self.folder}: {error}; choose another with --cache, or none: --cache="
+            )
+            raise InputError(message) from error
+
+    def _path(self, name: str, description: Mapping[str, Any]) -> Path:
+        key = hashlib.sha256(_text(description).encode()).hexdigest()
+        return self.folder / f"{re.sub(r'[^A-Za-z0-9]+', '_', name).strip('_')[:80]}-{key[:24]}.npz"
+
+
+def arrays_sha(tree: PyTree) -> str:
+    """SHA-256 of the names, dtypes, shapes and values of a pytree's arrays."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        array = np.asarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape};".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def sources(roots: Iterable[Any]) -> dict[str, str]:
+    """SHA-256 of the source files that objects come from, and of all that those import, directly or not.
+
+    Args:
+      roots: modules; or dataclasses, which stand for the modules of their classes and of the dataclasses and functions
+        in their fields.
+
+    Returns:
+      By module, those of installed libraries left out: their versions stand for them.
+
+    Raises:
+      InputError: the source of a root is not in a file.
+    """
+    found: dict[str, str] = {}
+    waiting = [module for root in roots for module in _modules(root)]
+    while waiting:
+        module = waiting.pop()
+        if module.__name__ in found:
+            continue
+        source = read_source(_file(module))
+        found[module.__name__] = hashlib.sha256(source).hexdigest()
+        waiting += [importlib.import_module(name) for name in _imported(source, _package(module))]
+    return dict(sorted(found.items()))
+
+
+def read_source(file: str) -> bytes:
+    """The content of a source file."""
+    return Path(file).read_bytes()
+
+
+def _file(module: types.ModuleType) -> str:
+    file = getattr(module, "__file__", None)
+    if file is None or not file.endswith(".py"):
+        raise InputError(
+            f"the cache cannot tell whether {module.__name__} has changed, as its source is not in a file: "
+            "write it to one and import it, or evaluate without a cache"
+        )
+    return file
+
+
+def _package(module: types.ModuleType) -> str:
+    return module.__spec__.parent or "" if module.__spec__ else ""
+
+
+def _modules(value: Any) -> Iterator[types.ModuleType]:
+    """The modules of a module, dataclass or function of ours, and of those within its fields."""
+    if isinstance(value, types.ModuleType):
+        yield value
+    elif isinstance(value, functools.partial):
+        yield from _modules((value.func, *value.args, *value.keywords.values()))
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _modules(item)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        yield sys.modules[type(value).__module__]
+        for field in dataclasses.fields(value):
+            yield from _modules(getattr(value, field.name))
+    elif callable(value) and _is_ours(value.__module__.partition(".")[0]):
+        yield sys.modules[value.__module__]
+
+
+@functools.cache
+def _is_ours(package: str) -> bool:
+    """Whether the sources of a top-level package count: those of installed libraries do not, their versions do."""
+    if package in (*PACKAGES, "__main__"):
+        return True
+    spec = importlib.util.find_spec(package)
+    places = [Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "purelib", "platlib")]
+    origin = Path(spec.origin).resolve() if spec and spec.has_location and spec.origin else None
+    return origin is not None and not any(origin.is_relative_to(place) for place in places)
+
+
+@functools.lru_cache(maxsize=256)
+def _imported(source: bytes, package: str) -> tuple[str, ...]:
+    """The modules of ours that the source of a module in `package` imports names from, wherever in it."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            origin = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            names += [f"{origin}.{alias.name}" for alias in node.names]
+    ours = [name for name in names if _is_ours(name.partition(".")[0])]
+    return tuple(name if _is_module(name) else name.rpartition(".")[0] for name in ours)
+
+
+def _is_module(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # its parent is a module, and no package
+        return False
+
+
+def _text(description: Mapping[str, Any]) -> str:
+    return json.dumps(description, sort_keys=True)

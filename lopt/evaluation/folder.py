@@ -1,0 +1,167 @@
+"""The files of an evaluation: its runs, their scores, the summary, pictures, the report. Later stages read them."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lopt.evaluation.entries import Curves, TaskResult, entry_arrays, entry_of, pack, unpack
+from lopt.evaluation.measures import MEASURES
+from lopt.files import write_atomic
+from lopt.names import InputError
+
+CURVES, SCORES, SUMMARY, PICTURE, AGGREGATE, REPORT = FILES = (
+    "curves.npz",
+    "scores.csv",
+    "summary.json",
+    "curves.png",
+    "aggregate.png",
+    "report.html",
+)
+PLAIN = ("num_params", "horizon", "seeds", "tuning_seeds", "warnings")
+
+
+def check_folder(folder: Path, configuration: Mapping[str, Any], *, overwrite: bool = False) -> None:
+    """Makes the folder of an evaluation. Raises InputError if it holds the files of another one, or cannot be made.
+
+    Args:
+      configuration: plain values that decide the numbers; an evaluation with equal ones may be replaced.
+      overwrite: whether any other may be, too.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        there = [name for name in FILES if (folder / name).exists()]
+        old = json.loads((folder / SUMMARY).read_bytes())["configuration"] if SUMMARY in there else None
+    except (ValueError, KeyError, TypeError):
+        old = None
+    except OSError as error:
+        raise InputError(f"cannot use {folder} for the results: {error}") from error
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"cannot use {folder} for the results: it is not writable")
+    now = json.loads(json.dumps(configuration))
+    # What an older version did not write down, it did as is the default now.
+    old = old if isinstance(old, dict) else {}
+    changed = [key for key in now if key in old and old[key] != now[key]]
+    if overwrite or not there or (old.keys() & now.keys() and not changed):
+        return
+    reason = f"(other {', '.join(changed)})" if changed else f"({', '.join(there)})"
+    raise InputError(f"{folder} holds another evaluation {reason}: choose another folder with --out, or --overwrite it")
+
+
+def write_results(
+    folder: Path,
+    results: Mapping[str, TaskResult],
+    content: Mapping[str, Any],
+    *,
+    configuration: Mapping[str, Any],
+    pictures: Mapping[str, bytes],
+) -> list[str]:
+    """Writes all files into a folder that `check_folder` has passed; each is replaced in one step.
+
+    Args:
+      results: by the task's name.
+      content: of `summary.summarize`, plain values.
+      pictures: by file name.
+
+    Returns:
+      The names of the files.
+    """
+    text = io.StringIO()
+    table = [row for task, result in results.items() for row in _rows(task, result)]
+    writer = csv.DictWriter(text, table[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(table)
+    from lopt.evaluation.report import render  # here, as those who only read results need no page
+
+    summary = json.dumps({"configuration": configuration, **content}, indent=1, allow_nan=False) + "\n"
+    files = {CURVES: pack_results(results), SCORES: text.getvalue(), SUMMARY: summary, **pictures}
+    for name, data in files.items():
+        write_atomic(folder / name, data)
+    write_atomic(folder / REPORT, render(dict(content)))
+    return [*files, REPORT]
+
+
+def track_results(folder: Path, content: Mapping[str, Any], mode: str) -> None:
+    """Sends the scores and the pictures of a folder that `write_results` has filled to wandb, if `mode` says so.
+
+    Args:
+      mode: of `tracking.WANDB_MODES`.
+    """
+    from lopt.tracking import open_tracker  # here, as it brings rich
+
+    about = {key: value for key, value in content.items() if isinstance(value, str)} | dict(content.get("setting", {}))
+    tracker = open_tracker(mode, config=about, workdir=folder)
+    row: dict[str, Any] = {path.stem: path for path in sorted(folder.glob("*.png"))}
+    for task in content["tasks"]:
+        for found in task["rows"]:
+            place = f"{task['name']}/{found['optimizer']}"
+            row |= {f"{place}/{measure}": found[measure] for measure in (*MEASURES, "valid_loss", "score")}
+    tracker.log(row, step=0)
+    tracker.finish()
+
+
+def pack_results(results: Mapping[str, TaskResult]) -> bytes:
+    """The runs as an npz file: `tasks`, their names; for each its `INDEX.FIELD`, `INDEX.entries`, the names of its
+    entries, and `INDEX.NAME.ARRAY` for the arrays of `entries.entry_arrays`."""
+    arrays: dict[str, Any] = {"tasks": np.array(list(results))}
+    for index, result in enumerate(results.values()):
+        arrays |= {f"{index}.{name}": np.asarray(getattr(result, name)) for name in PLAIN}
+        arrays[f"{index}.entries"] = np.array(list(result.entries))
+        for name, entry in result.entries.items():
+            arrays |= {f"{index}.{name}.{key}": array for key, array in entry_arrays(entry).items()}
+    return pack(arrays)
+
+
+def load_results(path: str | os.PathLike) -> dict[str, TaskResult]:
+    """Reads `curves.npz` back: results by the task's name. Raises InputError if it is damaged."""
+    arrays = unpack(path)
+    try:
+        return {str(task): _result(arrays, index) for index, task in enumerate(arrays["tasks"])}
+    except (KeyError, ValueError) as error:
+        raise InputError(f"cannot read {os.fspath(path)}: {error}") from error
+
+
+def _result(arrays: Mapping[str, np.ndarray], index: int) -> TaskResult:
+    entries = {}
+    for name in arrays[f"{index}.entries"].tolist():
+        prefix = f"{index}.{name}."
+        entries[name] = entry_of({k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)})
+    values = {name: arrays[f"{index}.{name}"] for name in PLAIN}
+    return TaskResult(
+        num_params=int(values["num_params"]),
+        horizon=int(values["horizon"]),
+        seeds=values["seeds"],
+        tuning_seeds=values["tuning_seeds"],
+        warnings=tuple(str(warning) for warning in values["warnings"]),
+        entries=entries,
+    )
+
+
+def _rows(task: str, result: TaskResult) -> Iterator[dict[str, Any]]:
+    """One row for each run of T steps; an infinite measure is a run that has diverged."""
+    for name, entry in result.entries.items():
+        groups = [
+            ("tuning", rate, result.tuning_seeds, Curves(*(array[index] for array in entry.tuning)))
+            for index, rate in enumerate(entry.rates.tolist())
+            if entry.tuned
+        ]
+        # By rate, so that runs that are best by both measures stand there once.
+        chosen = {index: entry.chosen[measure] for measure, index in entry.best.items()}
+        groups += [("evaluation", float(entry.rates[index]), result.seeds, runs) for index, runs in chosen.items()]
+        for purpose, rate, seeds, runs in groups:
+            measures = {measure: function(runs.loss) for measure, function in MEASURES.items()}
+            columns = {**measures, "valid_loss": runs.valid_loss, "valid_accuracy": runs.valid_accuracy}
+            for i, seed in enumerate(seeds.tolist()):
+                yield {
+                    "task": task,
+                    "optimizer": name,
+                    "purpose": purpose,
+                    "learning_rate": None if np.isnan(rate) else rate,
+                    "seed": seed,
+                    **{column: float(values[i]) for column, values in columns.items()},
+                }

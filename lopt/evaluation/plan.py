@@ -1,0 +1,110 @@
+"""All runs of an evaluation: what is there already, about how long the rest takes, and making it."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from lopt.evaluation.baselines import REFERENCE
+from lopt.evaluation.contestants import Contestant
+from lopt.evaluation.entries import Entry, TaskResult
+from lopt.evaluation.evaluation import Evaluation
+from lopt.evaluation.measures import LONG
+from lopt.evaluation.runs import flops_per_step
+from lopt.types import Data, TaskFamily
+
+# Rough: seconds to compile a program; seconds of any step of one run, and operations a second, of a CPU core; seconds
+# of a step on an accelerator, which takes that of all runs at once.
+COMPILE_SECONDS, STEP_SECONDS, CORE_FLOPS, DEVICE_STEP_SECONDS = 3.0, 2e-5, 1.5e10, 1e-3
+
+
+class Plan(NamedTuple):
+    """Attributes: evaluation; contestants; data, by family; cached, entries that need no runs, and flops, those of a
+    step for the others, by (name of the task, name of the contestant)."""
+
+    evaluation: Evaluation
+    contestants: Sequence[Contestant]
+    data: Mapping[TaskFamily, Data]
+    cached: dict[tuple[str, str], Entry]
+    flops: dict[tuple[str, str], float]
+
+    def describe(self) -> str:
+        """How much there is to do, and about how long it takes."""
+        devices = self.evaluation.layout.num_devices
+        steps = sum(num_steps(self.evaluation, x) for x in self._to_run())
+        text = f"tasks: {len(self.data)}; optimizers: {len(self.contestants)}; devices: {devices}; "
+        if self.cached:
+            text += f"of {len(self.cached) + len(self.flops)} entries {len(self.cached)} are in the cache; "
+        return text + f"training steps to make: {steps:,}, about {duration(self.estimated_seconds())}"
+
+    def estimated_seconds(self) -> float:
+        """About how long the runs will take."""
+        names = {contestant.name: contestant for contestant in self.contestants}
+        return sum(_seconds(self.evaluation, names[name], flops) for (_, name), flops in self.flops.items())
+
+    def run(self, say: Callable[[str], None], warnings: Sequence[str] = ()) -> dict[str, TaskResult]:
+        """Makes the runs, task by task: results by the task's name.
+
+        Args:
+          say: is told of every entry.
+          warnings: for every task's result.
+        """
+        results = {}
+        for family, data in self.data.items():
+            entries = {}
+            for contestant in self.contestants:
+                key, began = (family.name, contestant.name), time.monotonic()
+                entry = self.cached.get(key)
+                took = "from the cache"
+                if entry is None:
+                    entry = self.evaluation.run(contestant, family, data, self.flops[key])
+                    took = duration(time.monotonic() - began)
+                entries[contestant.name] = entry
+                say(f"  {family.name}, {contestant.label}: {took}")
+            results[family.name] = self.evaluation.result(family, entries, warnings)
+        return results
+
+    def _to_run(self) -> list[Contestant]:
+        names = {contestant.name: contestant for contestant in self.contestants}
+        return [names[name] for _, name in self.flops]
+
+
+def make_plan(evaluation: Evaluation, contestants: Sequence[Contestant], data: Mapping[TaskFamily, Data]) -> Plan:
+    """Looks up what is in the cache, and counts the operations of the rest."""
+    cached, flops = {}, {}
+    for family, arrays in data.items():
+        known = {}  # of a rule, which contestants may share
+        for contestant in contestants:
+            key = family.name, contestant.name
+            entry = evaluation.cached(contestant, family, arrays)
+            if entry is not None:
+                cached[key] = entry
+                continue
+            if contestant.rule not in known:
+                known[contestant.rule] = flops_per_step(contestant.rule, contestant.hypers, family, arrays)
+            flops[key] = known[contestant.rule]
+    return Plan(evaluation, contestants, data, cached, flops)
+
+
+def num_steps(evaluation: Evaluation, contestant: Contestant) -> int:
+    """Training steps of one contestant on one task, at most."""
+    return _lengths(contestant) * evaluation.num_seeds * evaluation.horizon
+
+
+def duration(seconds: float) -> str:
+    """For people."""
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} minutes"
+
+
+def _lengths(contestant: Contestant) -> int:
+    """Horizons for each seed: all rates, and the best by two measures again; four more for the long run."""
+    rates = len(contestant.rates)
+    return (rates + 2 if rates > 1 else 1) + (LONG if contestant.name == REFERENCE else 0)
+
+
+def _seconds(evaluation: Evaluation, contestant: Contestant, flops: float) -> float:
+    if not evaluation.layout.sequential:
+        calls = (2 if len(contestant.rates) > 1 else 1) + (LONG if contestant.name == REFERENCE else 0)
+        return COMPILE_SECONDS + calls * evaluation.horizon * DEVICE_STEP_SECONDS
+    step = STEP_SECONDS + (flops if math.isfinite(flops) else 0) / CORE_FLOPS
+    return COMPILE_SECONDS + num_steps(evaluation, contestant) * step / evaluation.layout.num_devices

@@ -1,0 +1,240 @@
+"""One training of a task, by whatever optimizer: the same tasks, batches and order of computations for all of them."""
+
+import dataclasses
+import functools
+import time
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from lopt.distributed import PairLayout
+from lopt.evaluation.entries import Curves
+from lopt.trained.transform import as_optax
+from lopt.types import Config, Data, LearnedOptimizer, Params, PyTree, Task, TaskFamily
+
+VALID_BATCHES = 16
+
+
+class Rule(Protocol):
+    """A kind of optimizer: hashable. What its runs differ in is an array, so that one program serves them all."""
+
+    def transformation(self, hyper: PyTree, num_steps: jax.Array) -> optax.GradientTransformationExtraArgs:
+        """The optimizer of one run."""
+        ...
+
+    def eval_params(self, state: PyTree, params: Params) -> Params:
+        """The parameters to be judged, from the optimizer's state and those of the training."""
+        ...
+
+    def describe(self) -> str:
+        """All that decides its runs, in plain text, beside hypers and sources."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Learned:
+    """`hyper` is theta."""
+
+    optimizer: LearnedOptimizer
+
+    def transformation(self, hyper: PyTree, num_steps: jax.Array) -> optax.GradientTransformationExtraArgs:
+        """The rule with its theta."""
+        return as_optax(self.optimizer, hyper, num_steps=num_steps)
+
+    def eval_params(self, state: PyTree, params: Params) -> Params:
+        """Those of the training."""
+        del state
+        return params
+
+    def describe(self) -> str:
+        """The architecture and its settings."""
+        return repr(self.optimizer)
+
+
+class RunSpec(NamedTuple):
+    """Which runs: `hyper`, index into the stacked hypers; `seed`; `num_steps`. Each int32 `[num_runs]`."""
+
+    hyper: Any
+    seed: Any
+    num_steps: Any
+
+
+def train(
+    rule: Rule,
+    hyper: PyTree,
+    family: TaskFamily,
+    data: Data,
+    key: jax.Array,
+    num_steps: jax.Array,
+    max_steps: int,
+    split: str = "valid",
+) -> Curves:
+    """One training of a task drawn from `family`.
+
+    Args:
+      hyper: of the rule.
+      key: decides the task, its initial parameters and its batches, whatever the optimizer.
+      num_steps: at most max_steps; the losses after it are NaN. A training of 0 steps is not judged: NaN.
+      split: what the trained parameters are judged on.
+
+    Returns:
+      Losses `[max_steps]`, and scalars.
+    """
+    config_key, params_key, steps_key = jax.random.split(key, 3)
+    config = family.sample(config_key)
+    task = family.task(config)
+    params = task.init(params_key)
+    transformation = optax.chain(task.corrupt, rule.transformation(hyper, num_steps))
+
+    def step(t, carry):
+        params, state, losses = carry
+        key = jax.random.fold_in(steps_key, t)
+        params, state, value = _step(family, task, config, transformation, data, key, params, state)
+        return params, state, losses.at[t].set(value)
+
+    losses = jnp.full((max_steps,), jnp.nan, jnp.float32)
+    params, state, losses = jax.lax.fori_loop(0, num_steps, step, (params, transformation.init(params), losses))
+    params = rule.eval_params(state[1], params)
+
+    def validate(batch_key):
+        batch = family.sample_batch(data, batch_key, config, split)
+        metrics = task.metrics(params, batch_key, batch)
+        loss = jnp.asarray(task.loss(params, batch_key, batch), jnp.float32)
+        return loss, jnp.asarray(metrics.get("accuracy", jnp.nan), jnp.float32)
+
+    # The same batches for all runs, so that their differences are those of the trainings.
+    keys = jax.random.split(jax.random.key(0), VALID_BATCHES)
+    nothing = jnp.full((VALID_BATCHES,), jnp.nan, jnp.float32)
+    valid_loss, accuracy = jax.lax.cond(num_steps > 0, lambda: jax.lax.map(validate, keys), lambda: (nothing, nothing))
+    return Curves(losses, valid_loss.mean(), accuracy.mean())
+
+
+@functools.partial(jax.jit, static_argnames=("rule", "family", "layout", "max_steps", "split"))
+def train_all(
+    rule: Rule,
+    family: TaskFamily,
+    layout: PairLayout,
+    max_steps: int,
+    split: str,
+    hypers: PyTree,
+    data: Data,
+    key: jax.Array,
+    runs: RunSpec,
+) -> Curves:
+    """The runs of a plan; a run with the seed i has the key fold_in(key, i).
+
+    Args:
+      hypers: stacked, leading axis as `runs.hyper` indexes it.
+
+    Returns:
+      Losses `[num_runs, max_steps]`, and `[num_runs]`.
+    """
+
+    def train_one(run: RunSpec) -> Curves:
+        hyper = jax.tree.map(lambda x: x[run.hyper], hypers)
+        run_key = jax.random.fold_in(key, run.seed)
+        return train(rule, hyper, family, data, run_key, run.num_steps, max_steps, split)
+
+    return layout.map_pairs(train_one, runs)
+
+
+class Runner:
+    """Makes runs of one rule on one task by one program, and measures them."""
+
+    def __init__(
+        self,
+        *,
+        rule: Rule,
+        hypers: PyTree,
+        family: TaskFamily,
+        data: Data,
+        seed: int,
+        split: str,
+        layout: PairLayout,
+        max_steps: int,
+        capacity: int,
+    ):
+        """
+        Args:
+          max_steps, capacity: of steps and runs, of the program and not of a call: what is missing to them costs next
+            to nothing, as runs of 0 steps fill it up.
+        """
+        self._rule, self._hypers, self._family, self._data = rule, hypers, family, data
+        self._key, self._split, self._layout = jax.random.key(seed), split, layout
+        self._max_steps, self._capacity = max_steps, capacity
+        self._seconds, self._steps = 0.0, 0
+
+    @property
+    def seconds_per_step(self) -> float:
+        """Of a step of one run on one device, over all calls, without compilation."""
+        return self._seconds / self._steps
+
+    def __call__(self, plan: np.ndarray, num_steps: int) -> Curves:
+        """Trains the runs of `plan`, (hyper, seed) by runs; losses `[num_runs, num_steps]`, as numpy arrays."""
+        if not self._steps:
+            self._execute(plan, 0)  # compiles
+        started = time.monotonic()
+        curves = self._execute(plan, num_steps)
+        self._seconds += time.monotonic() - started
+        self._steps += -(-plan.shape[1] // self._layout.num_devices) * num_steps
+        return Curves(curves.loss[:, :num_steps], *curves[1:])
+
+    def _execute(self, plan: np.ndarray, num_steps: int) -> Curves:
+        num_runs, devices = plan.shape[1], self._layout.num_devices
+        filled = -(-self._capacity // devices) * devices
+        runs = np.zeros((3, filled), np.int32)
+        runs[:, :num_runs] = *plan, np.full(num_runs, num_steps)
+        # Run i goes to device i mod D, so that all devices have as many steps to do.
+        dealt = np.arange(filled).reshape(-1, devices).T.ravel()
+        specs = RunSpec(*runs[:, dealt])
+        where = (self._rule, self._family, self._layout, self._max_steps, self._split)
+        curves = train_all(*where, self._hypers, self._data, self._key, specs)
+        return Curves(*(np.asarray(x)[np.argsort(dealt)[:num_runs]] for x in curves))
+
+
+def flops_per_step(rule: Rule, hypers: PyTree, family: TaskFamily, data: Data) -> float:
+    """Floating-point operations of one step, batch to update, by XLA's count of the program before it is optimized.
+
+    A loop inside of the step, such as that over the characters of a text, counts as one pass.
+
+    Args:
+      hypers: stacked; any of them, as the count does not depend on their values.
+    """
+
+    def one(config, hyper, data, key, num_steps, params, state):
+        task = family.task(config)
+        transformation = optax.chain(task.corrupt, rule.transformation(hyper, num_steps))
+        return _step(family, task, config, transformation, data, key, params, state)
+
+    def start(hyper, key, num_steps):
+        config = family.sample(key)
+        task = family.task(config)
+        params = task.init(key)
+        return config, params, optax.chain(task.corrupt, rule.transformation(hyper, num_steps)).init(params)
+
+    hyper = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), hypers)
+    key, num_steps = jax.eval_shape(lambda: jax.random.key(0)), jax.ShapeDtypeStruct((), jnp.int32)
+    config, params, state = jax.eval_shape(start, hyper, key, num_steps)
+    cost = jax.jit(one).lower(config, hyper, data, key, num_steps, params, state).cost_analysis()
+    return float((cost or {}).get("flops", jnp.nan))
+
+
+def _step(
+    family: TaskFamily,
+    task: Task,
+    config: Config,
+    transformation: optax.GradientTransformationExtraArgs,
+    data: Data,
+    key: jax.Array,
+    params: Params,
+    state: PyTree,
+) -> tuple[Params, PyTree, jax.Array]:
+    """One step, and the loss before it."""
+    batch_key, loss_key = jax.random.split(key)
+    batch = family.sample_batch(data, batch_key, config, "train")
+    value, grads = jax.value_and_grad(task.loss)(params, loss_key, batch)
+    updates, state = transformation.update(grads, state, params, value=value)
+    return optax.apply_updates(params, updates), state, value

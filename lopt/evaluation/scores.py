@@ -1,0 +1,165 @@
+"""The runs of an evaluation, and what is said about them: numpy only.
+
+The measures of one run: its mean loss, over all steps, and its final loss, over the last 5 % of the steps. A comparison
+uses their mean over the evaluation seeds. Learning rates are tuned on other seeds, and for each measure on its own:
+comparisons of mean loss face the rate with the lowest mean loss; those of final loss and the speed-up face the rate
+with the lowest final loss. So each comparison faces the strongest baseline for that measure.
+
+A baseline with a schedule is judged by its final loss alone: its rate is high until shortly before the end.
+"""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from lopt.evaluation.aggregate import run_scores
+from lopt.evaluation.entries import Entry, TaskResult
+from lopt.evaluation.measures import LONG, MEASURES, diverged, envelope, final_loss, median_curve, speed_up
+
+DEFAULT_RATE = 1e-3  # Adam's, where nobody tunes it
+
+
+class Comparison(NamedTuple):
+    """The learned optimizer over another entry, of a measure. `wanted`: what passes, at most; `aim`: is hoped for."""
+
+    measure: str
+    entry: str
+    other: str
+    wanted: float | None = None
+    aim: float | None = None
+
+
+COMPARISONS = {
+    "adam_default": Comparison("mean_loss", "adam_default", f"Adam at {DEFAULT_RATE:g}", 0.5),
+    "untrained": Comparison("mean_loss", "untrained", "untrained rule", 0.5),
+    "best_adam_by_mean_loss": Comparison("mean_loss", "adam", "best Adam", 3.0, aim=1.5),
+    "best_adam_by_final_loss": Comparison("final_loss", "adam", "best Adam"),
+}
+
+
+class Row(NamedTuple):
+    """One optimizer on one task, means over the evaluation seeds; None for what is not defined or there is not.
+
+    Attributes:
+      rate_by_mean_loss, rate_by_final_loss: the tuned learning rates.
+      mean_loss, final_loss: each at its own rate; infinite if a run has diverged.
+      valid_loss, valid_accuracy: at the rate of the final loss; the loss of a diverged run is infinite.
+      speed_up: over the best single run of Adam: see `speed_up`.
+      speed_up_envelope: over Adam at whichever rate is lowest at each step: see `envelope`.
+      speed_up_is_lower_bound: whether Adam never got there.
+      diverged: how many of `num_runs` runs, at the rate of the final loss.
+      flops_per_step, milliseconds_per_step: of the training.
+      score: mean of `run_scores`.
+    """
+
+    rate_by_mean_loss: float | None
+    rate_by_final_loss: float | None
+    mean_loss: float | None
+    final_loss: float
+    valid_loss: float
+    valid_accuracy: float | None
+    speed_up: float | None
+    speed_up_envelope: float | None
+    speed_up_is_lower_bound: bool
+    diverged: int
+    num_runs: int
+    flops_per_step: float
+    milliseconds_per_step: float
+    score: float | None
+
+
+class TaskScores(NamedTuple):
+    """What is said about one task.
+
+    Attributes:
+      ratios: for each of `COMPARISONS`; below 1 the learned optimizer is better.
+      speed_up: of the learned optimizer.
+      rows: by the name of the entry.
+      run_scores: by the name of the entry, `[S]`; empty where scores are not defined.
+      warnings: what a reader of the numbers has to know.
+    """
+
+    ratios: dict[str, float]
+    speed_up: float
+    rows: dict[str, Row]
+    run_scores: dict[str, np.ndarray]
+    warnings: list[str]
+
+
+def score_task(result: TaskResult) -> TaskScores:
+    """All that is said about one task."""
+    adam = result.entries["adam"]
+    assert adam.long is not None
+    references = median_curve(adam.long.loss), envelope(adam.tuning.loss, adam.long.loss)
+    scores = _run_scores(result.entries)
+    rows = {name: _row(entry, references, scores[name]) for name, entry in result.entries.items()}
+    ratios = {}
+    for name, row in COMPARISONS.items():
+        ours, theirs = (_mean(result.entries[entry], row.measure) for entry in ("learned", row.entry))
+        ratios[name] = ours / theirs if np.isfinite(ours) and theirs else np.inf  # infinity / infinity is no success
+    learned = rows["learned"].speed_up
+    assert learned is not None
+    return TaskScores(ratios, learned, rows, scores, [*result.warnings, *_warnings(result)])
+
+
+def _mean(entry: Entry, measure: str) -> float:
+    return float(MEASURES[measure](entry.chosen[measure].loss).mean())
+
+
+def _run_scores(entries: dict[str, Entry]) -> dict[str, np.ndarray]:
+    """The scores of all runs; where a loss is not above 0, a quotient of losses says nothing, and there are none."""
+    losses = {name: final_loss(entry.chosen["final_loss"].loss) for name, entry in entries.items()}
+    reference = float(np.median(losses["adam"]))  # a mean would be that of its worst run, and no run of Adam's near 1
+    if reference <= 0 or any((loss <= 0).any() for loss in losses.values()):
+        return dict.fromkeys(losses, np.empty(0))
+    return {name: run_scores(loss, reference) for name, loss in losses.items()}
+
+
+def _row(entry: Entry, references: tuple[np.ndarray, np.ndarray], scores: np.ndarray) -> Row:
+    runs = entry.chosen["final_loss"]
+    lost = diverged(runs.loss)
+    scheduled = entry.kind == "scheduled"
+    rates = {measure: _or_none(float(entry.rates[index])) for measure, index in entry.best.items()}
+    speeds = [None if scheduled else speed_up(runs.loss, reference) for reference in references]
+    return Row(
+        rate_by_mean_loss=None if scheduled else rates["mean_loss"],
+        rate_by_final_loss=rates["final_loss"],
+        mean_loss=None if scheduled else _mean(entry, "mean_loss"),
+        final_loss=_mean(entry, "final_loss"),
+        valid_loss=float(np.where(lost | ~np.isfinite(runs.valid_loss), np.inf, runs.valid_loss).mean(dtype=float)),
+        valid_accuracy=_or_none(float(runs.valid_accuracy.mean(dtype=float))),
+        speed_up=speeds[0],
+        speed_up_envelope=speeds[1],
+        speed_up_is_lower_bound=speeds[0] is not None and speeds[0] >= LONG,
+        diverged=int(lost.sum()),
+        num_runs=len(lost),
+        flops_per_step=entry.flops_per_step,
+        milliseconds_per_step=1000 * entry.seconds_per_step,
+        score=float(scores.mean()) if len(scores) else None,
+    )
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _warnings(result: TaskResult) -> list[str]:
+    warnings = []
+    for entry in result.entries.values():
+        for measure, index in entry.best.items() if entry.tuned else ():
+            if measure == "mean_loss" and entry.kind == "scheduled":
+                continue
+            words = measure.replace("_", " ")
+            if not np.isfinite(MEASURES[measure](entry.tuning.loss[index]).mean()):
+                warnings.append(f"{entry.label} diverges at every learning rate: there is no best one by {words}")
+            elif index in (0, len(entry.rates) - 1):
+                at = f"{entry.rates[index]:.2g}"
+                warnings.append(f"the best rate of {entry.label} by {words}, {at}, is at the edge of the grid")
+        # By rate, so that one that is best by both measures is told once.
+        for index, measure in {index: measure for measure, index in entry.best.items()}.items():
+            if count := int(diverged(entry.chosen[measure].loss).sum()):
+                at = f" at {entry.rates[index]:.2g}" if entry.tuned else ""
+                seeds = f"{count} of {len(result.seeds)} seeds"
+                warnings.append(f"{entry.label}{at} diverged on {seeds}: its losses count as infinite")
+    return warnings

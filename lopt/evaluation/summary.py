@@ -1,0 +1,207 @@
+"""An evaluation in words and plain values: the table on the terminal, the content of summary.json and the report."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from lopt.evaluation.aggregate import interquartile_mean, iqm_interval, probability_of_improvement, profile
+from lopt.evaluation.entries import Entry, TaskResult
+from lopt.evaluation.measures import LONG, moving_average
+from lopt.evaluation.scores import COMPARISONS, TaskScores
+
+Results = Mapping[str, TaskResult]  # by the task's name
+Scores = Mapping[str, TaskScores]
+
+SMOOTHING = 0.9  # decay of the moving average of a curve that is shown
+POINTS = 200  # of such a curve, at most
+THRESHOLDS = np.geomspace(0.01, 10, 121)  # of the performance profiles
+
+
+def summarize(
+    results: Results, scores: Scores, about: Mapping[str, Any], sweeps: Sequence[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
+    """Everything that a report says, as numbers, texts, None for what there is not, and "inf".
+
+    Args:
+      about: what is known beside the runs: `title`, `optimizer`, `command`, ...
+      sweeps: of `sweeps.run_sweep`.
+    """
+    aggregate = _aggregate(scores)
+    return plain(
+        {
+            **about,
+            "headline": _headline(results, scores, aggregate),
+            "optimizers": _optimizers(results),
+            "tasks": [_task(name, results[name], scores[name]) for name in results],
+            "aggregate": aggregate,
+            "profiles": _profiles(scores),
+            "sweeps": list(sweeps),
+            "failures": _failures(results, scores),
+        }
+    )
+
+
+def plain(value: Any) -> Any:
+    """JSON has neither infinity, which becomes "inf", nor NaN, which stands for what there is not: None."""
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else str(value)
+    return value
+
+
+def table(task: str, result: TaskResult, scores: TaskScores) -> str:
+    """The scores of one task for a person to read."""
+    lines = [f"{task}: {result.num_params:,} parameters, {result.horizon} steps, mean of {len(result.seeds)} seeds"]
+    columns = ("rate", "mean loss", "final loss", "valid loss", "accuracy", "speed-up", "diverged", "ms/step", "score")
+    widths = (18, 11, 11, 11, 9, 10, 9, 9, 10)
+    width = max(len(entry.label) for entry in result.entries.values()) + 2
+    lines.append("  " + " " * width + "".join(f"{name:>{w}}" for name, w in zip(columns, widths, strict=True)))
+    for name, row in scores.rows.items():
+        rates = (row.rate_by_mean_loss, row.rate_by_final_loss)
+        values = (
+            " / ".join(f"{rate:.2g}" for rate in dict.fromkeys(rates) if rate is not None) or "-",
+            *(_number(x, ".4g") for x in (row.mean_loss, row.final_loss, row.valid_loss)),
+            _number(row.valid_accuracy, ".1%"),
+            (">= " if row.speed_up_is_lower_bound else "") + _number(row.speed_up, ".3g"),
+            f"{row.diverged}/{row.num_runs}",
+            _number(row.milliseconds_per_step, ".3g"),
+            _number(row.score, ".3g"),
+        )
+        text = "".join(f"{value:>{w}}" for value, w in zip(values, widths, strict=True))
+        lines.append(f"  {result.entries[name].label:{width}}{text}")
+    for name, row in COMPARISONS.items():
+        ratio, verdict, what = scores.ratios[name], "", f"learned / {row.other}, {row.measure.replace('_', ' ')}"
+        if row.wanted is not None:
+            aim = f", aim {row.aim:g}" if row.aim else ""
+            verdict = f"  {'yes' if ratio <= row.wanted else 'NO'} (wanted: at most {row.wanted:g}{aim})"
+        lines.append(f"  {what:46}{ratio:8.3g}{verdict}")
+    learned = scores.rows["learned"]
+    for against, value in (("single run", learned.speed_up), ("envelope", learned.speed_up_envelope)):
+        bound = ">= " if value is not None and value >= LONG else ""
+        lines.append(f"  {f'speed-up over best Adam, {against}':46}{bound + _number(value, '.3g'):>8}")
+    return "\n".join([*lines, *(f"  warning: {warning}" for warning in scores.warnings)])
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None or math.isnan(value) else format(value, form)
+
+
+def _task(name: str, result: TaskResult, scores: TaskScores) -> dict[str, Any]:
+    passed = {key: scores.ratios[key] <= row.wanted for key, row in COMPARISONS.items() if row.wanted is not None}
+    return {
+        "name": name,
+        "num_params": result.num_params,
+        "warnings": scores.warnings,
+        "ratios": scores.ratios,
+        "passed": passed,
+        "rows": [{"optimizer": optimizer, **row._asdict()} for optimizer, row in scores.rows.items()],
+        "curves": {optimizer: _curve(entry) for optimizer, entry in result.entries.items()},
+    }
+
+
+def _curve(entry: Entry) -> dict[str, list[Any]]:
+    """Median and range over the seeds of the smoothed losses, at the rate of the lowest final loss."""
+    loss = moving_average(entry.chosen["final_loss"].loss, SMOOTHING)
+    steps = loss.shape[-1]
+    shown = np.unique(np.linspace(0, steps - 1, min(POINTS, steps)).round().astype(int))
+    parts = {"median": np.median(loss, axis=0), "low": loss.min(0), "high": loss.max(0)}
+    curves = {part: np.where(np.isfinite(curve), curve, np.nan)[shown] for part, curve in parts.items()}
+    return {"step": (shown + 1).tolist()} | {
+        part: [float(f"{x:.5g}") for x in curve.tolist()] for part, curve in curves.items()
+    }
+
+
+def _optimizers(results: Results) -> dict[str, dict[str, str]]:
+    found: dict[str, dict[str, str]] = {}
+    for result in results.values():
+        for name, entry in result.entries.items():
+            tuning = "none"
+            if entry.tuned:
+                seeds = f"{len(result.tuning_seeds)} tuning seeds"
+                grid = f"{len(entry.rates)} learning rates from {entry.rates[0]:.2g} to {entry.rates[-1]:.2g}"
+                tuning = f"{grid} on {seeds}, by training loss"
+            found[name] = {"label": entry.label, "kind": entry.kind, "tuning": tuning}
+    return found
+
+
+def _aggregate(scores: Scores) -> list[dict[str, Any]]:
+    """Over the tasks on which scores are defined."""
+    tables = _score_tables(scores)
+    if not tables:
+        return []
+    rows = []
+    for name, ours in tables.items():
+        iqm = iqm_interval(ours)
+        better = None if name == "learned" else probability_of_improvement(tables["learned"], ours)
+        speeds = {
+            measure: [value for task in scores.values() if (value := getattr(task.rows[name], measure)) is not None]
+            for measure in ("speed_up", "speed_up_envelope")
+        }
+        rows.append(
+            {
+                "optimizer": name,
+                "iqm": iqm.estimate,
+                "iqm_low": iqm.low,
+                "iqm_high": iqm.high,
+                "improvement": better and better.estimate,
+                "improvement_low": better and better.low,
+                "improvement_high": better and better.high,
+                **{f"{key}_iqm": interquartile_mean([np.array(x)]) if x else None for key, x in speeds.items()},
+                "diverged": sum(task.rows[name].diverged for task in scores.values()),
+                "num_runs": sum(task.rows[name].num_runs for task in scores.values()),
+            }
+        )
+    return rows
+
+
+def _score_tables(scores: Scores) -> dict[str, list[np.ndarray]]:
+    """For each optimizer the scores of its runs, one array a task."""
+    defined = [task for task in scores.values() if len(task.run_scores["learned"])]
+    return {name: [task.run_scores[name] for task in defined] for name in defined[0].run_scores} if defined else {}
+
+
+def _profiles(scores: Scores) -> dict[str, list[float]]:
+    found = {name: profile(table, THRESHOLDS).tolist() for name, table in _score_tables(scores).items()}
+    return {"threshold": THRESHOLDS.tolist(), **found}
+
+
+def _failures(results: Results, scores: Scores) -> list[str]:
+    """Where the learned optimizer is worse than tuned Adam, diverged, or is used for what it was not trained for."""
+    found = []
+    for name, task in scores.items():
+        learned, adam = task.rows["learned"], task.rows["adam"]
+        if learned.diverged:
+            found.append(f"{name}: the learned optimizer diverged on {learned.diverged} of {learned.num_runs} seeds")
+        elif learned.final_loss > adam.final_loss:
+            times = f", {learned.final_loss / adam.final_loss:.3g} times" if adam.final_loss > 0 else ""
+            found.append(
+                f"{name}: final loss {learned.final_loss:.3g}{times} that of tuned Adam, {adam.final_loss:.3g}"
+            )
+        found += [f"{name}: {warning}" for warning in results[name].warnings]
+    return found
+
+
+def _headline(results: Results, scores: Scores, aggregate: list[dict[str, Any]]) -> str:
+    better = sum(task.rows["learned"].final_loss < task.rows["adam"].final_loss for task in scores.values())
+    horizon, number = next(iter(results.values())).horizon, len(results)
+    tasks = f"{number} tasks" if number > 1 else "the task"
+    of = f"on {better} of {tasks}" if number > 1 else f"{'lower' if better else 'not lower'}"
+    if number > 1:
+        first = f"After {horizon:,} steps the learned optimizer has a lower final loss than tuned Adam {of}"
+    else:
+        first = f"After {horizon:,} steps the learned optimizer's final loss is {of} than tuned Adam's"
+    if not aggregate:
+        return f"{first}."
+    ours = aggregate[0]
+    interval = f" (95 % interval {ours['iqm_low']:.2f} to {ours['iqm_high']:.2f})" if ours["iqm_low"] > -1 else ""
+    bound = "at least " if ours["speed_up_iqm"] >= LONG else ""
+    return (
+        f"{first}: score {ours['iqm']:.2f}{interval}, tuned Adam being 1. "
+        f"Speed-up over the best single Adam {bound}{ours['speed_up_iqm']:.2f}, over its envelope "
+        f"{ours['speed_up_envelope_iqm']:.2f}."
+    )

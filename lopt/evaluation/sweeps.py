@@ -1,0 +1,47 @@
+"""An evaluation along an axis: the same optimizers on a task's variants, or over other horizons."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from lopt.evaluation.contestants import Contestant
+from lopt.evaluation.evaluation import MIN_HORIZON, Evaluation
+from lopt.evaluation.plan import duration, make_plan
+from lopt.evaluation.scores import score_task
+from lopt.types import TaskFamily
+
+HORIZONS = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0)  # multiples of the evaluation's
+Point = tuple[Evaluation, TaskFamily]
+
+
+def horizon_points(evaluation: Evaluation, family: TaskFamily) -> dict[str, Point]:
+    """The task over shorter and longer trainings, by the number of steps."""
+    lengths = sorted({max(round(factor * evaluation.horizon), MIN_HORIZON) for factor in HORIZONS})
+    return {f"{length:,}": (dataclasses.replace(evaluation, horizon=length), family) for length in lengths}
+
+
+def run_sweep(
+    axis: str, task: str, points: Mapping[str, Point], contestants: Sequence[Contestant], say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Scores at every point: `axis`, `task`, `values` and `rows`, a list of scores by optimizer.
+
+    Baselines are tuned anew at each point, and a score refers to Adam at that point: 1 is Adam tuned for it. A score is
+    0 where a run has diverged, None where it is not defined.
+
+    Args:
+      points: evaluations and tasks by their labels along the axis.
+      say: is told of every point.
+    """
+    rows: dict[str, list[float | None]] = {contestant.name: [] for contestant in contestants}
+    for label, (evaluation, family) in points.items():
+        began = time.monotonic()
+        plan = make_plan(evaluation, contestants, {family: jax.tree.map(jnp.asarray, family.load())})
+        (result,) = plan.run(lambda line: None).values()
+        say(f"  {task}, {axis} {label}: {duration(time.monotonic() - began)}")
+        for name, row in score_task(result).rows.items():
+            rows[name].append(row.score)
+    return {"axis": axis, "task": task, "values": list(points), "rows": rows}

@@ -1,0 +1,1 @@
+"""What a trained optimizer does, in numbers and pictures."""

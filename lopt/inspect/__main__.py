@@ -1,0 +1,183 @@
+"""What a trained optimizer does, in pictures: `python -m lopt.inspect PATH [--out=FOLDER]`.
+
+Draws response.png, the update of a parameter against its gradient and its past gradients; training.png, the size of
+updates and the effective learning rate along the training of a noisy quadratic; memory.png, how much the update listens
+to the gradient of k steps ago, to the parameter and to the loss.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from lopt.figures import to_png
+from lopt.files import write_atomic
+from lopt.inspect.probes import DRAWS, HISTORY, Memory, Training, remember, response, train
+from lopt.names import InputError
+from lopt.trained.pretrained import load_pretrained
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+GRID = 41  # values of the gradient, and of the mean past gradient
+STYLES = (("#0072b2", "-"), ("#d55e00", "--"), ("#007a5a", "-."))
+PLAIN, FAINT = "#333333", "#999999"
+UPDATE = "update, in units of the parameter"
+
+
+def draw_response(values: np.ndarray, updates: np.ndarray) -> "Figure":
+    """Lines: the update against the gradient, for three pasts. Map: against both, both being `values`."""
+    figure = _figure(4.8)
+    lines, plane = figure.subplots(1, 2)
+    for mean, (colour, style) in zip((-1.5, 0.0, 1.5), STYLES, strict=True):
+        row = int(np.abs(values - mean).argmin())
+        # Parameters and pasts are random: neighbours with nearly the same mean are averaged.
+        line = updates[max(row - 2, 0) : row + 3].mean(0)
+        lines.plot(values, line, color=colour, linestyle=style, label=f"${mean:g}$")
+    lines.set(xlabel="gradient now", ylabel=UPDATE)
+    _plain(lines)
+    title = f"mean of the {HISTORY} gradients before"
+    lines.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3, frameon=False, title=title, handlelength=3.5)
+    largest = float(np.abs(np.nan_to_num(updates, posinf=0.0, neginf=0.0)).max()) or 1.0
+    mesh = plane.pcolormesh(values, values, updates, cmap="RdBu_r", vmin=-largest, vmax=largest, shading="nearest")
+    bar = figure.colorbar(mesh, ax=plane, label=UPDATE)
+    bar.outline.set_visible(False)  # type: ignore[operator]
+    plane.set(xlabel="gradient now", ylabel=title)
+    note = f"means over {DRAWS} draws of the parameters and past gradients"
+    figure.supxlabel(note, fontsize=9, color=PLAIN)
+    return figure
+
+
+def draw_training(training: Training) -> "Figure":
+    """Loss, size of updates and effective learning rate over the steps."""
+    figure = _figure(3.8)
+    panels = figure.subplots(1, 3)
+    labels = (
+        "loss",
+        "root mean square of the update,\nin units of the parameter",
+        "effective learning rate,\n$-$⟨update, gradient⟩ / |gradient|²",
+    )
+    for axes, values, label, (colour, _) in zip(panels, training, labels, STYLES, strict=True):
+        axes.plot(np.arange(1, len(values) + 1), values, color=colour, linewidth=1.2)
+        axes.set(xlabel="step of a noisy quadratic", ylabel=label)
+        _plain(axes, zero=axes is not panels[0])
+    low, high = training.loss.min(), training.loss.max()
+    if low > 0 and low * 10 < high < np.inf:
+        panels[0].set_yscale("log")
+        panels[0].yaxis.set_major_locator(_log_locator(high / low))
+        panels[0].yaxis.set_major_formatter("{x:g}")
+        panels[0].minorticks_off()
+    return figure
+
+
+def draw_memory(memory: Memory, requires: frozenset[str]) -> "Figure":
+    """The derivative by the gradient of k steps ago, beside those by parameter and loss."""
+    figure = _figure(3.8)
+    past, *others = figure.subplots(1, 3, width_ratios=(5, 1, 1))
+    steps, (colour, _) = np.arange(HISTORY), STYLES[0]
+    margin = 2 * memory.past_error
+    past.fill_between(steps, memory.past - margin, memory.past + margin, color=colour, alpha=0.25, linewidth=0)
+    past.plot(steps, memory.past, color=colour, marker=".")
+    past.set(xlabel="steps ago, k", ylabel="d update / d gradient of k steps ago")
+    _plain(past)
+    param = (memory.param - 2 * memory.param_error, memory.param, memory.param + 2 * memory.param_error)
+    low, high = np.quantile(memory.loss, (0.1, 0.9))
+    named = (("params", "parameter", param), ("value", "loss", (low, memory.loss.mean(), high)))
+    for axes, (needed, name, (low, middle, high)) in zip(others, named, strict=True):
+        axes.set(xticks=(), xlim=(-1, 1), xlabel=name, ylabel=f"d update / d {name}")
+        if needed not in requires:
+            text = f"{name}:\nnot read"
+            axes.text(0, 0.5, text, ha="center", va="center", color=PLAIN, transform=axes.get_xaxis_transform())
+            axes.set(yticks=(), xlabel="", ylabel="")
+            axes.spines[:].set_visible(False)
+            continue
+        axes.vlines(0, low, high, color=colour, alpha=0.25, linewidth=14)
+        axes.plot(0, middle, "o", color=colour)
+        _plain(axes)
+        axes.spines["bottom"].set_visible(False)
+    caption = "dots: means over gradients and parameters of N(0, 1), bands: two standard errors of them"
+    if "value" in requires:
+        caption += "; by the loss, bands: middle 80% of the parameters"
+    figure.supxlabel(caption, fontsize=9, color=PLAIN)
+    return figure
+
+
+def _figure(height: float) -> "Figure":
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(11, height), dpi=120, layout="constrained")
+
+
+def _plain(axes: "Axes", *, zero: bool = True) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#ececec", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.ticklabel_format(axis="y", scilimits=(-3, 4))
+    if zero:
+        axes.axhline(0, color=FAINT, linewidth=0.8, zorder=1)
+
+
+def _log_locator(ratio: float) -> Any:
+    from matplotlib.ticker import LogLocator
+
+    return LogLocator(subs=(1, 2, 5) if ratio < 1000 else (1,), numticks=8)
+
+
+def _output_folder(path: Path) -> Path:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise InputError(
+            f"--out={path}: this is, or lies in, a file; give a folder, which is made if needed"
+        ) from error
+    except OSError as error:
+        raise InputError(f"--out={path}: the folder cannot be made ({error.strerror}); give another") from error
+    if not os.access(path, os.W_OK):
+        raise InputError(f"--out={path}: nothing may be written there; give another folder")
+    return path
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m lopt.inspect",
+        description="Draws what a trained optimizer does: response.png, training.png, memory.png.",
+    )
+    parser.add_argument(
+        "path",
+        help="a run's folder, an export's, a theta.state file as published with Celo or VeLO, or the name of an "
+        "optimizer that ships with lopt",
+    )
+    parser.add_argument("--out", help="folder for the pictures; default: runs/inspect-NAME")
+    parser.add_argument("--steps", type=int, default=500, help="of the training on a quadratic; default: 500")
+    args = parser.parse_args(arguments)
+    try:
+        if args.steps < 1:
+            raise InputError(f"--steps must be at least 1, not {args.steps}")
+        pretrained = load_pretrained(args.path)
+        folder = _output_folder(Path(args.out or Path("runs", f"inspect-{pretrained.name}")))
+    except InputError as error:
+        print(f"inspect: {error}", file=sys.stderr)
+        return 2
+    optimizer, theta, architecture = pretrained.optimizer, pretrained.theta, pretrained.card["architecture"]
+    print(f"{architecture}, {sum(x.size for x in jax.tree.leaves(theta)):,} weights")
+    values = np.linspace(-3, 3, GRID, dtype=np.float32)
+    pictures = {
+        "response": lambda: draw_response(values, response(optimizer, theta, values, values)),
+        "training": lambda: draw_training(train(optimizer, theta, args.steps)),
+        "memory": lambda: draw_memory(remember(optimizer, theta), optimizer.requires),
+    }
+    for name, draw in pictures.items():
+        figure = draw()
+        figure.suptitle(f"{pretrained.name} ({architecture}): {name}", x=0.01, ha="left")
+        write_atomic(folder / f"{name}.png", to_png(figure))
+        print(folder / f"{name}.png", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Training an optimizer: inner trainings, meta-gradients, outer steps, the loop and its files."""

@@ -1,0 +1,257 @@
+"""A run's folder: the config that it belongs to, and the latest two checkpoints of its whole state (orbax).
+
+A checkpoint is one orbax step folder. The state's leaves are stored flat, each under its path in the tree, beside a
+manifest of their shapes and types and the checksums of the files. Both are looked at before an array is read: orbax
+casts to the type that is asked for, does not notice a changed byte, and answers a cut file with hundreds of lines.
+"""
+
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from lopt.files import check_seal, seal, write_atomic
+from lopt.names import InputError
+from lopt.trees import describe, differences
+from lopt.types import PyTree
+
+KEEP = 2
+_log = logging.getLogger("absl")
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written. The message says why, and which earlier step a restart would continue from."""
+
+
+def check_config(workdir: str | os.PathLike, config: Mapping[str, Any], may_change: Sequence[str] = ()) -> None:
+    """Ties a folder to one config: writes `config.json` into a new folder, compares with the one that is there.
+
+    Args:
+      workdir: the run's folder; made if absent.
+      config: JSON-able scalars, lists and None.
+      may_change: keys that a continued run may change; the file then takes the new values.
+
+    Raises:
+      InputError: the folder belongs to a run with another config, or its config cannot be read. Nothing is changed.
+    """
+    path = Path(workdir) / "config.json"
+    asked = json.loads(json.dumps(config))  # tuples become the lists that they are read back as
+    there = _read_config(path)
+    if there == asked:
+        return
+    if there is not None:
+        absent = object()
+        differing = {k: (there.get(k, absent), asked.get(k, absent)) for k in sorted({*there, *asked})}
+        differing = {k: pair for k, pair in differing.items() if pair[0] != pair[1]}
+        if refused := [k for k in differing if k not in may_change]:
+            shown = {k: ["nothing" if v is absent else json.dumps(v) for v in differing[k]] for k in refused}
+            lines = "".join(f"\n  {k}: there {old}, asked {new}" for k, (old, new) in shown.items())
+            raise InputError(
+                f"{path} is the config of another run:{lines}\n"
+                "To continue that run, ask for its values; to start another run, choose another workdir."
+            )
+    write_atomic(path, json.dumps(asked, indent=2, sort_keys=True) + "\n")
+
+
+def _read_config(path: Path) -> dict[str, Any] | None:
+    """The config in a folder, None for a new one; makes the folder."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        config = json.loads(path.read_text())
+    except FileNotFoundError:
+        if _steps(path.parent / "checkpoints"):
+            raise InputError(
+                f"{path.parent} holds checkpoints but no config.json, so it cannot be told which run they are of: "
+                "put the file back or choose another workdir."
+            ) from None
+        return None
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path}: {_reason(error)}. Repair the file or choose another workdir.") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{path} is not the config of a run. Choose another workdir.")
+    return config
+
+
+class Checkpoints:
+    """The checkpoints in `WORKDIR/checkpoints`; use it as a context manager, so that the last save is finished.
+
+    Every process of a run makes one and calls the same methods; orbax lets each write its shards.
+    """
+
+    def __init__(self, workdir: str | os.PathLike):
+        self._directory = Path(workdir).absolute() / "checkpoints"
+        context = ocp.Context()
+        # Made in the background, a folder that cannot be made leaves a thread waiting for it for five minutes.
+        context.async_options.create_directories_asynchronously = False
+        self._saving: int | None = None
+        self._sealing: Future[None] | None = None
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        _log.addFilter(_not_from_orbax)
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._checkpointer = ocp.training.Checkpointer(
+                str(self._directory),
+                context=context,
+                # orbax has two protocols of this name, and names the other one in the signature
+                preservation_policy=ocp.training.preservation_policies.LatestN(KEEP),  # pyright: ignore[reportArgumentType]
+                cleanup_tmp_directories=True,  # what a killed run was writing
+            )
+        except Exception as error:
+            _log.removeFilter(_not_from_orbax)
+            raise InputError(
+                f"cannot use {self._directory}: {_reason(error)}. "
+                "Remove what does not belong there or choose another workdir."
+            ) from error
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, exc_type: type[BaseException] | None, *_: object) -> None:
+        try:
+            self.wait()
+        except CheckpointError as error:
+            if exc_type is None:
+                raise
+            _log.error("%s", error)  # must not hide the exception that ends the run
+        finally:
+            self._thread.shutdown()
+            self._checkpointer.close()
+            _log.removeFilter(_not_from_orbax)
+
+    def latest_step(self) -> int | None:
+        """The newest finished step, None if there is none."""
+        return max(_steps(self._directory), default=None)
+
+    def save(self, step: int, state: PyTree) -> None:
+        """Starts to write `state`; returns once it is copied, so that the caller may donate or change its buffers.
+
+        A step that is already there is left as it is: the same config has the same state at the same step.
+
+        Raises:
+          CheckpointError: this save could not be started, or the one before it failed.
+        """
+        self.wait()
+        if step in _steps(self._directory):
+            return
+        leaves = _by_path(state)
+        metadata: dict[str, Any] = {"leaves": {path: describe(leaf) for path, leaf in leaves.items()}}
+        # On CPU orbax writes from a view of the array's own buffer. XLA does not reuse a buffer that has a view, but
+        # that is its promise and not orbax's. And orbax refuses arrays without elements, of which the manifest is all.
+        arrays = {path: jnp.copy(leaf) for path, leaf in leaves.items() if leaf.size}
+        self._saving = step
+        try:
+            written = self._checkpointer.save_async(step, arrays, force=True, custom_metadata=metadata)
+        except Exception as error:
+            raise self._failure(error) from error
+        self._sealing = self._thread.submit(self._seal_when, written, self._directory / str(step))
+
+    def wait(self) -> None:
+        """Returns when nothing is being written. Raises CheckpointError if the save in progress failed."""
+        sealing, self._sealing = self._sealing, None
+        try:
+            self._checkpointer.wait()  # first: orbax raises a failure once in every thread that waits for it
+            if sealing is not None:
+                sealing.result()
+        except Exception as error:
+            raise self._failure(error) from error
+
+    def restore(self, template: PyTree) -> tuple[int, PyTree]:
+        """Reads the newest step: `(step, state)`.
+
+        Args:
+          template: the state's structure, of arrays or `jax.ShapeDtypeStruct`. A leaf comes back with the template's
+            sharding; one that has none, or is not committed to it, comes back uncommitted.
+
+        Raises:
+          InputError: no checkpoint, a damaged one, or one of another state. The folder is left as it is.
+        """
+        self.wait()
+        step = self.latest_step()
+        if step is None:
+            raise InputError(f"there is no checkpoint in {self._directory}.")
+        folder = self._directory / str(step)
+        leaves = _by_path(template)
+        targets = {path: _target(leaf) for path, leaf in leaves.items()}
+        asked = {path: describe(leaf) for path, leaf in leaves.items()}
+        arrays = {path: jnp.empty(t.shape, t.dtype, device=t.sharding) for path, t in targets.items() if not t.size}
+        try:
+            check_seal(folder)
+            metadata = self._checkpointer.metadata(step).custom_metadata
+            listed = metadata.get("leaves") if isinstance(metadata, dict) else None
+            if not isinstance(listed, dict):
+                raise ValueError("it has no list of its arrays, so it is damaged or another program's")
+            found = {path: str(description) for path, description in listed.items()}
+            if found == asked:
+                arrays |= self._checkpointer.load(step, {path: t for path, t in targets.items() if t.size})
+        except Exception as error:
+            earlier = max((s for s in _steps(self._directory) if s < step), default=None)
+            back = "" if earlier is None else f"delete that folder to go back to step {earlier}, or "
+            raise InputError(
+                f"cannot restore step {step} from {folder}: {_reason(error)}. Nothing was changed; "
+                f"{'there is no earlier step: ' if earlier is None else ''}{back}choose another workdir."
+            ) from error
+        if found != asked:
+            raise InputError(
+                f"{folder} holds the state of another run: {differences(found, asked)}. Nothing was changed; "
+                "continue it with the settings and the version that wrote it, or choose another workdir."
+            )
+        values = [arrays[path] if _sharding(leaf) else _uncommitted(arrays[path]) for path, leaf in leaves.items()]
+        return step, jax.tree.unflatten(jax.tree.structure(template), values)
+
+    @staticmethod
+    def _seal_when(written: Any, folder: Path) -> None:
+        if written.result() and jax.process_index() == 0:
+            seal(folder)
+
+    def _failure(self, error: Exception) -> CheckpointError:
+        latest = self.latest_step()
+        usable = "there is no earlier step" if latest is None else f"a restart continues from step {latest}"
+        return CheckpointError(f"cannot write step {self._saving} to {self._directory}: {_reason(error)}; {usable}.")
+
+
+def _steps(directory: Path) -> list[int]:
+    """The finished steps: orbax gives a folder its bare number when all of it is written."""
+    return [int(p.name) for p in directory.iterdir() if p.name.isdecimal() and p.is_dir()] if directory.is_dir() else []
+
+
+def _by_path(tree: PyTree) -> dict[str, Any]:
+    return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def _sharding(leaf: jax.Array | jax.ShapeDtypeStruct) -> jax.sharding.Sharding | None:
+    """Where a leaf must live; None if it may live anywhere."""
+    return leaf.sharding if getattr(leaf, "committed", True) else None
+
+
+def _target(leaf: jax.Array | jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    # orbax takes a sharding that it is not given from the file, and so needs the devices of the run that wrote it.
+    sharding = _sharding(leaf) or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _uncommitted(array: jax.Array) -> jax.Array:
+    """A copy that jit may move to the devices of its other arguments; one that is committed it refuses to mix."""
+    if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
+        data = jnp.array(np.asarray(jax.random.key_data(array)))
+        return jax.random.wrap_key_data(data, impl=jax.random.key_impl(array))
+    return jnp.array(np.asarray(array))
+
+
+def _reason(error: BaseException) -> str:
+    while isinstance(error.__cause__, Exception) and "handler" in str(error):  # orbax lists all its handlers first
+        error = error.__cause__
+    text = " ".join(str(error).split()) or type(error).__name__
+    return (text if len(text) <= 300 else text[:300] + " ...").rstrip(".")
+
+
+def _not_from_orbax(record: logging.LogRecord) -> bool:
+    """Drops orbax's own lines: what matters in them is raised, and one failed write logs two thousand of them."""
+    return "orbax" not in Path(record.pathname).parts

@@ -1,0 +1,59 @@
+"""The data of a meta-training run: on the devices once, or, where a family streams, the block of an outer step."""
+
+import contextlib
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import jax
+
+from lopt.distributed import PairLayout
+from lopt.meta_training.outer import BLOCK_STEPS
+from lopt.types import Data, TaskFamily
+
+
+class Feed(contextlib.AbstractContextManager):
+    """Gives the data of each outer step: a function of (seed, step), whatever was asked for before.
+
+    Outer steps n BLOCK_STEPS to (n + 1) BLOCK_STEPS - 1 draw their batches from block n of every family that streams.
+    While they run, block n + 1 is read by a thread.
+
+    Args:
+      families: whose data.
+      layout: every device of it gets all the data.
+      seed: of the run.
+
+    Raises:
+      InputError: a family's data cannot be read; in `at`, too, if they break later.
+    """
+
+    def __init__(self, families: tuple[TaskFamily, ...], layout: PairLayout, seed: int):
+        self._families, self._sharding, self._seed = families, layout.replicated, seed
+        self._held = tuple(None if f.streams else self._load(f, 0) for f in families)
+        streams = any(f.streams for f in families)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="feed") if streams else None
+        self._blocks: dict[int, Future[tuple[Data, ...]]] = {}  # the one in use and the next
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def steps_left(self, step: int) -> int:
+        """Outer steps from `step` on that one dispatch may run on the same data."""
+        return BLOCK_STEPS if self._pool is None else BLOCK_STEPS - step % BLOCK_STEPS
+
+    def at(self, step: int) -> tuple[Data, ...]:
+        """The data of outer step `step`, one entry a family."""
+        if self._pool is None:
+            return self._held
+        first = step // BLOCK_STEPS
+        for block in (first, first + 1):
+            if block not in self._blocks:
+                self._blocks[block] = self._pool.submit(self._load_block, block)
+        self._blocks = {block: self._blocks[block] for block in (first, first + 1)}
+        streamed = iter(self._blocks[first].result())
+        return tuple(next(streamed) if held is None else held for held in self._held)
+
+    def _load_block(self, block: int) -> tuple[Data, ...]:
+        return tuple(self._load(f, block) for f in self._families if f.streams)
+
+    def _load(self, family: TaskFamily, block: int) -> Data:
+        return jax.device_put(family.load(self._seed, block), self._sharding)

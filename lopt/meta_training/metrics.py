@@ -1,0 +1,65 @@
+"""What a run shows of itself: metrics.jsonl, a progress bar or lines, and a wandb run. None of it changes the run."""
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lopt.files import write_atomic
+from lopt.names import InputError
+
+
+class MetricsLog(contextlib.AbstractContextManager):
+    """Appends rows to a file of one JSON object a line, each with its `step`.
+
+    Args:
+      path: the file, made if absent.
+      step: where the run goes on from; later rows, and a last line that was cut short, are dropped.
+
+    Raises:
+      InputError: the file holds something else.
+    """
+
+    def __init__(self, path: str | os.PathLike, step: int):
+        path = Path(path)
+        old = path.read_bytes() if path.exists() else b""
+        lines = old.splitlines(keepends=True)
+        if lines and not lines[-1].endswith(b"\n"):
+            lines.pop()
+        kept = b"".join(line for number, line in enumerate(lines, 1) if _step(path, number, line) <= step)
+        if kept != old:
+            write_atomic(path, kept)
+        self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115  # closed in __exit__
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Appends rows of numbers, strings and lists, and flushes. What is not finite becomes null: JSON has no NaN."""
+        self._file.write("".join(json.dumps(_jsonable(row), allow_nan=False) + "\n" for row in rows))
+        self._file.flush()
+
+
+def _step(path: Path, number: int, line: bytes) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise InputError(
+            f"line {number} of {path} is not a row of metrics: {line[:60]!r}. Nothing was changed; "
+            "repair or remove the file, or choose another workdir."
+        ) from error
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(item) for item in value]
+    if hasattr(value, "dtype"):  # numpy and JAX
+        return _jsonable(np.asarray(value).tolist())
+    return None if isinstance(value, float) and not math.isfinite(value) else value

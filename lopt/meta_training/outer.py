@@ -1,0 +1,211 @@
+"""The outer step: gradient estimates of all families, their mean, optax, a new theta. The jit boundary is here."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from lopt.distributed import PairLayout
+from lopt.meta_training.freezing import Rebuild, check_frozen, of_trained_part, split_theta
+from lopt.meta_training.inner import MetaLoss, inner_training
+from lopt.meta_training.outer_optimizer import OuterOptimizer
+from lopt.names import InputError
+from lopt.seeds import initial_theta, run_keys
+from lopt.trees import describe_leaves, differences
+from lopt.types import Data, Estimate, GradientEstimator, InnerProblem, LearnedOptimizer, PyTree, TaskFamily, Theta
+
+BLOCK_STEPS = 64  # the most outer steps in one dispatch
+
+
+class OuterState(NamedTuple):
+    """The whole of a run: with the config, it is the checkpoint.
+
+    Attributes:
+      theta: meta-parameters.
+      optimizer_state: of the outer optimizer.
+      estimator_states: one a family; arrays have a leading pair axis.
+      step: outer steps done, int32.
+      key: the run's key; step n uses fold_in(key, n).
+    """
+
+    theta: Theta
+    optimizer_state: optax.OptState
+    estimator_states: tuple[PyTree, ...]
+    step: jax.Array
+    key: jax.Array
+
+
+@dataclasses.dataclass(frozen=True)
+class MetaTraining:
+    """What is trained, on what, and how: everything static of a run, hashable, so that jit knows it by value.
+
+    The meta-gradient is that of sum_i w_i J_i / sum_i w_i over the families. An outer step estimates it from all of
+    them, or from `families_per_step` of them, drawn independently with probability w_i / sum_j w_j: unbiased too.
+    `data` is everywhere a tuple with one entry a family, what their `load` gave.
+
+    Attributes:
+      weights: w, one a family; empty for equal ones.
+      families_per_step: how many an outer step draws; 0 for all of them.
+      frozen: paths of theta that are left as they are.
+    """
+
+    optimizer: LearnedOptimizer
+    families: tuple[TaskFamily, ...]
+    estimator: GradientEstimator
+    outer_optimizer: OuterOptimizer
+    meta_loss: MetaLoss = "meta_batch"
+    layout: PairLayout = PairLayout()
+    weights: tuple[float, ...] = ()
+    families_per_step: int = 0
+    frozen: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        check_frozen(self.optimizer, self.frozen)
+        if self.weights and len(self.weights) != len(self.families):
+            raise InputError(f"{len(self.weights)} weights for {len(self.families)} task families")
+        if not all(math.isfinite(weight) and weight > 0 for weight in self.weights):
+            raise InputError(f"the weights of the tasks must be above 0, not {', '.join(map(str, self.weights))}")
+        if self.families_per_step < 0:
+            raise InputError(f"tasks_per_step must be at least 0, not {self.families_per_step}")
+
+    def _shares(self) -> list[float]:
+        """The weights, scaled so that their mean is 1."""
+        weights = self.weights or (1.0,) * len(self.families)
+        return [weight * len(weights) / sum(weights) for weight in weights]
+
+    def _problems(self, data: tuple[Data, ...], rebuild: Rebuild) -> list[InnerProblem]:
+        """One a family, as functions of the trained part of theta."""
+        problems = [
+            inner_training(self.optimizer, family, family_data, meta_loss=self.meta_loss)
+            for family, family_data in zip(self.families, data, strict=True)
+        ]
+        return [of_trained_part(problem, rebuild) for problem in problems] if self.frozen else problems
+
+    def _init(self, seed: jax.Array, data: tuple[Data, ...], theta: Theta | None) -> OuterState:
+        _, start_key, key = run_keys(seed)
+        theta = initial_theta(self.optimizer, seed) if theta is None else theta
+        trained, rebuild = split_theta(theta, self.frozen)
+        states = tuple(
+            self.estimator.init(problem, trained, jax.random.fold_in(start_key, i))
+            for i, problem in enumerate(self._problems(data, rebuild))
+        )
+        optimizer_state = self.outer_optimizer.transformation().init(trained)
+        return OuterState(theta, optimizer_state, states, jnp.zeros((), jnp.int32), key)
+
+    def _estimate(self, i: int, problem: InnerProblem, theta: Theta, state: PyTree, key: jax.Array) -> Any:
+        """Family i's estimate and new estimator state; `key` is the outer step's."""
+        return self.estimator.estimate(problem, theta, state, jax.random.fold_in(key, i))
+
+    def _estimate_all(
+        self, problems: list[InnerProblem], theta: Theta, states: tuple[PyTree, ...], key: jax.Array
+    ) -> Any:
+        """The weighted mean of all families' estimates, the new estimator states, each family's loss."""
+        done = [
+            self._estimate(i, problem, theta, old, key)
+            for i, (problem, old) in enumerate(zip(problems, states, strict=True))
+        ]
+        estimates = [
+            Estimate(*jax.tree.map(lambda x, w=w: w * x, e)) for (e, _), w in zip(done, self._shares(), strict=True)
+        ]
+        mean = jax.tree.map(lambda *xs: jnp.mean(jnp.stack(xs), axis=0), *estimates)
+        return mean, tuple(new for _, new in done), [e.loss for e, _ in done]
+
+    def _estimate_some(
+        self, problems: list[InnerProblem], theta: Theta, states: tuple[PyTree, ...], key: jax.Array
+    ) -> Any:
+        """As `_estimate_all` of the families drawn; the loss of one that is not drawn is NaN."""
+        draw_key, slots_key = jax.random.split(key)
+        logits = jnp.log(jnp.asarray(self._shares()))
+
+        def visit(i: int, states: tuple[PyTree, ...], key: jax.Array) -> tuple[Estimate, tuple[PyTree, ...]]:
+            estimate, new = self._estimate(i, problems[i], theta, states[i], key)
+            return estimate, (*states[:i], new, *states[i + 1 :])
+
+        def body(carry, slot):
+            states, losses = carry
+            drawn = jax.random.categorical(jax.random.fold_in(draw_key, slot), logits)
+            branches = [functools.partial(visit, i) for i in range(len(problems))]
+            # Drawn twice, a family goes on by two windows; the slot keeps their randomness apart.
+            estimate, states = jax.lax.switch(drawn, branches, states, jax.random.fold_in(slots_key, slot))
+            return (states, losses.at[drawn].set(estimate.loss)), estimate
+
+        losses = jnp.full(len(problems), jnp.nan)
+        slots = jnp.arange(self.families_per_step)
+        (states, losses), estimates = jax.lax.scan(body, (states, losses), slots)
+        return jax.tree.map(lambda x: x.mean(0), estimates), states, list(losses)
+
+    def _step(self, state: OuterState, data: tuple[Data, ...]) -> tuple[OuterState, Mapping[str, jax.Array]]:
+        estimate = self._estimate_some if self.families_per_step else self._estimate_all
+        step_key = jax.random.fold_in(state.key, state.step)
+        trained, rebuild = split_theta(state.theta, self.frozen)
+        problems = self._problems(data, rebuild)
+        (grad, loss, info), estimator_states, losses = estimate(problems, trained, state.estimator_states, step_key)
+        transformation = self.outer_optimizer.transformation()
+        updates, optimizer_state = transformation.update(grad, state.optimizer_state, trained)
+        theta = rebuild(optax.apply_updates(trained, updates))
+        metrics = {
+            "meta_loss": loss,
+            **info,
+            "grad_norm": optax.tree.norm(grad),  # of the mean, not the mean of the norms
+            "update_norm": optax.tree.norm(updates),
+            **{f"meta_loss/{f.name}": loss for f, loss in zip(self.families, losses, strict=True)},
+        }
+        return OuterState(theta, optimizer_state, estimator_states, state.step + 1, state.key), metrics
+
+    def shardings(self, state: OuterState) -> OuterState:
+        """Where a state lives: estimator states are split over devices by pairs, the rest is everywhere."""
+        everywhere = jax.tree.map(lambda _: self.layout.replicated, state)
+        split = jax.tree.map(lambda _: self.layout.split, state.estimator_states)
+        return everywhere._replace(estimator_states=split)
+
+    def template(self, data: tuple[Data, ...]) -> OuterState:
+        """The state's shapes, types and shardings, without computing it. Raises what a bad combination raises."""
+        shapes = jax.eval_shape(self._init, jnp.zeros((), jnp.uint32), data, None)
+        return jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, self.shardings(shapes)
+        )
+
+    def check_theta(self, theta: Theta) -> None:
+        """Raises InputError unless it is a theta of this optimizer."""
+        wanted = describe_leaves(jax.eval_shape(self.optimizer.init_theta, jax.random.key(0)))
+        if different := differences(describe_leaves(theta), wanted):
+            raise InputError(f"the theta to start from is not one of this optimizer: {different}")
+
+    def init(self, seed: int, data: tuple[Data, ...], theta: Theta | None = None) -> OuterState:
+        """The state before the first outer step, from a fresh theta or a given one that `check_theta` accepts."""
+        template = self.template(data)
+        shardings = self.shardings(template)
+        return jax.jit(self._init, out_shardings=shardings)(jnp.asarray(seed, jnp.uint32), data, theta)
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
+def outer_steps(
+    training: MetaTraining, state: OuterState, data: tuple[Data, ...], num_steps: jax.Array
+) -> tuple[OuterState, Mapping[str, jax.Array]]:
+    """Runs `num_steps` outer steps in one dispatch.
+
+    `num_steps` is traced, so that one program serves every block length and results cannot depend on it.
+
+    Args:
+      state: donated.
+      num_steps: int32, at most `BLOCK_STEPS`.
+
+    Returns:
+      The new state, and metrics of `[BLOCK_STEPS]` each, of which the first `num_steps` are filled.
+    """
+    metrics_shape = jax.eval_shape(training._step, state, data)[1]
+    rows = jax.tree.map(lambda x: jnp.zeros((BLOCK_STEPS, *x.shape), x.dtype), metrics_shape)
+
+    def body(i, carry):
+        state, rows = carry
+        state, metrics = training._step(state, data)
+        return state, jax.tree.map(lambda row, x: row.at[i].set(x), rows, metrics)
+
+    state, rows = jax.lax.fori_loop(0, num_steps, body, (state, rows))
+    # As they came in: the compiler's own choice would make the next call another program.
+    return jax.lax.with_sharding_constraint(state, training.shardings(state)), rows

@@ -1,0 +1,201 @@
+"""Tunes the hyperparameters of any optax optimizer on a loss of one's own, by meta-gradients through the training."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from lopt.distributed import default_layout
+from lopt.estimators import ESTIMATORS
+from lopt.horizons import Horizon
+from lopt.meta_training.outer import BLOCK_STEPS, MetaTraining, OuterOptimizer, outer_steps
+from lopt.meta_training.tunables import OptaxRule, Tunable
+from lopt.names import InputError, build, parse_spec
+from lopt.types import Batch, Config, Data, Params, PyTree, Task
+
+# `(params, key, data) -> scalar`: a loss on a fresh batch, drawn from `data` with `key`.
+LossFn = Callable[[Params, jax.Array, Data], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class UserTask:
+    """A task family made of a person's own functions. A batch is a key and the data, under the name of its split.
+
+    Attributes:
+      init_params: `(key) -> params`.
+      loss: what the inner training descends.
+      objective: what the hyperparameters are to lower.
+      start: the objective of fresh params.
+    """
+
+    init_params: Callable[[jax.Array], Params]
+    loss: LossFn
+    objective: LossFn
+    start: float
+    name: str = "user"
+
+    @property
+    def streams(self) -> bool:
+        return False
+
+    def load(self, seed: int = 0, block: int = 0) -> Data:
+        del seed, block
+        return ()  # `tune` has it already
+
+    def sample(self, key: jax.Array) -> Config:
+        del key
+        return {}
+
+    def task(self, config: Config) -> Task:
+        del config
+        return Task(self.init_params, self._loss, self._normalize, lambda params, key, batch: {})
+
+    def sample_batch(self, data: Data, key: jax.Array, config: Config, split: str) -> Batch:
+        del config
+        return {split: (key, data)}
+
+    def _loss(self, params: Params, key: jax.Array, batch: Batch) -> jax.Array:
+        del key  # a batch has its own
+        ((split, (key, data)),) = batch.items()
+        return (self.loss if split == "train" else self.objective)(params, key, data)
+
+    def _normalize(self, loss: jax.Array) -> jax.Array:
+        """1 at the start, 0 at an objective of 0, and rising with it, for negative objectives too."""
+        return 1 + (loss - self.start) / max(abs(self.start), 1e-6)
+
+
+class Tuned(NamedTuple):
+    """What `tune` found.
+
+    Attributes:
+      optimizer: the optax optimizer with the tuned hyperparameters, schedules over the updates made.
+      hyperparameters: values by name: a float, `[knots]` for a schedule, a dict of these by tensor if per tensor.
+      history: `[num_updates]`, the objective of the perturbed trainings at each update of the hyperparameters, mean
+        over the windows just run.
+    """
+
+    optimizer: optax.GradientTransformation
+    hyperparameters: dict[str, Any]
+    history: np.ndarray
+
+
+def tune(
+    factory: Callable[..., optax.GradientTransformation],
+    tunables: Mapping[str, Tunable],
+    *,
+    init: Callable[[jax.Array], Params],
+    loss: LossFn,
+    num_steps: int,
+    data: PyTree = (),
+    objective: LossFn | None = None,
+    final: bool = False,
+    fixed: Mapping[str, Any] | None = None,
+    estimator: str = "pes",
+    num_updates: int = 200,
+    learning_rate: float = 0.1,
+    num_pairs: int = 8,
+    sigma: float = 0.1,
+    truncation: int | None = None,
+    seed: int = 0,
+) -> Tuned:
+    """Tunes `factory(**tunables, **fixed)` for trainings of `num_steps` steps, by estimates of its meta-gradient.
+
+    theta holds, for each hyperparameter, its distance from the initial value in the coordinates of its scale; the
+    objective is the mean over a training of `objective` after each step, or the objective after the last one.
+    Trainings that diverge cost twice the objective of fresh params. A run takes num_updates * 2 * num_pairs *
+    truncation inner steps and one compilation.
+
+    Args:
+      factory: makes the optimizer, such as `optax.adamw`; called through `optax.inject_hyperparams`.
+      tunables: by the name of the factory's argument.
+      init: `(key) -> params`.
+      loss: `(params, key, data) -> scalar` on a fresh training batch, drawn with the key.
+      data: arrays that the functions read; arguments of the compiled program, not constants in it.
+      objective: what to lower, on fresh batches; need not be differentiable. By default the loss.
+      final: only the objective after the last step counts.
+      fixed: further arguments of the factory.
+      estimator: a name, with settings as in `"pes:staggered=False"`; with `final`, `"nres"` has less variance.
+      learning_rate: of Adam on theta; it falls to 0 along a cosine.
+      sigma: of the noise on theta: 0.1 changes a hyperparameter on a log scale by a tenth.
+      truncation: inner steps between two updates, a divisor of num_steps; by default about a twentieth of it.
+
+    Raises:
+      InputError: a name or a number is not allowed, or `loss` or `objective` is no finite scalar at the start.
+
+    Source: hyperparameter optimization in Paul Vicol, Luke Metz, Jascha Sohl-Dickstein, "Unbiased gradient estimation
+    in unrolled computation graphs with Persistent Evolution Strategies", ICML 2021 (arXiv 2112.13835).
+    """
+    rule = OptaxRule.make(factory, tunables, fixed or {})
+    if num_steps < 1 or num_updates < 1:
+        raise InputError(f"num_steps and num_updates must be at least 1, not {num_steps} and {num_updates}")
+    if truncation is None:
+        truncation = _divisor_near(num_steps, num_steps / 20)
+    layout = default_layout(num_pairs)
+    built = build(
+        "estimator",
+        parse_spec(estimator),
+        ESTIMATORS,
+        num_pairs=num_pairs,
+        sigma=sigma,
+        truncation=truncation,
+        horizon=Horizon(num_steps, num_steps),
+        layout=layout,
+    )
+    start = _start(init, loss, objective or loss, data, jax.random.key(seed))
+    rule = rule.for_params(jax.eval_shape(init, jax.random.key(seed)))
+    training = MetaTraining(
+        optimizer=rule,
+        families=(UserTask(init, loss, objective or loss, start),),
+        estimator=built,
+        outer_optimizer=OuterOptimizer(learning_rate=learning_rate, schedule="cosine", num_steps=num_updates),
+        meta_loss="final" if final else "meta_batch",
+        layout=layout,
+    )
+    arrays = jax.device_put((data,), layout.replicated)
+    theta, losses = _run(training, seed, arrays, num_updates)
+    history = start + (losses - 1) * max(abs(start), 1e-6)
+    return Tuned(rule.transformation(theta, num_steps), rule.values(theta), history)
+
+
+def _run(training: MetaTraining, seed: int, data: tuple[Data, ...], num_updates: int) -> tuple[Any, np.ndarray]:
+    """Theta after the updates, and the normalized objective at each."""
+    from lopt.meta_training.progress import Progress  # here, so that `import lopt` needs no rich
+
+    state = training.init(seed, data)
+    losses: list[np.ndarray] = []
+    with Progress(total=num_updates) as progress:
+        for first in range(0, num_updates, BLOCK_STEPS):
+            count = min(BLOCK_STEPS, num_updates - first)
+            state, metrics = outer_steps(training, state, data, jnp.asarray(count, jnp.int32))
+            losses.append(np.asarray(metrics["meta_loss"])[:count])
+            progress.update(first + count, meta_loss=float(losses[-1][-1]))
+    return jax.device_get(state.theta), np.concatenate(losses)
+
+
+def _start(init: Callable[[jax.Array], Params], loss: LossFn, objective: LossFn, data: Data, key: jax.Array) -> float:
+    """The objective of fresh params, mean of 8. Raises InputError if a function is not what it should be."""
+    functions = {"loss": loss, "objective": objective}
+
+    @jax.jit
+    def fresh(keys: jax.Array, data: Data) -> list[jax.Array]:
+        def one(key: jax.Array) -> list[jax.Array]:
+            params = init(key)
+            return [function(params, jax.random.fold_in(key, 1), data) for function in functions.values()]
+
+        return jax.lax.map(one, keys)
+
+    values = dict(zip(functions, fresh(jax.random.split(key, 8), data), strict=True))
+    for name, found in values.items():
+        if found.shape != (8,) or not np.isfinite(found).all():
+            raise InputError(f"{name}(init(key), key, data) must be a finite number, not {found[0]}")
+    return float(values["objective"].mean())
+
+
+def _divisor_near(n: int, wanted: float) -> int:
+    """The divisor of n nearest to `wanted` in ratio."""
+    return min((d for d in range(1, n + 1) if n % d == 0), key=lambda d: abs(math.log(d / wanted)))

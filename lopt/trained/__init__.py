@@ -1,0 +1,1 @@
+"""A trained optimizer: its files, and its use as an optax transformation."""

@@ -1,0 +1,107 @@
+"""Trained optimizers by name or path, as optax transformations."""
+
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import optax
+
+from lopt.names import InputError, check_known
+from lopt.trained.export import CARD_FILE, THETA_FILE, previous_export, read_export
+from lopt.trained.transform import as_optax
+from lopt.types import LearnedOptimizer, Theta
+
+
+class Pretrained(NamedTuple):
+    """A trained optimizer.
+
+    Attributes:
+      optimizer: the rule with the settings that it was trained with.
+      theta: float32 arrays, structure of `optimizer.init_theta`.
+      card: the content of card.json.
+      path: the folder that it was read from.
+    """
+
+    optimizer: LearnedOptimizer
+    theta: Theta
+    card: Mapping[str, Any]
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """What it is called: its folder, or that of its run."""
+        path = self.path
+        return path.parent.name if path.name == "export" else path.stem if path.is_file() else path.name
+
+
+def load(path_or_name: str | os.PathLike, *, num_steps: int | None = None) -> optax.GradientTransformationExtraArgs:
+    """A trained optimizer as an optax transformation: `tx.update(grads, state, params, value=loss)`; see `as_optax`.
+
+    Args:
+      path_or_name: as for `load_pretrained`.
+      num_steps: length of your training in updates, for a rule that reads it. Left out, such a rule is told the longest
+        training that it was meta-trained on, with a warning.
+    """
+    pretrained = load_pretrained(path_or_name)
+    if num_steps is None and "num_steps" in pretrained.optimizer.requires:
+        num_steps = pretrained.card["horizon"][1]
+        warnings.warn(
+            f"{os.fspath(path_or_name)} reads the length of the training, which is taken to be {num_steps} updates, as "
+            "in its meta-training; give num_steps",
+            stacklevel=2,
+        )
+    return as_optax(pretrained.optimizer, pretrained.theta, num_steps=num_steps)
+
+
+def scale_by_learned(
+    path_or_name: str | os.PathLike, *, num_steps: int | None = None
+) -> optax.GradientTransformationExtraArgs:
+    """What `load` gives, with the sign that optax's `scale_by_*` have: a direction to go on with in a chain.
+
+    `optax.chain(scale_by_learned(...), optax.add_decayed_weights(decay), optax.scale_by_learning_rate(rate))` adds
+    -rate (direction + decay params): decoupled weight decay, and a rate of 1, or a schedule from it, for the rule's own
+    step size.
+
+    Args: as of `load`.
+    """
+    rule = load(path_or_name, num_steps=num_steps)
+    return optax.with_extra_args_support(optax.chain(rule, optax.scale(-1.0)))
+
+
+def load_pretrained(path_or_name: str | os.PathLike) -> Pretrained:
+    """Reads an export folder, a run directory (the export in it), or an optimizer that ships with lopt, by its name.
+
+    A file is read as weights that others have published: see `lopt.trained.released`.
+
+    Raises:
+      InputError: there is no such thing, or it is damaged, or this version of lopt cannot run it.
+    """
+    if Path(path_or_name).is_file():
+        from lopt.trained.released import read_released  # here, so that `import lopt` does not import Flax
+
+        return Pretrained(*read_released(path_or_name), Path(path_or_name).resolve())
+    path = find_export(path_or_name)
+    return Pretrained(*read_export(path), path)
+
+
+def shipped() -> dict[str, Path]:
+    """The optimizers that come with lopt: inside of the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    root = next((root for root in (package / "checkpoints", package.parent / "checkpoints") if root.is_dir()), package)
+    return {card.parent.name: card.parent for card in sorted(root.glob(f"[!.]*/{CARD_FILE}"))}
+
+
+def find_export(path_or_name: str | os.PathLike) -> Path:
+    """The export folder that a person means: see `load_pretrained`."""
+    text = os.fspath(path_or_name)
+    for folder in (Path(text).resolve(), Path(text, "export").resolve()):
+        for candidate in (folder, previous_export(folder)):
+            if (candidate / CARD_FILE).is_file() or (candidate / THETA_FILE).is_file():
+                return candidate
+    known = shipped()
+    if text not in known and Path(text).exists():
+        raise InputError(f"{text} is neither an export ({CARD_FILE}, {THETA_FILE}) nor a run directory with export/")
+    check_known("path or trained optimizer", text, known)
+    return known[text]

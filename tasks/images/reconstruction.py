@@ -1,0 +1,47 @@
+"""What the families that reconstruct images from a short code share: no labels, and what the pixels are measured by."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import jax
+import numpy as np
+
+from lopt.names import check_known
+from lopt.types import Batch, Params
+from tasks.checks import check_whole, check_widths
+from tasks.images.family import ImageFamily
+from tasks.networks import ACTIVATIONS
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageReconstruction(ImageFamily):
+    """A task on images alone."""
+
+    ignores_labels: ClassVar[bool] = True  # so they cannot be noisy, or permuted
+
+    def _metrics(self, params: Params, key: jax.Array, batch: Batch) -> Mapping[str, jax.Array]:
+        """None."""
+        del params, key, batch
+        return {}
+
+
+def check_code(family: Any) -> None:
+    """The MLPs to the code and back, and its size, make sense."""
+    check_widths(family)
+    check_whole(family, latent_size=1)
+    check_known("activation", family.activation, ACTIVATIONS)
+
+
+def code_gains(activation: str) -> dict[str, Any]:
+    """For `init_params`: the activation's gain / fan-in, and small last kernels, so that outputs start near 0."""
+    return {"gain": ACTIVATIONS[activation][1], "gains": {"output": 0.1}}
+
+
+def pixel_moments(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 [n, h, w, c] -> the mean image, float32 [F], and s, float32 [1]: s^2 is the mean over the pixels of the
+    variance about it, so that the squared error of guessing the mean image is 1 per standardised pixel."""
+    flat = images.reshape(len(images), -1)
+    spread = math.sqrt(flat.var(0, dtype=np.float64).mean())
+    return flat.mean(0, dtype=np.float64).astype(np.float32), np.array([max(spread, 1)], np.float32)

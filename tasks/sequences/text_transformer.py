@@ -1,0 +1,32 @@
+"""Language modelling of symbols with a small transformer decoder."""
+
+import dataclasses
+from typing import ClassVar
+
+import flax.linen as nn
+
+from tasks.checks import check_whole
+from tasks.datasets import NUM_SYMBOLS
+from tasks.sequences.models import Transformer, check_heads
+from tasks.sequences.text_family import TextFamily
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TextTransformer(TextFamily):
+    """Trains a decoder with causal attention to predict the next symbol; see `TextFamily` and `Transformer`.
+
+    Attributes:
+      width: entries of the embedding, a multiple of the 4 heads.
+      depth: blocks of attention and MLP.
+    """
+
+    head: ClassVar[str] = "text_transformer"
+    width: int = 32
+    depth: int = 2
+
+    def _check(self) -> None:
+        check_whole(self, width=1, depth=1)
+        check_heads(self.width)
+
+    def network(self) -> nn.Module:
+        return Transformer(NUM_SYMBOLS, NUM_SYMBOLS, length=self.length, width=self.width, depth=self.depth)

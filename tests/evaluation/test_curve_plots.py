@@ -1,0 +1,119 @@
+"""The picture has what it should have, whatever the curves do."""
+
+import numpy as np
+import pytest
+
+from lopt.evaluation import curve_plots as plots
+from lopt.evaluation.entries import Curves, Entry, TaskResult
+from lopt.figures import to_png
+
+T, S = 60, 3
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def runs(*levels, steps=T, offset=0.0):
+    """Decaying curves that end at about the given levels."""
+    decay = 2 * np.exp(-np.arange(steps) / 10)
+    spread = np.linspace(0.9, 1.1, S)[:, None]
+    loss = np.stack([spread * (level + decay) + offset for level in levels])
+    loss = loss[0] if len(levels) == 1 else loss
+    return Curves(loss, loss[..., -1], loss[..., -1])
+
+
+def entry(label, kind, curves, rates=(np.nan,), tuning=None, long=None):
+    tuning = tuning or Curves(*(x[None][:0] for x in curves))
+    chosen: dict[str, Curves] = dict.fromkeys(("mean_loss", "final_loss"), curves)
+    return Entry(label, kind, np.array(rates), tuning, chosen, long, 1.0, 1.0)
+
+
+def task(offset=0.0):
+    tuning = runs(0.9, 0.05, 0.3, 5, offset=offset)
+    tuning.loss[3, :, 20:] = np.nan
+    rates = (1e-4, 1e-2, 0.1, 1)
+    best, long = runs(0.05, offset=offset), runs(0.05, steps=4 * T, offset=offset)
+    entries = {
+        "learned": entry("learned optimizer", "learned", runs(0.1, offset=offset)),
+        "untrained": entry("same rule, untrained", "untuned", runs(2, offset=offset)),
+        "adam_default": entry("Adam at 0.001", "untuned", runs(0.5, offset=offset)),
+        "adam": entry("Adam", "constant", best, rates, tuning, long),
+        "adam_cosine": entry("Adam, cosine", "scheduled", best, rates, tuning),
+    }
+    return TaskResult(1234, T, np.arange(S), np.arange(S, 2 * S), (), entries)
+
+
+def draw(*tasks):
+    return plots.draw({f"task_{i}": task for i, task in enumerate(tasks)})
+
+
+def labels(axes):
+    return [text.get_text().replace("\n", " ") for text in axes.get_legend().get_texts()]
+
+
+def test_every_curve_is_there_and_labelled():
+    figure = draw(task())
+    (axes,) = figure.axes
+    assert labels(axes) == [
+        "learned optimizer",
+        "Adam, lr 0.01 (best by mean and final loss)",
+        "Adam at 0.001 (default)",
+        "same rule, untrained",
+        "Adam, cosine, lr 0.01",
+        "Adam, 3 other rates, 0.0001 to 1 (tuning seeds)",
+    ]
+    assert len(axes.lines) == 5 + 3
+    assert len(axes.collections) == 4  # bands, of the four that are always there
+    assert len({(line.get_linestyle(), line.get_linewidth()) for line in axes.lines}) == 6  # readable without colours
+    assert axes.get_title(loc="left") == "task_0  (1,234 parameters)"
+    assert axes.get_yscale() == "log"
+
+
+def test_two_best_rates_are_told_apart():
+    one = task()
+    one.entries["adam"].tuning.loss[2] = runs(0.01).loss
+    one.entries["adam"].tuning.loss[2, :, :30] += 1  # slow at first, lowest at the end
+    names = labels(draw(one).axes[0])
+    assert names[1:3] == ["Adam, lr 0.01 (best by mean loss)", "Adam, lr 0.1 (best by final loss)"]
+
+
+@pytest.mark.parametrize("number", [1, 2, 5])
+def test_the_file_is_a_picture_of_sane_size(number):
+    png = to_png(draw(*[task()] * number))
+    width, height = (int.from_bytes(png[start : start + 4], "big") for start in (16, 20))
+    assert png.startswith(PNG)
+    assert 10_000 < len(png) < 2_000_000
+    assert 900 < width < 3000
+    assert 500 < height < 2500
+
+
+def test_the_legend_covers_no_curve():
+    one = task()
+    cosine = one.entries["adam_cosine"]
+    figure = draw(one._replace(entries=one.entries | {f"other_{i}": cosine for i in range(13)}))
+    to_png(figure)  # lays out
+    (axes,) = figure.axes
+    legend = axes.get_legend()
+    assert legend is not None
+    assert legend.get_window_extent().x0 >= axes.get_window_extent().x1
+    assert legend.get_window_extent().x1 <= figure.bbox.x1
+    assert legend.get_window_extent().y0 >= 0
+
+
+def test_diverging_curves_do_not_set_the_scale():
+    one = task()
+    one.entries["learned"].chosen["final_loss"].loss[:, 10:] = 1e9
+    one.entries["untrained"].chosen["final_loss"].loss[:] = np.nan
+    axes = draw(one).axes[0]
+    assert axes.get_ylim()[1] < 20
+    assert axes.get_ylim()[0] < 0.1
+
+
+def test_losses_below_zero_get_a_linear_axis():
+    assert draw(task(offset=-1.0)).axes[0].get_yscale() == "linear"
+
+
+def test_nothing_finite_is_drawn_empty():
+    one = task()
+    for x in one.entries.values():
+        for curves in (x.tuning, *x.chosen.values()):
+            curves.loss[:] = np.nan
+    assert to_png(draw(one)).startswith(PNG)

@@ -1,0 +1,132 @@
+"""Runs whose scores are known exactly."""
+
+import numpy as np
+import pytest
+
+from lopt.evaluation import summary
+from lopt.evaluation.entries import Curves, Entry, TaskResult
+from lopt.evaluation.measures import LONG
+from lopt.evaluation.scores import score_task
+
+T = 100
+
+
+def runs(loss):
+    """Curves with the given losses, which are also those after training."""
+    loss = np.asarray(loss, np.float32)
+    return Curves(loss, loss[..., -1], np.full(loss.shape[:-1], np.nan))
+
+
+def constant(*values):
+    """One run for each value: `[S, T]`."""
+    return runs(np.repeat(np.array(values)[:, None], T, axis=1))
+
+
+def untuned(label, curves, kind="untuned"):
+    none = Curves(*(x[None][:0] for x in curves))
+    return Entry(label, kind, np.array([np.nan]), none, dict.fromkeys(("mean_loss", "final_loss"), curves), None, 50, 2)
+
+
+def tuned(label, *levels, kind="constant", long=True):
+    """Two seeds; rates 0.01, 0.1, 1, ...: their levels, on tuning and on evaluation seeds."""
+    grid = runs(np.stack([constant(*pair).loss for pair in levels]))
+    entry = Entry(label, kind, 10.0 ** np.arange(-2, len(levels) - 2), grid, {}, None, 40, 1e-3)
+    chosen = {measure: constant(*levels[index]) for measure, index in entry.best.items()}
+    steady = runs(np.tile(chosen["final_loss"].loss, LONG)) if long else None
+    return entry._replace(chosen=chosen, long=steady)
+
+
+def result(**changes):
+    entries = {
+        "learned": untuned("learned optimizer", constant(1, 2), "learned"),
+        "untrained": untuned("same rule, untrained", constant(12, 12)),
+        "adam_default": untuned("Adam at 0.001", constant(6, 6)),
+        "adam": tuned("Adam", (4, 4), (1, 2), (3, 3)),
+        "adam_cosine": tuned("Adam, cosine", (4, 4), (0.5, 1), (3, 3), kind="scheduled", long=False),
+    }
+    return TaskResult(7, T, np.arange(2), np.arange(2, 4), (), entries | changes)
+
+
+def test_ratios():
+    scores = score_task(result())
+    assert scores.ratios == {
+        "adam_default": 0.25,
+        "untrained": 0.125,
+        "best_adam_by_mean_loss": 1,
+        "best_adam_by_final_loss": 1,
+    }
+    assert not scores.warnings
+
+
+def test_rows():
+    rows = score_task(result()).rows
+    learned, adam, cosine = rows["learned"], rows["adam"], rows["adam_cosine"]
+    assert (adam.rate_by_mean_loss, adam.rate_by_final_loss, learned.rate_by_final_loss) == (0.1, 0.1, None)
+    assert (learned.mean_loss, learned.final_loss, learned.valid_loss) == (1.5, 1.5, 1.5)
+    assert learned.valid_accuracy is None
+    assert (adam.speed_up, learned.speed_up, learned.speed_up_envelope) == (1, 1, 1)
+    assert rows["adam_default"].speed_up == 1 / T
+    # What has a schedule is judged at the end.
+    assert (cosine.mean_loss, cosine.speed_up, cosine.speed_up_envelope, cosine.rate_by_mean_loss) == (None,) * 4
+    assert cosine.final_loss == 0.75
+    # 1.5, the mean of tuned Adam, over the loss of each run.
+    assert learned.score == pytest.approx((1.5 / 1 + 1.5 / 2) / 2)
+    assert cosine.score == pytest.approx((1.5 / 0.5 + 1.5 / 1) / 2)
+    assert (learned.flops_per_step, learned.milliseconds_per_step) == (50, 2000)
+
+
+def test_diverged_runs_are_infinite_never_dropped():
+    broken = {name: untuned(name, constant(1, np.nan)) for name in ("learned", "untrained")}
+    scores = score_task(result(**broken))
+    assert set(scores.ratios.values()) == {np.inf}  # infinity over infinity is no success
+    row = scores.rows["learned"]
+    assert (row.speed_up, row.diverged, row.num_runs, row.mean_loss, row.valid_loss) == (0, 1, 2, np.inf, np.inf)
+    assert scores.run_scores["learned"].tolist() == [1.5, 0]
+    assert [w.split(" on ")[0] for w in scores.warnings] == ["learned diverged", "untrained diverged"]
+    assert score_task(result(untrained=broken["untrained"])).ratios["untrained"] == 0
+
+
+def test_warnings():
+    first, last = (tuned("Adam", *levels) for levels in ([(1, 2), (4, 4), (3, 3)], [(4, 4), (3, 3), (1, 2)]))
+    for edge in (first, last):
+        warnings = score_task(result(adam=edge)).warnings
+        assert sum("edge of the grid" in warning for warning in warnings) == 2
+    hopeless = score_task(result(adam=tuned("Adam", (np.nan, 1), (1, np.nan)))).warnings
+    assert sum("every learning rate" in warning for warning in hopeless) == 2
+    scheduled = tuned("Adam, cosine", (1, 2), (4, 4), kind="scheduled", long=False)
+    (warning,) = score_task(result(adam_cosine=scheduled)).warnings
+    assert warning == "the best rate of Adam, cosine by final loss, 0.01, is at the edge of the grid"
+    assert score_task(result()._replace(warnings=("beyond",))).warnings == ["beyond"]
+
+
+@pytest.mark.parametrize("levels", [(0, 1), (-1, -1)])
+def test_losses_not_above_zero_have_no_scores(levels):
+    scores = score_task(result(learned=untuned("learned", constant(*levels), "learned")))
+    assert scores.rows["learned"].score is scores.rows["adam"].score is None
+    content = summary.summarize({"bowl": result()}, {"bowl": scores}, {})
+    assert content["aggregate"] == []
+    assert list(content["profiles"]) == ["threshold"]
+
+
+def test_the_order_of_seeds_does_not_matter():
+    rng = np.random.default_rng(0)
+    order = np.array([3, 0, 4, 1, 2])
+
+    def random(order):
+        def curves(*shape, scale):
+            loss = scale * rng.uniform(size=shape)
+            return runs(loss[..., order, :])
+
+        rates = np.array([0.1, 1, 10])
+        adam = Entry("Adam", "constant", rates, curves(3, 5, T, scale=1), {}, curves(5, LONG * T, scale=0.9), 1, 1)
+        adam = adam._replace(chosen={measure: curves(5, T, scale=1) for measure in ("mean_loss", "final_loss")})
+        others = {name: untuned(name, curves(5, T, scale=1)) for name in ("learned", "untrained", "adam_default")}
+        return TaskResult(1, T, np.arange(5), np.arange(5, 10), (), others | {"adam": adam})
+
+    first = score_task(random(np.arange(5)))
+    rng = np.random.default_rng(0)
+    second = score_task(random(order))
+    assert first.ratios == pytest.approx(second.ratios, rel=1e-12)
+    for name, row in first.rows.items():
+        ours, theirs = (np.array([np.nan if x is None else x for x in r]) for r in (row, second.rows[name]))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12)

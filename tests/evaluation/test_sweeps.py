@@ -1,0 +1,81 @@
+"""Evaluations along an axis, and the pictures of scores."""
+
+import dataclasses
+import math
+
+import jax
+import numpy as np
+import pytest
+
+from lopt.distributed import PairLayout
+from lopt.evaluation.baselines import BASELINES
+from lopt.evaluation.evaluation import Evaluation
+from lopt.evaluation.measures import final_loss
+from lopt.evaluation.score_plots import draw_aggregate, draw_sweep
+from lopt.evaluation.sweeps import horizon_points, run_sweep
+from lopt.optimizers import OPTIMIZERS
+from tests.evaluation.test_evaluation import Bowl
+
+ADAM = dataclasses.replace(BASELINES["adam"], rates=(0.01, 0.1))
+
+
+def test_scores_at_every_point_refer_to_adam_tuned_there():
+    evaluation = Evaluation(40, 2, baselines=(ADAM,), layout=PairLayout(1, sequential=True))
+    points = {"near": (evaluation, Bowl(start=0.0)), "far": (evaluation, Bowl(start=5.0))}
+    optimizer = OPTIMIZERS["learnable_adam"](learning_rate=0.01)
+    theta = optimizer.init_theta(jax.random.key(0))
+    contestants = evaluation.contestants(optimizer, theta, theta)
+    said = []
+    sweep = run_sweep("start", "bowl", points, contestants, said.append)
+    assert (sweep["axis"], sweep["task"], sweep["values"]) == ("start", "bowl", ["near", "far"])
+    assert sweep["rows"]["learned"] == pytest.approx(sweep["rows"]["untrained"])
+    assert len(said) == 2
+    for i, (_, family) in enumerate(points.values()):
+        result = evaluation.task_curves(optimizer, theta, theta, family, family.load())
+        ours, adams = (final_loss(result.entries[name].chosen["final_loss"].loss) for name in ("learned", "adam"))
+        assert sweep["rows"]["learned"][i] == pytest.approx((adams.mean() / ours).mean())
+    assert sweep["rows"]["learned"][1] < 0.5  # a small rate does not get there
+
+
+def test_horizons_are_multiples_and_never_too_short():
+    evaluation = Evaluation(60, 1, baselines=(ADAM,))
+    points = horizon_points(evaluation, Bowl())
+    assert list(points) == ["20", "30", "60", "120", "300", "600"]
+    assert [found.horizon for found, _ in points.values()] == [20, 30, 60, 120, 300, 600]
+
+
+def texts(figure):
+    return [text.get_text() for axes in figure.axes for text in axes.texts]
+
+
+OPTIMIZER_LABELS = {"learned": {"label": "ours"}, "adam": {"label": "Adam"}}
+
+
+def test_heat_map_says_scores_divergence_and_what_there_is_not():
+    rows = {"learned": [2.0, 0, None], "adam": [1.0, 1.0, 1.0]}
+    figure = draw_sweep({"axis": "batch_size", "task": "t", "values": ["a", "b", "c"], "rows": rows}, OPTIMIZER_LABELS)
+    assert texts(figure) == ["2.00", "diverged", "-", "1.00", "1.00", "1.00"]
+    axes = figure.axes[0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["ours", "Adam"]
+    assert axes.get_xlabel() == "batch size"
+
+
+def test_intervals_stand_where_the_numbers_are_best_on_top():
+    interval = {"iqm_low": 0.5, "iqm_high": 1.5, "improvement_low": 0.2, "improvement_high": 0.9}
+    content = {
+        "optimizers": OPTIMIZER_LABELS,
+        "aggregate": [
+            {"optimizer": "learned", "iqm": 0.8, "improvement": None, **interval},
+            {"optimizer": "adam", "iqm": 1.0, "improvement": 0.4, **interval},
+        ],
+        "profiles": {"threshold": [0.1, 1, 10], "learned": [1, 0.5, 0], "adam": [1, 1, 0]},
+    }
+    left, right, _ = draw_aggregate(content).axes
+    assert [label.get_text() for label in left.get_yticklabels()] == ["ours", "Adam"]  # from below
+    points = {
+        axes: [float(np.asarray(line.get_xdata())[0]) for line in axes.lines if line.get_marker() == "o"]
+        for axes in (left, right)
+    }
+    assert points[left] == [0.8, 1.0]
+    assert math.isnan(points[right][0])
+    assert points[right][1] == 0.4

@@ -1,0 +1,91 @@
+"""One inner training against the same training written as a plain loop with optax."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from lopt.meta_training.inner import LOSS_CAP, inner_training
+from lopt.names import InputError
+from lopt.optimizers.learnable_adam import LearnableAdam
+from tests.toy_family import Quadratic
+
+FAMILY, OPTIMIZER = Quadratic(), LearnableAdam(learning_rate=0.05)
+HORIZON = 6
+
+
+def theta():
+    return OPTIMIZER.init_theta(jax.random.key(0))
+
+
+def losses(meta_loss, theta=None, family=FAMILY, num_steps=HORIZON):
+    """The losses of one trajectory, and its last state."""
+    problem = inner_training(OPTIMIZER, family, {}, meta_loss=meta_loss)
+    theta = OPTIMIZER.init_theta(jax.random.key(0)) if theta is None else theta
+
+    @jax.jit
+    def run(theta):
+        state = problem.init(theta, jax.random.key(1), jnp.asarray(HORIZON))
+        keys = jax.random.split(jax.random.key(2), num_steps)
+        return jax.lax.scan(lambda s, key: problem.step(theta, s, key), state, keys)
+
+    state, values = run(theta)
+    return np.asarray(values), state
+
+
+def plain_loop():
+    """Losses before the update on the training batch, and after it on a meta batch, normalized."""
+    config_key, params_key = jax.random.split(jax.random.key(1))
+    config = FAMILY.sample(config_key)
+    task = FAMILY.task(config)
+    params = task.init(params_key)
+    adam = optax.adam(0.05)
+    state = adam.init(params)
+    before, after = [], []
+    for key in jax.random.split(jax.random.key(2), HORIZON):
+        batch_key, loss_key, evaluate_key = jax.random.split(key, 3)
+        batch = FAMILY.sample_batch({}, batch_key, config, "train")
+        value, grads = jax.value_and_grad(task.loss)(params, loss_key, batch)
+        updates, state = adam.update(grads, state)
+        params = jax.tree.map(jnp.add, params, updates)
+        batch_key, loss_key = jax.random.split(evaluate_key)
+        batch = FAMILY.sample_batch({}, batch_key, config, "meta")
+        before.append(task.normalize(value))
+        after.append(task.normalize(task.loss(params, loss_key, batch)))
+    return np.array(before), np.array(after), params
+
+
+def test_each_meta_loss_is_what_it_says():
+    before, after, params = plain_loop()
+    values, state = losses("train")
+    np.testing.assert_allclose(values, before, rtol=1e-5)
+    np.testing.assert_allclose(state.params["p"], params["p"], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(losses("meta_batch")[0], after, rtol=1e-5)
+    np.testing.assert_allclose(losses("final")[0], [0] * (HORIZON - 1) + [after[-1]], rtol=1e-5)
+
+
+def test_a_diverged_training_pays_the_cap_to_its_end_and_nothing_else_does():
+    exploding = {**theta(), "log_learning_rate": jnp.asarray(60.0)}
+    for meta_loss in ("train", "meta_batch"):
+        values, _ = losses(meta_loss, exploding)
+        assert (values[1:] == LOSS_CAP).all()
+        assert np.isfinite(values).all()
+    invalid = {**theta(), "log_learning_rate": jnp.asarray(jnp.nan)}
+    assert (losses("meta_batch", invalid)[0] == LOSS_CAP).all()
+    assert (losses("train")[0] < LOSS_CAP).all()
+
+
+def test_config_and_initial_parameters_follow_the_key():
+    problem = inner_training(OPTIMIZER, FAMILY, {})
+    one, same, other = (problem.init(theta(), jax.random.key(k), jnp.asarray(5)) for k in (1, 1, 2))
+    assert (one.params["p"] == same.params["p"]).all()
+    assert one.config["scale"] == same.config["scale"] != other.config["scale"]
+
+
+def test_what_the_estimator_is_told():
+    assert inner_training(OPTIMIZER, FAMILY, {}, meta_loss="final").final_loss
+    problem = inner_training(OPTIMIZER, FAMILY, {})
+    assert (problem.final_loss, problem.cap) == (False, LOSS_CAP)
+    with pytest.raises(InputError, match="meta_batch"):
+        inner_training(OPTIMIZER, FAMILY, {}, meta_loss="meta_bach")  # pyright: ignore[reportArgumentType]

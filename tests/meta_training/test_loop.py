@@ -1,0 +1,125 @@
+"""The loop: resuming equals not stopping, signals, what it writes, and what it refuses."""
+
+import json
+import os
+import signal
+import threading
+
+import jax
+import numpy as np
+import pytest
+
+from lopt.distributed import PairLayout
+from lopt.meta_training.checkpoint import Checkpoints
+from lopt.meta_training.config import MetaTrainConfig
+from lopt.meta_training.loop import DivergedError, Run, train
+from lopt.names import InputError
+from lopt.trained.pretrained import load_pretrained
+from lopt.types import TaskMixture
+from tests.toy_family import Quadratic
+
+pytestmark = pytest.mark.xdist_group("loop")  # most tests share a program
+TASKS, DATA = TaskMixture((Quadratic(),), (1.0,)), ({},)
+CONFIG = MetaTrainConfig(
+    optimizer="learnable_adam", tasks="quadratic", num_pairs=4, truncation=5, horizon="10:20", outer_steps=4,
+    outer_schedule="constant",
+)  # fmt: skip
+
+
+def run(workdir, config=CONFIG, **options):
+    training = config.build(TASKS, PairLayout(2))
+    return train(training, config, Run(workdir=workdir, **options))
+
+
+def saved(workdir, config=CONFIG):
+    with Checkpoints(workdir) as checkpoints:
+        step, state = checkpoints.restore(config.build(TASKS, PairLayout(2)).template(DATA))
+    return step, [np.asarray(jax.random.key_data(x) if x.dtype == jax.random.key(0).dtype else x)
+                  for x in jax.tree.leaves(state)]  # fmt: skip
+
+
+def test_two_and_two_steps_are_four_bit_for_bit(tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert run(whole) == (4, True, None, whole / "export")
+    assert run(parts, stop_after=2, checkpoint_every=1) == (2, False, None, parts / "export")
+    with open(parts / "metrics.jsonl", "a") as file:  # as a killed run leaves it: rows after its checkpoint
+        file.write('{"step": 3, "meta_loss": 7}\n{"step": 4, "meta')
+    assert run(parts).finished
+    (step, state), (other_step, other_state) = saved(whole), saved(parts)
+    assert step == other_step == 4
+    for a, b in zip(state, other_state, strict=True):
+        np.testing.assert_array_equal(a, b)
+    rows = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert (whole / "metrics.jsonl").read_bytes() == (parts / "metrics.jsonl").read_bytes()
+    for name in ("theta.safetensors",):
+        assert (whole / "export" / name).read_bytes() == (parts / "export" / name).read_bytes()
+    pretrained = load_pretrained(parts)
+    np.testing.assert_array_equal(pretrained.theta["log_learning_rate"], state[0])
+    assert (pretrained.card["outer_steps"], pretrained.card["horizon"]) == (4, [10, 20])
+
+
+def test_a_finished_run_is_left_as_it_is_and_may_grow_without_a_schedule(tmp_path):
+    run(tmp_path)
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file() and p.name != ".lock"}
+    assert run(tmp_path).finished
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    longer = MetaTrainConfig(**{**CONFIG.__dict__, "outer_steps": 6})
+    assert run(tmp_path, longer).step == 6
+
+
+def test_another_config_is_refused_with_the_difference(tmp_path):
+    run(tmp_path, stop_after=1)
+    files = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file() and p.name != ".lock"}
+    other = MetaTrainConfig(**{**CONFIG.__dict__, "sigma": 0.02})
+    with pytest.raises(InputError, match=r"sigma: there 0\.01, asked 0\.02"):
+        run(tmp_path, other)
+    scheduled = MetaTrainConfig(**{**CONFIG.__dict__, "outer_schedule": "cosine", "outer_steps": 6})
+    with pytest.raises(InputError, match="outer_steps: there 4, asked 6"):
+        run(tmp_path, scheduled)
+    assert {p: p.read_bytes() for p in files} == files
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_a_restart_goes_on(tmp_path, number):
+    config = MetaTrainConfig(**{**CONFIG.__dict__, "outer_steps": 1_000_000})
+    before = signal.getsignal(number)
+
+    def when_running():
+        while not (tmp_path / "metrics.jsonl").exists() or not (tmp_path / "metrics.jsonl").stat().st_size:
+            threading.Event().wait(0.05)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=when_running, daemon=True).start()
+    outcome = run(tmp_path, config, checkpoint_every=1_000_000)
+    assert (outcome.finished, outcome.signal) == (False, number)
+    assert signal.getsignal(number) is before
+    assert saved(tmp_path, config)[0] == outcome.step > 0
+    assert run(tmp_path, config, stop_after=1).step == outcome.step + 1
+
+
+def test_one_run_a_workdir(tmp_path):
+    import fcntl
+
+    with open(tmp_path / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(InputError, match="another run is using"):
+            run(tmp_path)
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_a_theta_that_is_not_finite_is_not_saved(tmp_path):
+    config = MetaTrainConfig(
+        **{**CONFIG.__dict__, "outer_optimizer": "sgd", "outer_clip_norm": 0.0, "outer_learning_rate": 3e38,
+           "outer_steps": 50}
+    )  # fmt: skip
+    with pytest.raises(DivergedError, match="not finite after outer step"):
+        run(tmp_path, config, checkpoint_every=1000)
+    assert not (tmp_path / "export").exists()
+
+
+def test_a_final_loss_is_refused_before_anything_is_written(tmp_path):
+    config = MetaTrainConfig(**{**CONFIG.__dict__, "estimator": "truncated_es", "meta_loss": "final"})
+    with pytest.raises(InputError, match="final-loss"):
+        run(tmp_path / "x", config)
+    assert not (tmp_path / "x").exists()
