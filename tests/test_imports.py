@@ -36,6 +36,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "lopt.figures": (),
     "lopt.trees": TYPES,
     "lopt.seeds": TYPES,
+    "lopt.inner_step": TYPES,
     "lopt.horizons": ("lopt.names",),
     "lopt.distributed": SETTINGS,
     "lopt.tracking": ("lopt.names", "lopt.files"),
@@ -47,14 +48,24 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *("lopt.optimizers", "lopt.optimizers.parts"),
     ),
     "lopt.meta_training": (
-        *(*SETTINGS, "lopt.files", "lopt.trees", "lopt.seeds", "lopt.horizons", "lopt.distributed", "lopt.tracking"),
+        *(
+            *SETTINGS,
+            "lopt.files",
+            "lopt.trees",
+            "lopt.seeds",
+            "lopt.inner_step",
+            "lopt.horizons",
+            "lopt.distributed",
+            "lopt.tracking",
+        ),
         *("lopt.optimizers", "lopt.estimators", "lopt.trained"),
     ),
     "lopt.evaluation": (
-        *(*SETTINGS, "lopt.version", "lopt.files", "lopt.distributed", "lopt.tracking"),
+        *(*SETTINGS, "lopt.version", "lopt.files", "lopt.inner_step", "lopt.distributed", "lopt.tracking"),
         "lopt.trained",
     ),
     "lopt.inspect": (*SETTINGS, "lopt.files", "lopt.figures", "lopt.trained"),
+    "lopt.pool": (*SETTINGS, "lopt.optimizers", "tasks", "tasks.sweeps"),  # the one door from the library to the tasks
     "tasks": ("tasks.augmentations", "tasks.families", "tasks.pools"),
     "tasks.checks": ("lopt.names",),
     "tasks.naming": ("lopt.names",),
@@ -186,6 +197,11 @@ def test_floors_lie_on_one_another():
     assert all(floor_of(other) < floor_of(room) for room, others in ROOMS.items() for other in others)
     wings = ("lopt.meta_training", "lopt.evaluation", "lopt.inspect")
     assert not any(other in wings for wing in wings for other in ROOMS[wing])
+
+
+def test_the_library_reaches_the_tasks_through_one_door():
+    rooms = [room for room in ROOMS if within(room, "lopt") and any(within(other, "tasks") for other in ROOMS[room])]
+    assert rooms == ["lopt.pool"]
 
 
 @pytest.mark.parametrize("package", APART)
