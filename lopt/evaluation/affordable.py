@@ -67,12 +67,12 @@ def _working_bytes(evaluation: Evaluation, contestant: Contestant) -> float:
 
 def _check_disk(folder: Path, needed: float) -> None:
     """Raises InputError unless the disk of a folder, which may not exist yet, has room for so many bytes."""
-    place = folder.absolute()
-    while not place.exists() and place != place.parent:
-        place = place.parent
     try:
+        place = folder.absolute()
+        while not place.exists() and place != place.parent:
+            place = place.parent
         free = shutil.disk_usage(place).free
     except OSError as error:
-        raise InputError(f"cannot use {folder} for the results: {error}") from error
+        raise InputError(f"cannot use {folder}: {error}") from error
     if free < needed:
         raise InputError(f"{folder} has {free / 1e6:.3g} MB of free space, and the results need {needed / 1e6:.3g} MB")

@@ -96,11 +96,13 @@ def _draw_task(axes: "Axes", task: str, result: TaskResult) -> None:
             axes.fill_between(steps, loss.min(0), loss.max(0), **shade)
     for i, loss in enumerate(grey):
         span = f"{adam.rates[0]:.2g} to {adam.rates[-1]:.2g}"
-        label = f"Adam, {len(rest)} other rates,\n{span} (tuning seeds)" if i == 0 else None
+        number = f"{len(rest)} other rates,\n" if len(rest) > 1 else "another rate,\n"
+        label = f"Adam, {number}{span} (tuning seeds)" if i == 0 else None
         axes.plot(steps, np.minimum(loss, 10 * abs(high)), label=label, **GRID)
 
     if low > 0:
         axes.set_yscale("log")
+    axes.locator_params(axis="x", integer=True)
     axes.set(xlim=(0, len(steps)), ylim=(low, high), xlabel="step", ylabel="training loss")
     axes.set_title(f"{plain_text(task)}  ({result.num_params:,} parameters)", fontsize=11, loc="left")
     axes.spines[["top", "right"]].set_visible(False)

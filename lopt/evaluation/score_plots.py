@@ -36,6 +36,7 @@ def draw_aggregate(content: Mapping[str, Any]) -> "Figure":
     title = "score: tuned Adam's final loss / its own\n(dot: interquartile mean; bar: 95 %"
     _intervals(left, order, "iqm", labels, 1.0, f"{title}; |: worst task)" if _has_worst(order) else f"{title})")
     _intervals(right, order, "improvement", labels, 0.5, f"P({labels['learned']} is better)")
+    left.set_xlim(left=-0.02 * left.get_xlim()[1])
     right.set_xlim(-0.02, 1.02)
     right.tick_params(axis="y", labelleft=False)
     if not any(math.isfinite(_number(row["improvement"])) for row in rows):
