@@ -2,11 +2,21 @@
 
 import re
 import tomllib
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 import lopt
+from lopt.estimators import ESTIMATORS
+from lopt.estimators.evolution import EvolutionStrategy
+from lopt.evaluation.baselines import BASELINES
+from lopt.optimizers import OPTIMIZERS
+from lopt.trained.pretrained import shipped
 from presets import PRESETS
+from tasks import AUGMENTATIONS, FAMILIES, POOLS
+from tasks.datasets import BUILTIN
 from tests.test_imports import ROOT
 
 PAGES = sorted(str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -114,3 +124,64 @@ def test_the_wheel_has_the_mark_of_typed_packages():
     assert wheel["packages"] == ["lopt"]
     assert set(wheel) == {"packages", "force-include"}  # nothing is left out of it
     assert (ROOT / "lopt" / "py.typed").read_text() == ""
+
+
+def test_the_readme_counts_what_there_is():
+    text = " ".join((ROOT / "README.md").read_text().split())
+    evolution = [kind for kind in ESTIMATORS.values() if issubclass(kind, EvolutionStrategy)]
+    kinds = {
+        "learned optimizers": OPTIMIZERS,
+        "trained ones": shipped(),
+        "evolution strategies": evolution,
+        "gradient methods": set(ESTIMATORS.values()) - set(evolution),
+        "task families": FAMILIES,
+        "augmentations": AUGMENTATIONS,
+        "pools": POOLS,
+        "data sets that need no network": BUILTIN,
+        "baselines": BASELINES,
+        "experiments of the PES and NRES papers": list((ROOT / "results").glob("*/numbers.json")),
+    }
+    for name, members in kinds.items():
+        assert f"{len(members)} {name}" in text
+
+
+# What the README's Python blocks take for granted, and the same settings on a smaller scale.
+README_NAMES = """
+import jax.numpy as jnp
+params = {"w": jnp.ones((3, 2)), "b": jnp.zeros((1, 2))}
+batch = jnp.ones((4, 3)), jnp.full((4, 2), 2.0)
+data = batch
+
+def loss_fn(params, batch):
+    x, y = batch
+    return jnp.mean((x @ params["w"] + params["b"] - y) ** 2)
+
+def init(key):
+    return params
+
+def train_loss(params, key, data):
+    return loss_fn(params, data)
+
+valid_loss = train_loss
+"""
+README_SMALLER = {
+    "    num_steps=200,\n": "    num_steps=4, num_pairs=2, truncation=2, num_updates=2,\n",
+}
+
+
+def test_the_python_in_the_readme_runs(tmp_path, monkeypatch):
+    """Block by block in one namespace, as a reader would paste them into a notebook."""
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "README.md").read_text()
+    for setting, smaller in README_SMALLER.items():
+        assert text.count(setting) == 1
+        text = text.replace(setting, smaller)
+    blocks = re.findall(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+    assert len(blocks) >= 3
+    names: dict[str, Any] = {}
+    exec(README_NAMES, names)
+    for block in blocks:
+        exec(block, names)
+    trained, _, loss = names["train_step"](names["params"], names["tx"].init(names["params"]), names["batch"])
+    assert jax.tree.map(jnp.shape, trained) == jax.tree.map(jnp.shape, names["params"])
+    assert loss > 0
