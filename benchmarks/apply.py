@@ -1,16 +1,16 @@
 """What an update costs: `python -m benchmarks.apply [NAME...] [--sizes=1e5,1e6,1e7]`, minutes on two cores.
 
-Each learned optimizer, with a fresh theta, is compared with optax.adam, optax.adamw and optax.contrib.muon on the shapes
-of an MLP (ten square matrices and their biases) and of a transformer (an embedding; per block, four matrices of width^2,
-two of 4 width^2, and norms). One jitted update is timed, with its state donated. The rules take turns, so that all meet
-the same noise. The first table has milliseconds (median of the turns), the same as a multiple of Adam's, numbers of
-state per parameter, the working memory that XLA reserves (memory_analysis of the compiled program) and seconds to
-compile.
+Each learned optimizer, with a fresh theta, is compared with optax.adam, optax.adamw and optax.contrib.muon on the
+shapes of an MLP (ten square matrices and their biases) and of a transformer (an embedding; per block, four matrices of
+width^2, two of 4 width^2, and norms). One jitted update is timed, with its state donated. The rules take turns, so that
+all meet the same noise. The first table has milliseconds (median of the turns), the same as a multiple of Adam's,
+numbers of state per parameter, the working memory that XLA reserves (memory_analysis of the compiled program) and
+seconds to compile.
 
 The second table compares some rules with the time that memory or arithmetic alone would take. That time follows from
 `WORK` and from rates that are measured in the same turns: bytes per second in sums of arrays, and multiplications and
-additions per second in products 512^3 and in a fused loop. --write puts both tables into docs/optimizers.md. --rows=FILE
-keeps measured rows in a file and does not measure them again.
+additions per second in products 512^3 and in a fused loop. --write puts both tables into docs/optimizers.md.
+--rows=FILE keeps measured rows in a file and does not measure them again.
 """
 
 import argparse
@@ -45,10 +45,10 @@ MODELS = ("MLP", "transformer")
 TURNS, SECONDS = 4, 4.0  # least number of turns; seconds after which no turn begins
 
 # Per parameter of a matrix: the bytes that a program which keeps no features must move, the floating-point operations,
-# and where those run. All rules read g, p and state and write state for the mean squares, then read all but the old state
-# again and write the update. adafac_mlp: state m[3], v; 272 for the MLP, 45 for features, twice. celo2: the same, then the
-# direction is read twice and scaled; 624 + 2 x 50. mlp: state m[6]; 8-32-32-2 and 20. rnn_mlp: state m[5], v[5], whose
-# means come before their variances; 23-32-32-2, a sum of 32, and features twice, 45 each.
+# and where those run. All rules read g, p and state and write state for the mean squares, then read all but the old
+# state again and write the update. adafac_mlp: state m[3], v; 272 for the MLP, 45 for features, twice. celo2: the same,
+# then the direction is read twice and scaled; 624 + 2 x 50. mlp: state m[6]; 8-32-32-2 and 20. rnn_mlp: state m[5],
+# v[5], whose means come before their variances; 23-32-32-2, a sum of 32, and features twice, 45 each.
 WORK = {
     "adafac_mlp": (4 * (6 + 4 + 6 + 1), 272 + 90, "fused"),
     "celo2": (4 * (6 + 4 + 6 + 1 + 3), 624 + 100, "fused"),
