@@ -1,4 +1,4 @@
-"""What the networks of several families share: activations, initialisation in one draw, an MLP."""
+"""What the networks of several families share: activations, initialisation in one draw, an MLP, losses of classes."""
 
 import math
 from collections.abc import Mapping
@@ -92,3 +92,8 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     # A mask rather than an index: the gradient of an indexing is a scatter, which is slow in the inner loop.
     classes = jnp.arange(logits.shape[-1]).reshape((1,) * labels.ndim + (-1,))
     return -jnp.sum(jax.nn.log_softmax(logits), axis=-1, where=labels[..., None] == classes)
+
+
+def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """The share of labels, int [...], whose logit is the largest of its row of [..., C]."""
+    return jnp.mean(jnp.argmax(logits, axis=-1) == labels)

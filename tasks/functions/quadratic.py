@@ -7,8 +7,9 @@ import jax.numpy as jnp
 
 from lopt.types import Batch, Config, Data, Params, Task
 from tasks.checks import check_number, check_whole
+from tasks.functions.spectra import log_uniform, rotation
 from tasks.naming import family_name
-from tasks.synthetic import Synthetic, log_uniform, rotation, split_key
+from tasks.synthetic import Synthetic, split_key
 
 
 @dataclasses.dataclass(frozen=True)

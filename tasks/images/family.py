@@ -1,9 +1,8 @@
-"""What the families on image sets share: loading, resizing, batches, and the loss of a classifier."""
+"""What the families on image sets share: reading a set, and drawing batches of standardised images."""
 
 import abc
 import dataclasses
 import functools
-import math
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -15,11 +14,9 @@ from lopt.names import InputError
 from lopt.types import Batch, Config, Data, Params, Task
 from tasks import datasets
 from tasks.checks import check_whole
+from tasks.images.resizing import resize_images
 from tasks.naming import UNNAMED, family_name
 from tasks.sampling import sample_indices
-
-# Weights of red, green and blue in the grey level (ITU-R BT.601).
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -132,39 +129,6 @@ def _first_moments(family: ImageFamily, data_dir: str | None) -> tuple[np.ndarra
     return family._moments(resize_images(images, family.size, family.channels))
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ImageClassifier(ImageFamily):
-    """Cross-entropy -1/B sum_b log softmax(logits_b)[label_b], in nats; 1 is the loss ln C of uniform guessing."""
-
-    @abc.abstractmethod
-    def _logits(self, params: Params, images: jax.Array) -> jax.Array:
-        """float32 [B, F] -> [B, C]."""
-
-    def _moments(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of each channel, float32 [c]."""
-        mean, variance = images.mean((0, 1, 2), dtype=np.float64), images.var((0, 1, 2), dtype=np.float64)
-        # At least one grey level, so that a channel without any contrast is not divided by zero.
-        return mean.astype(np.float32), np.maximum(np.sqrt(variance), 1).astype(np.float32)
-
-    def _loss(self, params: Params, key: jax.Array, batch: Batch) -> jax.Array:
-        """Mean cross-entropy, in nats."""
-        del key
-        log_probability = jax.nn.log_softmax(self._logits(params, batch["image"]))
-        # A mask rather than an index: the gradient of an indexing is a scatter, which is slow in the inner loop.
-        is_label = batch["label"][:, None] == jnp.arange(self.num_classes)[None, :]
-        return -jnp.mean(jnp.sum(log_probability, axis=-1, where=is_label))
-
-    def _normalize(self, loss: jax.Array) -> jax.Array:
-        """In units of the loss of uniform guessing."""
-        return loss / math.log(self.num_classes)
-
-    def _metrics(self, params: Params, key: jax.Array, batch: Batch) -> Mapping[str, jax.Array]:
-        """`accuracy`: fraction of the batch whose largest logit is the label's."""
-        del key
-        guess = jnp.argmax(self._logits(params, batch["image"]), axis=-1)
-        return {"accuracy": jnp.mean(guess == batch["label"])}
-
-
 def describe_images(name: str, data_dir: str | None) -> datasets.DatasetInfo:
     """`datasets.describe`; raises InputError unless the set holds images."""
     info = datasets.describe(name, data_dir)
@@ -176,35 +140,3 @@ def check_channels(channels: int) -> None:
     """Raises InputError unless images can have that many channels."""
     if channels not in (1, 3):
         raise InputError(f"channels must be 1 (grey) or 3 (colour), not {channels!r}")
-
-
-def resize_images(images: np.ndarray, size: int, channels: int) -> np.ndarray:
-    """uint8 [n, h, w, 1 or 3] -> uint8 [n, size, size, channels], by linear interpolation, antialiased.
-
-    A grey image becomes a colour image of three equal channels. An image that is not square is squeezed.
-    """
-    n, height, width, depth = images.shape
-    if depth == channels and (height, width) == (size, size):
-        return images
-    rows, columns = _resize_weights(height, size), _resize_weights(width, size)
-    result = np.empty((n, size, size, channels), np.uint8)
-    block = 1024  # images at once, to bound the float copies
-    for start in range(0, n, block):
-        x = images[start : start + block].astype(np.float32)
-        if depth == 3 and channels == 1:
-            x = x @ LUMA[:, None]
-        x = np.einsum("yh,nhwc,xw->nyxc", rows, x, columns, optimize=True)
-        result[start : start + block] = np.rint(x)  # also copies one channel into three
-    return result
-
-
-def _resize_weights(old: int, new: int) -> np.ndarray:
-    """float32 [new, old], rows summing to 1: what each old pixel gives each new one, along one axis.
-
-    As `jax.image.resize(..., "linear", antialias=True)`, but in numpy: nothing to compile for every shape, no device.
-    The triangle is as wide as the coarser of the two grids.
-    """
-    scale = old / new
-    centres = (np.arange(new)[:, None] + 0.5) * scale - 0.5
-    weights = np.maximum(0, 1 - np.abs(centres - np.arange(old)[None, :]) / max(scale, 1))
-    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)

@@ -9,8 +9,8 @@ import jax
 from lopt.names import InputError, check_known
 from lopt.types import Params
 from tasks.checks import check_whole, check_widths
+from tasks.images.classifier import ImageClassifier
 from tasks.images.convolution import Conv
-from tasks.images.family import ImageClassifier
 from tasks.networks import apply, init_params
 
 NORMS = ("none", "group", "layer")

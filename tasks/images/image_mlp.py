@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from lopt.names import InputError, check_known
 from lopt.types import Params
 from tasks.checks import check_widths
-from tasks.images.family import ImageClassifier
+from tasks.images.classifier import ImageClassifier
 from tasks.networks import ACTIVATIONS
 
 LAYER_NORM_EPSILON = 1e-6

@@ -8,7 +8,7 @@ import jax
 
 from lopt.names import InputError
 from lopt.types import Params
-from tasks.images.family import ImageClassifier
+from tasks.images.classifier import ImageClassifier
 from tasks.networks import apply, init_params
 
 

@@ -15,7 +15,7 @@ from tasks.checks import check_whole
 from tasks.images.family import check_channels, describe_images
 from tasks.images.image_mlp import ImageMLP
 from tasks.naming import UNNAMED, family_name
-from tasks.networks import ACTIVATIONS
+from tasks.networks import ACTIVATIONS, accuracy, cross_entropy
 from tasks.sampling import sample_indices
 
 # What is added to the logits of classes that a data set lacks. Not infinite, so that noise in the labels may name them.
@@ -134,15 +134,12 @@ class RandomMLP:
 
         def loss(params: Params, key: jax.Array, batch: Batch) -> jax.Array:
             del key
-            log_probability = jax.nn.log_softmax(self._logits(config, params, batch))
-            is_label = batch["label"][:, None] == jnp.arange(self.num_classes)[None, :]
-            nats = -jnp.sum(log_probability, axis=-1, where=is_label)
+            nats = cross_entropy(self._logits(config, params, batch), batch["label"])
             return jnp.mean(nats / jnp.log(batch["num_classes"]))
 
         def metrics(params: Params, key: jax.Array, batch: Batch) -> Mapping[str, jax.Array]:
             del key
-            guess = jnp.argmax(self._logits(config, params, batch), axis=-1)
-            return {"accuracy": jnp.mean(guess == batch["label"])}
+            return {"accuracy": accuracy(self._logits(config, params, batch), batch["label"])}
 
         return Task(init, loss, lambda loss: loss, metrics)
 

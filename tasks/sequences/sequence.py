@@ -13,8 +13,8 @@ from lopt.names import check_known
 from lopt.types import Batch, Config, Data, Params, Task
 from tasks.checks import check_whole
 from tasks.naming import family_name
-from tasks.networks import cross_entropy
-from tasks.sequences.models import CELLS, RecurrentNetwork, Transformer, check_heads, init_sequence_params
+from tasks.networks import apply, cross_entropy
+from tasks.sequences.networks import CELLS, RecurrentNetwork, Transformer, check_heads, init_sequence_params
 from tasks.synthetic import Synthetic, split_key
 
 NO_ANSWER = -1
@@ -165,9 +165,7 @@ class Sequence(Synthetic):
 
     def _logits(self, params: Params, batch: Batch) -> jax.Array:
         """[B, L, number of answers]."""
-        logits = self._network().apply({"params": params}, batch["tokens"])
-        assert isinstance(logits, jax.Array)
-        return logits
+        return apply(self._network(), params, batch["tokens"])
 
     def _loss(self, params: Params, key: jax.Array, batch: Batch) -> jax.Array:
         """Mean cross-entropy of the answers, in nats."""

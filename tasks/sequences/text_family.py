@@ -15,8 +15,8 @@ from lopt.types import SPLITS, Batch, Config, Data, Params, Task
 from tasks import datasets
 from tasks.checks import check_whole
 from tasks.naming import UNNAMED, family_name
-from tasks.networks import cross_entropy
-from tasks.sequences.models import init_sequence_params
+from tasks.networks import accuracy, apply, cross_entropy
+from tasks.sequences.networks import init_sequence_params
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -104,9 +104,7 @@ class TextFamily(abc.ABC):
 
     def _logits(self, params: Params, batch: Batch) -> jax.Array:
         """[B, L, 97]."""
-        logits = self.network().apply({"params": params}, batch["tokens"][:, :-1])
-        assert isinstance(logits, jax.Array)
-        return logits
+        return apply(self.network(), params, batch["tokens"][:, :-1])
 
     def _loss(self, params: Params, key: jax.Array, batch: Batch) -> jax.Array:
         """Mean cross-entropy of the symbol after each one read, in nats."""
@@ -120,5 +118,4 @@ class TextFamily(abc.ABC):
     def _metrics(self, params: Params, key: jax.Array, batch: Batch) -> Mapping[str, jax.Array]:
         """`accuracy`: fraction of the symbols that have the largest logit."""
         del key
-        guess = jnp.argmax(self._logits(params, batch), axis=-1)
-        return {"accuracy": jnp.mean(guess == batch["tokens"][:, 1:])}
+        return {"accuracy": accuracy(self._logits(params, batch), batch["tokens"][:, 1:])}

@@ -8,7 +8,7 @@ import flax.linen as nn
 from lopt.names import check_known
 from tasks.checks import check_whole
 from tasks.datasets import NUM_SYMBOLS
-from tasks.sequences.models import CELLS, RecurrentNetwork
+from tasks.sequences.networks import CELLS, RecurrentNetwork
 from tasks.sequences.text_family import TextFamily
 
 

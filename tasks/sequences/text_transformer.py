@@ -7,7 +7,7 @@ import flax.linen as nn
 
 from tasks.checks import check_whole
 from tasks.datasets import NUM_SYMBOLS
-from tasks.sequences.models import Transformer, check_heads
+from tasks.sequences.networks import Transformer, check_heads
 from tasks.sequences.text_family import TextFamily
 
 

@@ -12,7 +12,7 @@ from lopt.names import check_known
 from lopt.types import Batch, Config, Data, Params, Task
 from tasks.checks import check_whole, check_widths
 from tasks.naming import family_name
-from tasks.networks import ACTIVATIONS, MLP, cross_entropy, init_params
+from tasks.networks import ACTIVATIONS, MLP, accuracy, apply, cross_entropy, init_params
 from tasks.tables.family import TableFamily, draw
 
 # Variance times fan-in of the readout: predictions that start near 0, by columns that may be alike.
@@ -66,9 +66,7 @@ class TableMLP(TableFamily):
 
     def _outputs(self, params: Params, batch: Batch) -> jax.Array:
         """Logits [B, C], or [B, 1] for a number."""
-        outputs = self._network().apply({"params": params}, batch["x"])
-        assert isinstance(outputs, jax.Array)
-        return outputs
+        return apply(self._network(), params, batch["x"])
 
     def _loss(self, params: Params, key: jax.Array, batch: Batch) -> jax.Array:
         """Mean cross-entropy in nats, or mean squared error."""
@@ -87,4 +85,4 @@ class TableMLP(TableFamily):
         del key
         if not self.num_classes:
             return {}
-        return {"accuracy": jnp.mean(jnp.argmax(self._outputs(params, batch), axis=-1) == batch["label"])}
+        return {"accuracy": accuracy(self._outputs(params, batch), batch["label"])}
