@@ -15,9 +15,10 @@ class Synthetic:
 
     @property
     def streams(self) -> bool:
+        """Never: there are no data."""
         return False
 
 
 def split_key(key: jax.Array, split: str) -> jax.Array:
-    """The key of a batch of one split. Splits draw from streams of their own: one key gives each another batch."""
+    """The key of a batch of one split: each split has a stream of its own, so that one key gives each another batch."""
     return jax.random.fold_in(key, SPLITS.index(split))

@@ -13,10 +13,10 @@ from tasks.augmentations.augmented import Augmentation, setting_of
 
 @dataclasses.dataclass(frozen=True)
 class ReduceBatch(Augmentation):
-    """Training batches that hold a fraction of their examples, repeated in turn; it is uniform from `low` to 1.
+    """Training batches repeat a fraction of their examples in turn; the fraction is uniform between `low` and 1.
 
-    So the shapes stay, and the gradient has the noise of the smaller batch (where its size does not divide the batch,
-    the first examples count once more).
+    So shapes stay as they are, and the gradient has the noise of the smaller batch. If its size does not divide that of
+    the batch, the first examples count once more.
     """
 
     name: ClassVar[str] = "reduce_batch"
@@ -43,7 +43,7 @@ class ReduceBatch(Augmentation):
 
 @dataclasses.dataclass(frozen=True)
 class LabelNoise(Augmentation):
-    """A fraction of the training labels is replaced by those of random others; it is uniform from 0 to `high`."""
+    """A fraction of the training labels, uniform between 0 and `high`, is replaced by those of other examples."""
 
     name: ClassVar[str] = "label_noise"
     high: float = 0.5
@@ -78,10 +78,10 @@ class PermuteLabels(Augmentation):
         return jax.random.permutation(key, setting_of(family, "num_classes")).astype(jnp.int32)
 
     def task(self, task: Task, draw: Config) -> Task:
-        # In the task rather than in the batch, since it holds for the valid and test splits too.
+        # In the task and not in the batch, because the valid and test splits are renamed too.
         def renamed(batch: Batch) -> Batch:
             names = draw
-            if "num_classes" in batch:  # of the data set, which may have fewer: they keep to themselves
+            if "num_classes" in batch:  # a data set may have fewer classes: they are renamed among themselves
                 present = jnp.arange(len(draw)) < batch["num_classes"][0]
                 names = jnp.sum((draw[:, None] > draw[None, :]) & present[None, :], axis=1)
             return {**batch, "label": names[batch["label"]]}
@@ -95,4 +95,4 @@ class PermuteLabels(Augmentation):
 def _check_labels(augmentation: Augmentation, family: TaskFamily) -> None:
     """Raises InputError unless the family's loss is that of classes."""
     if setting_of(family, "num_classes") < 2 or setting_of(family, "ignores_labels"):
-        raise InputError(f"{augmentation.name} needs a task of classification: {family.name} is none")
+        raise InputError(f"{augmentation.name} needs a classification task, which {family.name} is not")

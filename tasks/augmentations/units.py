@@ -19,8 +19,9 @@ class Reparametrize(Augmentation):
     """loss'(w) = loss(s w), started at w_0 / s: the same training in other units, with s drawn log-uniformly.
 
     Attributes:
-      level: one s for all (global), one a tensor, or one a parameter.
-      low, high: range of s.
+      level: one s for all (global), one per tensor, or one per parameter.
+      low: smallest s.
+      high: largest s.
     """
 
     name: ClassVar[str] = "reparametrize"

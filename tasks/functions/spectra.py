@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 
 def log_uniform(key: jax.Array, number: int, condition: float) -> jax.Array:
-    """float32 [number] in (1 / condition, 1], their logarithms uniform: a spectrum of at most that condition."""
+    """float32 [number] in (1 / condition, 1] with uniform logarithms: a spectrum of at most that condition."""
     return jnp.exp(-math.log(condition) * jax.random.uniform(key, (number,)))
 
 

@@ -26,10 +26,10 @@ class ImageFamily(abc.ABC):
     Attributes:
       head: what the name begins with.
       dataset: a name that `datasets.describe` knows.
-      size: images are resized to a square of this many pixels a side.
+      size: images are resized to squares of `size` x `size` pixels.
       channels: 1, grey; or 3, colour.
       num_classes: number of classes of the data set, C below.
-      data_dir: where the data set is looked for; None for the default.
+      data_dir: directory that holds the data set; None for the default.
     """
 
     head: ClassVar[str]
@@ -47,7 +47,7 @@ class ImageFamily(abc.ABC):
     @property
     @abc.abstractmethod
     def batch_size(self) -> int:
-        """Images a batch, B below: a field of each family, as names have it after the settings of the network."""
+        """Images per batch, B: a field of each family, because names list it after the settings of the network."""
 
     @abc.abstractmethod
     def _check(self) -> None:
@@ -85,7 +85,7 @@ class ImageFamily(abc.ABC):
 
     @property
     def streams(self) -> bool:
-        """Whether the set is read a block at a time."""
+        """Whether the set is read one block at a time."""
         return datasets.describe(self.dataset, self.data_dir).streams
 
     def load(self, seed: int = 0, block: int = 0) -> Data:
@@ -97,7 +97,9 @@ class ImageFamily(abc.ABC):
         """
         info = describe_images(self.dataset, self.data_dir)
         if info.num_classes != self.num_classes:
-            raise InputError(f"{self.dataset!r} has {info.num_classes} classes: num_classes is {self.num_classes}")
+            raise InputError(
+                f"{self.dataset!r} has {info.num_classes} classes, and the family has num_classes={self.num_classes}"
+            )
         data: dict[str, object] = {}
         for split, arrays in datasets.load_images(self.dataset, self.data_dir, seed=seed, block=block).items():
             image = resize_images(arrays["image"], self.size, self.channels)
@@ -124,7 +126,7 @@ class ImageFamily(abc.ABC):
 
 @functools.lru_cache(maxsize=32)
 def _first_moments(family: ImageFamily, data_dir: str | None) -> tuple[np.ndarray, np.ndarray]:
-    """The moments of block 0 of seed 0. `data_dir` is here as equal families may differ in it."""
+    """The moments of block 0 of seed 0. `data_dir` is an argument because equal families may differ in it."""
     images = datasets.load_images(family.dataset, data_dir)["train"]["image"]
     return family._moments(resize_images(images, family.size, family.channels))
 

@@ -27,9 +27,9 @@ def resize_images(images: np.ndarray, size: int, channels: int) -> np.ndarray:
 
 
 def _resize_weights(old: int, new: int) -> np.ndarray:
-    """float32 [new, old], rows summing to 1: what each old pixel gives each new one, along one axis.
+    """float32 [new, old], rows summing to 1: the share of each old pixel in each new one, along one axis.
 
-    As `jax.image.resize(..., "linear", antialias=True)`, but in numpy: nothing to compile for every shape, no device.
+    As `jax.image.resize(..., "linear", antialias=True)`, but in numpy, which compiles nothing and uses no device.
     The triangle is as wide as the coarser of the two grids.
     """
     scale = old / new

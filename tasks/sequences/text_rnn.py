@@ -18,7 +18,7 @@ class TextRNN(TextFamily):
 
     Attributes:
       cell: "lstm" (Hochreiter and Schmidhuber 1997) or "gru" (Cho et al. 2014, arXiv:1406.1078).
-      width: entries of the embedding, and units of the layer.
+      width: size of the embedding, and number of units of the layer.
     """
 
     head: ClassVar[str] = "text_rnn"

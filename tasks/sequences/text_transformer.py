@@ -16,7 +16,7 @@ class TextTransformer(TextFamily):
     """Trains a decoder with causal attention to predict the next symbol; see `TextFamily` and `Transformer`.
 
     Attributes:
-      width: entries of the embedding, a multiple of the 4 heads.
+      width: size of the embedding; a multiple of 4, the number of heads.
       depth: blocks of attention and MLP.
     """
 

@@ -28,8 +28,8 @@ class TableMLP(TableFamily):
 
     Attributes:
       hidden_sizes: width of each hidden layer; empty for logistic or linear regression.
-      activation: of the hidden layers, one of `ACTIVATIONS`.
-      batch_size: rows a batch, B below.
+      activation: activation of the hidden layers, one of `ACTIVATIONS`.
+      batch_size: rows per batch, B below.
     """
 
     hidden_sizes: tuple[int, ...] = (32,)
@@ -52,7 +52,7 @@ class TableMLP(TableFamily):
         return Task(self._init, self._loss, self._normalize, self._metrics)
 
     def sample_batch(self, data: Data, key: jax.Array, config: Config, split: str) -> Batch:
-        """`{"x": float32 [B, d], "label": int32 [B]}`, or `"y"`, float32 [B], for a number to be predicted."""
+        """`{"x": float32 [B, d], "label": int32 [B]}`, or `"y"`, float32 [B], if the target is a number."""
         del config
         return draw(data[split], key, self.batch_size)
 

@@ -178,7 +178,7 @@ def test_bad_settings_are_input_errors(settings, message):
 
 
 def test_wrong_number_of_classes_is_refused(data_dir):
-    with pytest.raises(InputError, match="'digits' has 10 classes: num_classes is 9"):
+    with pytest.raises(InputError, match="'digits' has 10 classes, and the family has num_classes=9"):
         ImageMLP(num_classes=9, data_dir=data_dir).load()
 
 
