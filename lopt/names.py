@@ -105,6 +105,25 @@ def build(kind: str, spec: Spec, table: Mapping[str, Callable[..., Any]], **defa
         raise InputError(f"{kind} {spec}: {error}") from error
 
 
+def spell(made: Any, table: Mapping[str, Callable[..., Any]]) -> str:
+    """The text that stands for an object that `build` makes from this table: `mlp:hidden_sizes=(4,4)`.
+
+    Settings at their defaults, and those that no text can hold, are left out. An object of a class outside of the table
+    is spelled with its module and class, `my_rules:MyRule:width=8`.
+    """
+    kind = type(made)
+    name = next((name for name, known in table.items() if known is kind), f"{kind.__module__}:{kind.__qualname__}")
+    if not dataclasses.is_dataclass(made):
+        return name
+    annotations = typing.get_type_hints(kind)
+    values = {
+        field.name: getattr(made, field.name)
+        for field in dataclasses.fields(made)
+        if _wanted(annotations[field.name], None) and getattr(made, field.name) != field.default
+    }
+    return str(Spec(name, values))
+
+
 def check_settings(kind: str, spec: Spec, constructor: Any) -> None:
     """Raises InputError unless each setting is a field of the dataclass `constructor`, of the type annotated there."""
     annotations = typing.get_type_hints(constructor)

@@ -13,7 +13,7 @@ import pytest
 from lopt.distributed import PairLayout
 from lopt.evaluation.evaluation import Evaluation
 from lopt.evaluation.scores import COMPARISONS, score_task
-from lopt.meta_training.loop import Run, train
+from lopt.meta_training.loop import Invocation, train
 from lopt.optimizers import OPTIMIZERS
 from lopt.seeds import initial_theta
 from lopt.trained.pretrained import Pretrained, load_pretrained, shipped
@@ -74,7 +74,7 @@ def test_presets_name_their_command_time_and_score(name):
 
 
 def test_every_architecture_has_a_preset_and_a_row_in_the_docs():
-    assert {config.optimizer.split(":")[0] for config in PRESETS.values()} == set(OPTIMIZERS)
+    assert {str(config.optimizer).split(":")[0] for config in PRESETS.values()} == set(OPTIMIZERS)
     assert set(re.findall(r"^\| `(\w+)` \| [\d,]+ ", DOCS.read_text(), flags=re.MULTILINE)) == set(OPTIMIZERS)
 
 
@@ -162,5 +162,5 @@ def test_shipped_optimizers_keep_their_promise(preset, tmp_path):
 def test_presets_reach_their_promise(name, tmp_path):
     config, layout = PRESETS[name], PairLayout(2)
     training = config.build(parse_mixture(config.tasks, data_dir=str(tmp_path / "data")), layout)
-    train(training, config, Run(workdir=tmp_path / "run"))
+    train(training, config, Invocation(workdir=tmp_path / "run"))
     check_promise(load_pretrained(tmp_path / "run"), PROMISES[name], str(tmp_path / "data"), num_seeds=5)

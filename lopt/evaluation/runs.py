@@ -12,6 +12,7 @@ import optax
 
 from lopt.distributed import PairLayout
 from lopt.evaluation.entries import Curves
+from lopt.inner_step import TrainState, inner_step
 from lopt.trained.transform import as_optax
 from lopt.types import Config, Data, LearnedOptimizer, Params, PyTree, Task, TaskFamily
 
@@ -87,17 +88,17 @@ def train(
     config = family.sample(config_key)
     task = family.task(config)
     params = task.init(params_key)
-    transformation = optax.chain(task.corrupt, rule.transformation(hyper, num_steps))
+    transformation = rule.transformation(hyper, num_steps)
 
-    def step(t, carry):
-        params, state, losses = carry
-        key = jax.random.fold_in(steps_key, t)
-        params, state, value = _step(family, task, config, transformation, data, key, params, state)
-        return params, state, losses.at[t].set(value)
+    def step(t: jax.Array, carry: tuple[TrainState, jax.Array]) -> tuple[TrainState, jax.Array]:
+        state, losses = carry
+        state, value = _step(family, task, config, transformation, data, jax.random.fold_in(steps_key, t), state)
+        return state, losses.at[t].set(value)
 
     losses = jnp.full((max_steps,), jnp.nan, jnp.float32)
-    params, state, losses = jax.lax.fori_loop(0, num_steps, step, (params, transformation.init(params), losses))
-    params = rule.eval_params(state[1], params)
+    start = TrainState(params, transformation.init(params), task.corrupt.init(params))
+    state, losses = jax.lax.fori_loop(0, num_steps, step, (start, losses))
+    params = rule.eval_params(state.optimizer, state.params)
 
     def validate(batch_key):
         batch = family.sample_batch(data, batch_key, config, split)
@@ -204,21 +205,20 @@ def flops_per_step(rule: Rule, hypers: PyTree, family: TaskFamily, data: Data) -
       hypers: stacked; any of them, as the count does not depend on their values.
     """
 
-    def one(config, hyper, data, key, num_steps, params, state):
-        task = family.task(config)
-        transformation = optax.chain(task.corrupt, rule.transformation(hyper, num_steps))
-        return _step(family, task, config, transformation, data, key, params, state)
+    def one(config, hyper, data, key, num_steps, state):
+        return _step(family, family.task(config), config, rule.transformation(hyper, num_steps), data, key, state)
 
     def start(hyper, key, num_steps):
         config = family.sample(key)
         task = family.task(config)
         params = task.init(key)
-        return config, params, optax.chain(task.corrupt, rule.transformation(hyper, num_steps)).init(params)
+        transformation = rule.transformation(hyper, num_steps)
+        return config, TrainState(params, transformation.init(params), task.corrupt.init(params))
 
     hyper = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), hypers)
     key, num_steps = jax.eval_shape(lambda: jax.random.key(0)), jax.ShapeDtypeStruct((), jnp.int32)
-    config, params, state = jax.eval_shape(start, hyper, key, num_steps)
-    cost = jax.jit(one).lower(config, hyper, data, key, num_steps, params, state).cost_analysis()
+    config, state = jax.eval_shape(start, hyper, key, num_steps)
+    cost = jax.jit(one).lower(config, hyper, data, key, num_steps, state).cost_analysis()
     return float((cost or {}).get("flops", jnp.nan))
 
 
@@ -229,12 +229,13 @@ def _step(
     transformation: optax.GradientTransformationExtraArgs,
     data: Data,
     key: jax.Array,
-    params: Params,
-    state: PyTree,
-) -> tuple[Params, PyTree, jax.Array]:
-    """One step, and the loss before it."""
+    state: TrainState,
+) -> tuple[TrainState, jax.Array]:
+    """One step on a fresh batch, and the loss before it."""
     batch_key, loss_key = jax.random.split(key)
     batch = family.sample_batch(data, batch_key, config, "train")
-    value, grads = jax.value_and_grad(task.loss)(params, loss_key, batch)
-    updates, state = transformation.update(grads, state, params, value=value)
-    return optax.apply_updates(params, updates), state, value
+
+    def update(grads: Params, own: PyTree, params: Params, value: jax.Array) -> tuple[Params, PyTree]:
+        return transformation.update(grads, own, params, value=value)
+
+    return inner_step(task, update, batch, loss_key, state)

@@ -31,13 +31,19 @@ class CheckpointError(RuntimeError):
     """A checkpoint could not be written. The message says why, and which earlier step a restart would continue from."""
 
 
-def check_config(workdir: str | os.PathLike, config: Mapping[str, Any], may_change: Sequence[str] = ()) -> None:
+def check_config(
+    workdir: str | os.PathLike,
+    config: Mapping[str, Any],
+    may_change: Sequence[str] = (),
+    defaults: Mapping[str, Any] | None = None,
+) -> None:
     """Ties a folder to one config: writes `config.json` into a new folder, compares with the one that is there.
 
     Args:
       workdir: the run's folder; made if absent.
       config: JSON-able scalars, lists and None.
       may_change: keys that a continued run may change; the file then takes the new values.
+      defaults: values of keys that a file of an older version does not have yet.
 
     Raises:
       InputError: the folder belongs to a run with another config, or its config cannot be read. Nothing is changed.
@@ -45,6 +51,8 @@ def check_config(workdir: str | os.PathLike, config: Mapping[str, Any], may_chan
     path = Path(workdir) / "config.json"
     asked = json.loads(json.dumps(config))  # tuples become the lists that they are read back as
     there = _read_config(path)
+    if there is not None:
+        there = {**{key: value for key, value in (defaults or {}).items() if key in asked}, **there}
     if there == asked:
         return
     if there is not None:

@@ -7,6 +7,7 @@ import math
 import os
 import shlex
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,12 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lopt.horizons import Horizon
 from lopt.meta_training.checkpoint import Checkpoints, check_config
 from lopt.meta_training.config import MetaTrainConfig
 from lopt.meta_training.feed import Feed
 from lopt.meta_training.metrics import MetricsLog
-from lopt.meta_training.outer import BLOCK_STEPS, MetaTraining, OuterState, outer_steps
+from lopt.meta_training.outer import DISPATCH_STEPS, MetaTraining, OuterState, outer_steps
 from lopt.meta_training.progress import Progress
 from lopt.names import InputError
 from lopt.tracking import open_tracker
@@ -35,13 +35,13 @@ class DivergedError(RuntimeError):
     """Theta is no longer finite. The message says since when; the last checkpoint is from before."""
 
 
-class Run(NamedTuple):
-    """What one invocation does with a run; unlike the config, none of it changes the result.
+class Invocation(NamedTuple):
+    """What one call does with a run; unlike the config, nothing of it changes the result.
 
     Attributes:
-      workdir: holds config.json, metrics.jsonl, checkpoints/ and export/.
+      workdir: folder of config.json, metrics.jsonl, checkpoints/ and export/.
       checkpoint_every: outer steps between checkpoints.
-      stop_after: stop after this many outer steps of this invocation; None to go to the end.
+      stop_after: stop after this many outer steps of this call; None to go to the end.
       wandb: disabled, offline or online.
       command: as typed, for the card.
     """
@@ -54,7 +54,14 @@ class Run(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """Attributes: step, outer steps done in all; finished; signal, the one that stopped the run; export, its folder."""
+    """How far a call got.
+
+    Attributes:
+      step: outer steps done in all.
+      finished: whether these are all that the config asks for.
+      signal: number of the signal that stopped the run; None if none did.
+      export: folder of the trained optimizer.
+    """
 
     step: int
     finished: bool
@@ -62,7 +69,7 @@ class Outcome(NamedTuple):
     export: Path
 
 
-def train(training: MetaTraining, config: MetaTrainConfig, run: Run) -> Outcome:
+def train(training: MetaTraining, config: MetaTrainConfig, run: Invocation) -> Outcome:
     """Runs `config` in `run.workdir`, from its latest checkpoint if there is one.
 
     Raises:
@@ -72,14 +79,14 @@ def train(training: MetaTraining, config: MetaTrainConfig, run: Run) -> Outcome:
       DivergedError: theta is no longer finite.
     """
     with contextlib.ExitStack() as stack:
-        feed = stack.enter_context(Feed(training.families, training.layout, config.seed))
+        feed = stack.enter_context(Feed(training.families, training.layout, config.seed, config.data_block_steps))
         template = training.template(feed.at(0))
         start = load_pretrained(config.init_from).theta if config.init_from else None
         if start is not None:
             training.check_theta(start)
         run.workdir.mkdir(parents=True, exist_ok=True)
         stack.enter_context(_only_user_of(run.workdir))
-        check_config(run.workdir, _as_dict(config), may_change=config.may_grow)
+        check_config(run.workdir, config.as_json(), may_change=config.may_grow, defaults=MetaTrainConfig().as_json())
         checkpoints = stack.enter_context(Checkpoints(run.workdir))
         signals = stack.enter_context(_caught_signals())
         if checkpoints.latest_step() is None:
@@ -90,7 +97,7 @@ def train(training: MetaTraining, config: MetaTrainConfig, run: Run) -> Outcome:
             logging.info("going on from step %d", step)
 
         rows_log = stack.enter_context(MetricsLog(run.workdir / "metrics.jsonl", step))
-        tracker = open_tracker(run.wandb, config=_as_dict(config), workdir=run.workdir)
+        tracker = open_tracker(run.wandb, config=config.as_json(), workdir=run.workdir)
         stack.callback(tracker.finish)
         progress = stack.enter_context(Progress(total=config.outer_steps, start=step))
 
@@ -102,7 +109,7 @@ def train(training: MetaTraining, config: MetaTrainConfig, run: Run) -> Outcome:
         saved, block = step, 1
         while step < target and not signals:
             next_checkpoint = (step // run.checkpoint_every + 1) * run.checkpoint_every
-            count = min(block, target - step, next_checkpoint - step, feed.steps_left(step))
+            count = min(step + block, target, next_checkpoint, step + (feed.steps_left(step) or block)) - step
             started = time.monotonic()
             state, metrics = outer_steps(training, state, feed.at(step), jnp.asarray(count, jnp.int32))
             rows = _rows(metrics, step, count)
@@ -125,11 +132,11 @@ def train(training: MetaTraining, config: MetaTrainConfig, run: Run) -> Outcome:
 def _next_block(block: int, count: int, seconds: float) -> int:
     """Outer steps for the next dispatch, so that it takes about `BLOCK_SECONDS`; grows by at most 4 at a time."""
     affordable = int(BLOCK_SECONDS * count / max(seconds, 1e-6))
-    return max(1, min(affordable, 4 * block, BLOCK_STEPS))
+    return max(1, min(affordable, 4 * block, DISPATCH_STEPS))
 
 
 def _rows(metrics: Any, step: int, count: int) -> list[dict[str, Any]]:
-    """One row an outer step; `step` counts the outer steps done, so the first row is 1."""
+    """One row per outer step; `step` counts the outer steps done, so the first row is 1."""
     host = {name: np.asarray(values)[:count] for name, values in jax.device_get(metrics).items()}
     return [{"step": step + i + 1, **{name: float(values[i]) for name, values in host.items()}} for i in range(count)]
 
@@ -143,28 +150,30 @@ def _check_finite(rows: list[dict[str, Any]], workdir: Path) -> None:
             )
 
 
-def _as_dict(config: MetaTrainConfig) -> dict[str, Any]:
-    return {name: getattr(config, name) for name in config.__dataclass_fields__}
-
-
-def _card(config: MetaTrainConfig, run: Run, step: int) -> dict[str, Any]:
-    horizon = Horizon.parse(config.horizon)
+def _card(config: MetaTrainConfig, run: Invocation, step: int) -> dict[str, Any]:
+    horizon, settings = config.trajectory_lengths(), config.as_json()
     return {
         "tasks": config.tasks,
         "horizon": [horizon.min_length, horizon.max_length],
         "meta_loss": config.meta_loss,
-        "estimator": config.estimator,
+        "estimator": settings["estimator"],
         "outer_steps": step,
         "seed": config.seed,
         "command": shlex.join(run.command),
-        "config": _as_dict(config),
+        "config": settings,
     }
 
 
 @contextlib.contextmanager
 def _caught_signals() -> Iterator[list[int]]:
-    """The signals that asked the run to stop, as they come; a second Ctrl-C stops at once."""
+    """The signals that asked the run to stop, as they come; a second Ctrl-C stops at once.
+
+    Python delivers signals to the main thread alone: in another one, nothing is caught.
+    """
     caught: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield caught
+        return
 
     def note(number: int, frame: Any) -> None:
         del frame

@@ -3,8 +3,8 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,8 @@ from lopt.seeds import initial_theta, run_keys
 from lopt.trees import describe_leaves, differences
 from lopt.types import Data, Estimate, GradientEstimator, InnerProblem, LearnedOptimizer, PyTree, TaskFamily, Theta
 
-BLOCK_STEPS = 64  # the most outer steps in one dispatch
+DISPATCH_STEPS = 64  # the most outer steps in one dispatch; results do not depend on it
+VARIANCE = "grad_variance"  # in an estimate's info
 
 
 class OuterState(NamedTuple):
@@ -38,6 +39,37 @@ class OuterState(NamedTuple):
     estimator_states: tuple[PyTree, ...]
     step: jax.Array
     key: jax.Array
+
+
+class FamilyEstimates(NamedTuple):
+    """What the families of one outer step have said.
+
+    Attributes:
+      mean: the estimate for the mixture.
+      states: new estimator states, one per family.
+      losses: each family's mean loss, scalars.
+    """
+
+    mean: Estimate
+    states: tuple[PyTree, ...]
+    losses: tuple[jax.Array, ...]
+
+
+def _mean(estimates: Estimate, weights: Sequence[float]) -> Estimate:
+    """mean_i w_i estimate_i, of estimates stacked along a leading axis, for weights whose mean is 1.
+
+    The variance of the mean of n independent estimates is sum_i (w_i / n)^2 variance_i. Where families are drawn, that
+    is the variance for those drawn, not what the draw adds.
+    """
+    w = jnp.asarray(weights, jnp.float32)
+
+    def mean(x: jax.Array) -> jax.Array:
+        return jnp.mean(w.reshape(-1, *[1] * (x.ndim - 1)) * x, axis=0)
+
+    info = {name: mean(x) for name, x in estimates.info.items()}
+    if (variance := estimates.info.get(VARIANCE)) is not None:
+        info[VARIANCE] = jnp.sum(jnp.square(w / len(weights)) * variance)
+    return Estimate(jax.tree.map(mean, estimates.grad), mean(estimates.loss), info)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,28 +129,28 @@ class MetaTraining:
         optimizer_state = self.outer_optimizer.transformation().init(trained)
         return OuterState(theta, optimizer_state, states, jnp.zeros((), jnp.int32), key)
 
-    def _estimate(self, i: int, problem: InnerProblem, theta: Theta, state: PyTree, key: jax.Array) -> Any:
-        """Family i's estimate and new estimator state; `key` is the outer step's."""
+    def _estimate(
+        self, i: int, problem: InnerProblem, theta: Theta, state: PyTree, key: jax.Array
+    ) -> tuple[Estimate, PyTree]:
+        """The estimate and the new estimator state of family i; `key` is the outer step's."""
         return self.estimator.estimate(problem, theta, state, jax.random.fold_in(key, i))
 
     def _estimate_all(
         self, problems: list[InnerProblem], theta: Theta, states: tuple[PyTree, ...], key: jax.Array
-    ) -> Any:
-        """The weighted mean of all families' estimates, the new estimator states, each family's loss."""
+    ) -> FamilyEstimates:
+        """The weighted mean over all families."""
         done = [
             self._estimate(i, problem, theta, old, key)
             for i, (problem, old) in enumerate(zip(problems, states, strict=True))
         ]
-        estimates = [
-            Estimate(*jax.tree.map(lambda x, w=w: w * x, e)) for (e, _), w in zip(done, self._shares(), strict=True)
-        ]
-        mean = jax.tree.map(lambda *xs: jnp.mean(jnp.stack(xs), axis=0), *estimates)
-        return mean, tuple(new for _, new in done), [e.loss for e, _ in done]
+        estimates = [estimate for estimate, _ in done]
+        mean = _mean(jax.tree.map(lambda *xs: jnp.stack(xs), *estimates), self._shares())
+        return FamilyEstimates(mean, tuple(new for _, new in done), tuple(e.loss for e in estimates))
 
     def _estimate_some(
         self, problems: list[InnerProblem], theta: Theta, states: tuple[PyTree, ...], key: jax.Array
-    ) -> Any:
-        """As `_estimate_all` of the families drawn; the loss of one that is not drawn is NaN."""
+    ) -> FamilyEstimates:
+        """The mean over the families drawn; the loss of a family that is not drawn is NaN."""
         draw_key, slots_key = jax.random.split(key)
         logits = jnp.log(jnp.asarray(self._shares()))
 
@@ -130,14 +162,14 @@ class MetaTraining:
             states, losses = carry
             drawn = jax.random.categorical(jax.random.fold_in(draw_key, slot), logits)
             branches = [functools.partial(visit, i) for i in range(len(problems))]
-            # Drawn twice, a family goes on by two windows; the slot keeps their randomness apart.
+            # A family that is drawn twice advances by two windows; the slot keeps their randomness apart.
             estimate, states = jax.lax.switch(drawn, branches, states, jax.random.fold_in(slots_key, slot))
             return (states, losses.at[drawn].set(estimate.loss)), estimate
 
         losses = jnp.full(len(problems), jnp.nan)
         slots = jnp.arange(self.families_per_step)
         (states, losses), estimates = jax.lax.scan(body, (states, losses), slots)
-        return jax.tree.map(lambda x: x.mean(0), estimates), states, list(losses)
+        return FamilyEstimates(_mean(estimates, [1.0] * self.families_per_step), states, tuple(losses))
 
     def _step(self, state: OuterState, data: tuple[Data, ...]) -> tuple[OuterState, Mapping[str, jax.Array]]:
         estimate = self._estimate_some if self.families_per_step else self._estimate_all
@@ -193,13 +225,13 @@ def outer_steps(
 
     Args:
       state: donated.
-      num_steps: int32, at most `BLOCK_STEPS`.
+      num_steps: int32, at most `DISPATCH_STEPS`.
 
     Returns:
-      The new state, and metrics of `[BLOCK_STEPS]` each, of which the first `num_steps` are filled.
+      The new state, and metrics of `[DISPATCH_STEPS]` each, of which the first `num_steps` are filled.
     """
     metrics_shape = jax.eval_shape(training._step, state, data)[1]
-    rows = jax.tree.map(lambda x: jnp.zeros((BLOCK_STEPS, *x.shape), x.dtype), metrics_shape)
+    rows = jax.tree.map(lambda x: jnp.zeros((DISPATCH_STEPS, *x.shape), x.dtype), metrics_shape)
 
     def body(i, carry):
         state, rows = carry

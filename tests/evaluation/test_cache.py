@@ -88,7 +88,7 @@ def test_sources_are_those_of_what_is_run():
         "lopt.evaluation.runs",
         "lopt.evaluation.measures",
         "lopt.trained.transform",
-        "lopt.optimizers.parts.features",
+        "lopt.optimizers.parts.networks",
     } <= found
     assert not {"tasks.images.image_conv", "tasks.pools", "lopt.optimizers.velo", "lopt.evaluation.scores"} & found
     assert {"lopt.evaluation.baselines", "tests.toy_family"} <= set(sources([Quadratic(), BASELINES["adam"]]))

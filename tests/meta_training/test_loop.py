@@ -12,7 +12,7 @@ import pytest
 from lopt.distributed import PairLayout
 from lopt.meta_training.checkpoint import Checkpoints
 from lopt.meta_training.config import MetaTrainConfig
-from lopt.meta_training.loop import DivergedError, Run, train
+from lopt.meta_training.loop import DivergedError, Invocation, train
 from lopt.names import InputError
 from lopt.trained.pretrained import load_pretrained
 from lopt.types import TaskMixture
@@ -28,7 +28,7 @@ CONFIG = MetaTrainConfig(
 
 def run(workdir, config=CONFIG, **options):
     training = config.build(TASKS, PairLayout(2))
-    return train(training, config, Run(workdir=workdir, **options))
+    return train(training, config, Invocation(workdir=workdir, **options))
 
 
 def saved(workdir, config=CONFIG):

@@ -15,7 +15,7 @@ from lopt.distributed import PairLayout, default_layout
 from lopt.estimators import ESTIMATORS, PES
 from lopt.horizons import Horizon
 from lopt.meta_training.inner import inner_training
-from lopt.meta_training.outer import BLOCK_STEPS, MetaTraining, OuterOptimizer, outer_steps
+from lopt.meta_training.outer import DISPATCH_STEPS, MetaTraining, OuterOptimizer, outer_steps
 from lopt.names import InputError, Spec, build
 from lopt.optimizers.learnable_adam import LearnableAdam
 from lopt.types import Estimate
@@ -171,7 +171,7 @@ def test_a_step_is_the_mean_estimate_through_optax(weights, share):
     for family, estimate in zip(FAMILIES, (first, second), strict=True):
         np.testing.assert_allclose(metrics[f"meta_loss/{family.name}"][0], estimate.loss, rtol=1e-5)
     assert first.loss != second.loss
-    assert len(metrics["meta_loss"]) == BLOCK_STEPS
+    assert len(metrics["meta_loss"]) == DISPATCH_STEPS
     assert [s.tolist() for s in new_state.estimator_states] == [[1] * 4] * 2
 
 
@@ -216,7 +216,7 @@ def test_families_drawn_are_visited_by_their_weights_and_the_others_stay(layout,
     with jax.log_compiles(), caplog.at_level("WARNING"):
         for _ in range(blocks):
             before = jax.tree.map(np.asarray, [s.clock.step for s in state.estimator_states])
-            state, metrics = outer_steps(training, state, DATA, jnp.asarray(BLOCK_STEPS, jnp.int32))
+            state, metrics = outer_steps(training, state, DATA, jnp.asarray(DISPATCH_STEPS, jnp.int32))
             losses = np.stack([metrics[f"meta_loss/{family.name}"] for family in FAMILIES], 1)
             seen = np.isfinite(losses)
             visits.append(seen)

@@ -1,0 +1,116 @@
+"""What the pages, the packaging and the README promise about the repository itself."""
+
+import re
+import tomllib
+
+import pytest
+
+import lopt
+from presets import PRESETS
+from tests.test_imports import ROOT
+
+PAGES = sorted(str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+DEVELOPMENT = (ROOT / "docs" / "development.md").read_text()
+# Names of files in code marks count from the root of the repository if they begin with one of these.
+PLACES = "lopt|tasks|tests|docs|results|experiments|presets|benchmarks|checkpoints|examples"
+
+
+def without_code(text: str) -> str:
+    return re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors of a page as GitHub makes them of its headings, and those that it sets by hand."""
+    headings = re.findall(r"^#+ (.+)$", without_code(text), flags=re.MULTILINE)
+    made = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    return made | set(re.findall(r'<a id="([^"]+)">', text))
+
+
+def requirements() -> dict[str, str]:
+    """The bounds in requirements.txt by package."""
+    lines = [line.partition("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
+    return dict(split_requirement(line) for line in lines if line)
+
+
+def split_requirement(text: str) -> tuple[str, str]:
+    name, bounds = re.fullmatch(r"([\w-]+)(.*)", text).groups()  # pyright: ignore[reportOptionalMemberAccess]
+    return name, bounds.strip()
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_point_to_what_is_there(page):
+    text = (ROOT / page).read_text()
+    for target in re.findall(r"\]\(([^)\s]+)\)", without_code(text)):
+        if target.startswith(("http://", "https://")):
+            continue
+        path, _, anchor = target.partition("#")
+        there = (ROOT / page).parent / path if path else ROOT / page
+        assert there.exists(), f"{page} links to {target}"
+        if anchor:
+            assert anchor in anchors(there.read_text()), f"{page} links to {target}, which has no such heading"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_named_in_the_pages_exist(page):
+    """Names with capital placeholders, such as `results/NAME/`, and with `*` stand for many; one at least is there."""
+    for name in re.findall(rf"`((?:{PLACES})/[\w./*-]*)(?:::\w+)?`", (ROOT / page).read_text()):
+        pattern = re.sub(r"\b[A-Z]{3,}\b", "*", name).rstrip("/")
+        assert list(ROOT.glob(pattern)), f"{page} names {name}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_tests_named_in_the_pages_exist(page):
+    for path, name in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / page).read_text()):
+        assert f"def {name}(" in (ROOT / path).read_text(), f"{page} names {path}::{name}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_make_targets_named_in_the_pages_exist(page):
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
+    assert set(re.findall(r"`make ([\w-]+)`", (ROOT / page).read_text())) <= targets
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_generated_tables_are_in_the_list_of_what_regenerates_what(page):
+    for command in re.findall(r"<!-- (python .+?) -->", (ROOT / page).read_text()):
+        assert f"`{command}`" in DEVELOPMENT
+
+
+def test_every_generated_folder_and_picture_is_in_the_list_of_what_regenerates_what():
+    experiments = {path.stem for path in (ROOT / "experiments").glob("*.py")}
+    for folder in (ROOT / "results").iterdir():
+        assert folder.name in experiments or f"`results/{folder.name}/`" in DEVELOPMENT
+    for picture in (ROOT / "docs").glob("*.png"):
+        assert f"`docs/{picture.name}`" in DEVELOPMENT
+    for checkpoint in (ROOT / "checkpoints").glob("[!.]*"):
+        assert checkpoint.name in PRESETS or f"`{checkpoint.name}`" in DEVELOPMENT
+
+
+def test_requirements_and_pyproject_agree():
+    project = PYPROJECT["project"]
+    declared = [*project["dependencies"], *project["optional-dependencies"]["train"]]
+    declared += PYPROJECT["dependency-groups"]["dev"]
+    assert len(declared) == len(dict(map(split_requirement, declared)))  # none twice
+    assert requirements() == dict(map(split_requirement, declared))
+
+
+@pytest.mark.parametrize("package", requirements())
+def test_every_requirement_has_a_lower_bound_to_be_tested(package):
+    assert re.fullmatch(r">=[\w.]+(,<[\w.]+)?", requirements()[package])
+
+
+def test_the_version_is_the_same_everywhere():
+    cited = re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text(), flags=re.MULTILINE)
+    assert cited
+    newest = re.search(r"^## (\S+?),? ", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
+    assert newest
+    assert cited[1] == newest[1] == lopt.__version__
+
+
+def test_the_wheel_has_the_mark_of_typed_packages():
+    """The whole of lopt/ goes into the wheel, and a type checker then reads its annotations."""
+    wheel = PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert wheel["packages"] == ["lopt"]
+    assert set(wheel) == {"packages", "force-include"}  # nothing is left out of it
+    assert (ROOT / "lopt" / "py.typed").read_text() == ""
