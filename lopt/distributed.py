@@ -118,3 +118,12 @@ def default_layout(num_pairs: int, num_devices: int | None = None) -> PairLayout
     if num_pairs % num_devices:
         raise InputError(f"{num_devices} devices cannot share {num_pairs} pairs equally: choose a divisor")
     return PairLayout(num_devices, sequential)
+
+
+def check_one_process() -> None:
+    """Raises InputError where this process is one of several: runs over many hosts are not there yet."""
+    if jax.process_count() > 1 or os.environ.get("JAX_COORDINATOR_ADDRESS"):
+        raise InputError(
+            "this process is started as one of a cluster's (JAX_COORDINATOR_ADDRESS, or jax.distributed.initialize), "
+            "and lopt runs on the devices of one process: start it outside of the cluster's launcher"
+        )

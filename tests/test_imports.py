@@ -42,8 +42,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *("lopt.distributed", "lopt.tracking", "lopt.pool", "lopt.optimizers", "lopt.estimators", "lopt.trained"),
     ),
     "lopt.evaluation": (
-        *(*SETTINGS, "lopt.version", "lopt.files", "lopt.inner_step", "lopt.distributed", "lopt.tracking"),
-        "lopt.trained",
+        *(*SETTINGS, "lopt.version", "lopt.files", "lopt.figures", "lopt.trees", "lopt.seeds", "lopt.inner_step"),
+        *("lopt.distributed", "lopt.tracking", "lopt.trained", "lopt.pool"),
     ),
     "lopt.inspect": (*SETTINGS, "lopt.files", "lopt.figures", "lopt.trained"),
     "lopt.pool": (*SETTINGS, "lopt.optimizers", "tasks", "tasks.sweeps"),  # the one door from the library to the tasks
@@ -75,7 +75,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
 # Folders whose files do not import each other, but for these, which are shared.
 APART = {
     "lopt.optimizers": ("parts",),
-    "lopt.estimators": ("pairs", "windows", "evolution", "gradients"),
+    "lopt.estimators": ("problems", "pairs", "windows", "evolution", "gradients", "carrying"),
 }
 
 

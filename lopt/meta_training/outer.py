@@ -178,7 +178,11 @@ class MetaTraining:
         problems = self._problems(data, rebuild)
         (grad, loss, info), estimator_states, losses = estimate(problems, trained, state.estimator_states, step_key)
         transformation = self.outer_optimizer.transformation()
-        updates, optimizer_state = transformation.update(grad, state.optimizer_state, trained)
+        # Without a usable estimate theta must not move, and momentum would move it.
+        usable = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grad))
+        moved = transformation.update(grad, state.optimizer_state, trained)
+        still = jax.tree.map(jnp.zeros_like, trained), state.optimizer_state
+        updates, optimizer_state = jax.tree.map(lambda new, old: jnp.where(usable, new, old), moved, still)
         theta = rebuild(optax.apply_updates(trained, updates))
         metrics = {
             "meta_loss": loss,

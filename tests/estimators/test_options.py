@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lopt.distributed import PairLayout
-from lopt.estimators import ESTIMATORS, GPES, NRES, PES, FullES, PESAnalytic, PESTelescoping, TruncatedES
+from lopt.estimators import ESTIMATORS, GPES, NRES, PES, FullES, PESAnalytic, PESTelescoping, TruncatedES, evolution
 from lopt.horizons import Horizon
 from lopt.names import InputError
 from tests.estimators import toys
@@ -24,8 +24,8 @@ def one_pair(kind, **settings):
 
 
 def test_sigma_falls_geometrically():
-    np.testing.assert_allclose(PES(**SCHEDULE).sigma_at(jnp.arange(5)), SIGMAS, rtol=1e-12)
-    assert PES(sigma=0.3).sigma_at(jnp.asarray(7)) == 0.3
+    np.testing.assert_allclose(evolution.sigma_at(PES(**SCHEDULE), jnp.arange(5)), SIGMAS, rtol=1e-12)
+    assert evolution.sigma_at(PES(sigma=0.3), jnp.asarray(7)) == 0.3
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_trajectories_grow_with_the_estimates():
         (PES, {"sigma_last": 0.1}, "both sigma_last and sigma_steps"),
         (PES, {"sigma_steps": 3}, "both sigma_last and sigma_steps"),
         (FullES, {"sigma_last": 0.0, "sigma_steps": 3}, "above 0"),
-        (PESAnalytic, {"signed": True}, "not signed"),
+        (PESAnalytic, {"signed": True}, "needs their size"),
     ],
 )
 def test_refusals(kind, settings, message):
