@@ -166,6 +166,7 @@ class GradientEstimator(Protocol):
             be asked in some outer steps only. None: the number of estimates made from this state.
 
         Returns:
-          The estimate, and the state after it. Without any usable pair, `grad` is zero and `loss` NaN.
+          The estimate, and the state after it. Without any usable pair, both are NaN. Where only final
+          losses count, `loss` is NaN if no trajectory has ended.
         """
         ...

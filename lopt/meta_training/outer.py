@@ -58,11 +58,12 @@ class FamilyEstimates(NamedTuple):
 def _mean(estimates: Estimate, weights: Sequence[float]) -> Estimate:
     """mean_i w_i estimate_i, of estimates stacked along a leading axis, for weights whose mean is 1.
 
-    A family without any usable pair, whose loss is NaN, adds nothing to the gradient, and the others give the loss.
+    A family without any usable pair, whose gradient is NaN, adds nothing to the mean; if no family is usable, the mean
+    is NaN. The loss is the mean over the families that have one.
     The variance of the mean of n independent estimates is sum_i (w_i / n)^2 variance_i. Where families are drawn, that
     is the variance for those drawn, not what the draw adds.
     """
-    w, usable = jnp.asarray(weights, jnp.float32), jnp.isfinite(estimates.loss)
+    w, told = jnp.asarray(weights, jnp.float32), jnp.isfinite(estimates.loss)
 
     def per_family(x: jax.Array, like: jax.Array) -> jax.Array:
         return x.reshape(-1, *[1] * (like.ndim - 1))
@@ -70,8 +71,10 @@ def _mean(estimates: Estimate, weights: Sequence[float]) -> Estimate:
     def mean(x: jax.Array) -> jax.Array:
         return jnp.mean(per_family(w, x) * x, axis=0)
 
-    grad = jax.tree.map(lambda x: mean(jnp.where(per_family(usable, x), x, 0)), estimates.grad)
-    loss = mean(jnp.where(usable, estimates.loss, 0)) / mean(usable.astype(w.dtype))  # 0 / 0 without any
+    usable = jnp.isfinite(jax.vmap(optax.tree.norm)(estimates.grad))
+    nothing = jnp.where(usable.any(), 0, jnp.nan)
+    grad = jax.tree.map(lambda x: mean(jnp.where(per_family(usable, x), x, nothing)), estimates.grad)
+    loss = mean(jnp.where(told, estimates.loss, 0)) / mean(told.astype(w.dtype))  # 0 / 0 without any
     info = {name: mean(x) for name, x in estimates.info.items()}
     if (variance := estimates.info.get(VARIANCE)) is not None:
         info[VARIANCE] = jnp.sum(jnp.square(w / len(weights)) * variance)
@@ -195,8 +198,11 @@ class MetaTraining:
         )
         transformation = self.outer_optimizer.transformation()
         # Without a usable estimate theta must not move, and momentum would move it.
-        usable = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grad))
-        moved = transformation.update(grad, state.optimizer_state, trained)
+        usable = jnp.isfinite(optax.tree.norm(grad))
+        # Dtypes are those of the state before: with x64 on, optax's counts would make float64 of them.
+        moved = optax.tree.cast_like(
+            transformation.update(grad, state.optimizer_state, trained), (trained, state.optimizer_state)
+        )
         still = jax.tree.map(jnp.zeros_like, trained), state.optimizer_state
         updates, optimizer_state = jax.tree.map(lambda new, old: jnp.where(usable, new, old), moved, still)
         theta = rebuild(optax.apply_updates(trained, updates))

@@ -16,6 +16,7 @@ from lopt.horizons import Horizon
 from lopt.meta_training.outer import DISPATCH_STEPS, MetaTraining, OuterOptimizer, outer_steps
 from lopt.meta_training.tunables import OptaxRule, Tunable
 from lopt.names import InputError, build, parse_spec
+from lopt.trees import describe
 from lopt.types import Batch, Config, Data, Params, PyTree, Task
 
 # `(params, key, data) -> scalar`: a loss on a fresh batch, drawn from `data` with `key`.
@@ -75,8 +76,8 @@ class Tuned(NamedTuple):
     Attributes:
       optimizer: the optax optimizer with the tuned hyperparameters, schedules over the updates made.
       hyperparameters: values by name: a float, `[knots]` for a schedule, a dict of these by tensor if per tensor.
-      history: `[num_updates]`, the objective of the perturbed trainings at each update of the hyperparameters, mean
-        over the windows just run.
+      history: `[num_updates]`, the objective of the perturbed trainings at each update of the hyperparameters: the mean
+        over the windows just run, or, of a final objective, over the trainings that ended; NaN where none did.
     """
 
     optimizer: optax.GradientTransformation
@@ -107,7 +108,8 @@ def tune(
 
     theta holds, for each hyperparameter, its distance from the initial value in the coordinates of its scale; the
     objective is the mean over a training of `objective` after each step, or the objective after the last one.
-    Trainings that diverge cost twice the objective of fresh params. A run takes num_updates * 2 * num_pairs *
+    A training that diverges counts with the objective of fresh params plus its size, so twice the objective where that
+    is positive. A run takes num_updates * 2 * num_pairs *
     truncation inner steps and one compilation.
 
     Args:
@@ -180,6 +182,14 @@ def _run(training: MetaTraining, seed: int, data: tuple[Data, ...], num_updates:
 def _start(init: Callable[[jax.Array], Params], loss: LossFn, objective: LossFn, data: Data, key: jax.Array) -> float:
     """The objective of fresh params, mean of 8. Raises InputError if a function is not what it should be."""
     functions = {"loss": loss, "objective": objective}
+
+    for name, function in functions.items():
+        found = jax.eval_shape(lambda key, data, f=function: f(init(key), key, data), key, data)
+        if not isinstance(found, jax.ShapeDtypeStruct) or found.shape != ():
+            raise InputError(
+                f"{name}(params, key, data) must return one number, the loss, and nothing beside it: it returns "
+                f"{jax.tree.map(describe, found)}"
+            )
 
     @jax.jit
     def fresh(keys: jax.Array, data: Data) -> list[jax.Array]:
