@@ -118,6 +118,8 @@ def default_layout(num_pairs: int, num_devices: int | None = None) -> PairLayout
     """
     available = jax.device_count()
     sequential = jax.default_backend() == "cpu"
+    if sequential and num_devices is not None and num_devices > num_cores():
+        raise InputError(f"{num_devices} devices asked for, and this machine has {num_cores()} CPU cores, one for each")
     if num_devices is None:
         num_devices = max(n for n in range(1, available + 1) if num_pairs % n == 0)
     if not 1 <= num_devices <= available:
@@ -125,3 +127,12 @@ def default_layout(num_pairs: int, num_devices: int | None = None) -> PairLayout
     if num_pairs % num_devices:
         raise InputError(f"{num_devices} devices cannot share {num_pairs} pairs equally: choose a divisor")
     return PairLayout(num_devices, sequential)
+
+
+def check_one_process() -> None:
+    """Raises InputError where this process is one of several: runs over many hosts are not there yet."""
+    if jax.process_count() > 1 or os.environ.get("JAX_COORDINATOR_ADDRESS"):
+        raise InputError(
+            "this process is started as one of a cluster's (JAX_COORDINATOR_ADDRESS, or jax.distributed.initialize), "
+            "and lopt runs on the devices of one process: start it outside of the cluster's launcher"
+        )

@@ -27,7 +27,7 @@ from tasks.page import draw_page
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "where data sets are; default: TFDS_DATA_DIR, or TFDS's own")
 _OUT = flags.DEFINE_string("out", "runs/tasks", "folder for the pages of show")
 _STEPS = flags.DEFINE_integer("steps", 200, "training steps that show draws", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 0, "of what show draws", lower_bound=0)
+_SEED = flags.DEFINE_integer("seed", 0, "seed of the tasks and batches that show draws", lower_bound=0)
 
 
 def show_lists(names: list[str]) -> None:

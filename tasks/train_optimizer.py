@@ -14,8 +14,8 @@ from tasks.naming import UNNAMED, family_name
 from tasks.synthetic import split_key
 
 # Entries of the inner parameters and gradients are held within these bounds. Both lie far beyond where the loss has
-# reached the cap, and low enough that their squares are finite: a bounded loss passes back 0, and 0 times what is
-# infinite would be NaN.
+# reached the cap, and low enough that their squares are finite: a bounded loss passes back 0, and 0 times infinity
+# would be NaN.
 _PARAMS_BOUND = 1e6
 _GRADS_BOUND = 1e12
 
@@ -29,15 +29,15 @@ class TrainOptimizer:
     the cap in all later steps. The gradient is exact, through all the steps. 1 is an inner training that stays at the
     trivial predictor.
 
-    The fields are objects, since a family imports neither optimizers nor other families: who builds it looks the
-    names up, and gives the optimizer's own along for the name.
+    The fields are objects, because this file imports neither optimizers nor other families. The caller looks up their
+    names, and passes the optimizer's on as `optimizer_name`.
 
     Attributes:
-      optimizer: the learned optimizer to be trained; all in it must be differentiable.
-      task_family: the family whose tasks it is trained on; one draw of it is one task of this family.
-      optimizer_name: what the optimizer is called in this family's name; its class where empty.
+      optimizer: the learned optimizer to train; all of it must be differentiable.
+      task_family: the family whose tasks it trains on; one draw of that family is one task of this one.
+      optimizer_name: what this family's name calls the optimizer; if empty, the name of its class.
       num_steps: inner steps of an unroll.
-      cap: bound of an inner step's normalised loss.
+      cap: upper bound of an inner step's normalised loss.
     """
 
     optimizer: LearnedOptimizer = dataclasses.field(metadata=UNNAMED)
@@ -81,7 +81,7 @@ class TrainOptimizer:
         """`{"batches": inner batches of the split, stacked [num_steps, ...], "key": for the start and the losses}`."""
         batch_key, unroll_key = jax.random.split(split_key(key, split))
         keys = jax.random.split(batch_key, self.num_steps)
-        data = jax.tree.map(jnp.asarray, data)  # numpy arrays take no index that is mapped
+        data = jax.tree.map(jnp.asarray, data)  # a numpy array cannot be indexed by a mapped index
         draw = jax.vmap(lambda key: self.task_family.sample_batch(data, key, config, split))
         return {"batches": draw(keys), "key": unroll_key}
 

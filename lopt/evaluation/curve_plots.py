@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lopt.evaluation.entries import TaskResult
 from lopt.evaluation.measures import final_loss, moving_average
+from lopt.evaluation.results import TaskResult
 
 if TYPE_CHECKING:  # matplotlib is imported when something is drawn
     from matplotlib.axes import Axes

@@ -21,7 +21,7 @@ def draw_aggregate(content: Mapping[str, Any]) -> "Figure":
     """Interquartile means and probabilities of improvement with their intervals, and performance profiles.
 
     Args:
-      content: of `lopt.results`, with `aggregate`, `profiles` and `optimizers`.
+      content: what `summary.summarize` returns, with `aggregate`, `profiles` and `optimizers`.
     """
     from matplotlib.figure import Figure
 

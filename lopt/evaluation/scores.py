@@ -1,11 +1,11 @@
-"""The runs of an evaluation, and what is said about them: numpy only.
+"""The measures of all runs on one task, as rows, ratios, scores and warnings, in numpy.
 
-The measures of one run: its mean loss, over all steps, and its final loss, over the last 5 % of the steps. A comparison
-uses their mean over the evaluation seeds. Learning rates are tuned on other seeds, and for each measure on its own:
-comparisons of mean loss face the rate with the lowest mean loss; those of final loss and the speed-up face the rate
-with the lowest final loss. So each comparison faces the strongest baseline for that measure.
+A run has two measures: its mean loss, over all steps, and its final loss, over the last 5 % of the steps. A comparison
+uses the mean of a measure over the evaluation seeds. Learning rates are tuned on other seeds, once per measure. So a
+comparison of mean losses faces the rate with the lowest mean loss, and comparisons of final losses and speed-ups face
+the rate with the lowest final loss: each comparison faces the strongest baseline for its measure.
 
-A baseline with a schedule is judged by its final loss alone: its rate is high until shortly before the end.
+A baseline with a schedule is judged by its final loss alone, because its rate stays high until shortly before the end.
 """
 
 import math
@@ -14,10 +14,10 @@ from typing import NamedTuple
 import numpy as np
 
 from lopt.evaluation.aggregate import run_scores
-from lopt.evaluation.entries import Entry, TaskResult
 from lopt.evaluation.measures import LONG, MEASURES, diverged, envelope, final_loss, median_curve, speed_up
+from lopt.evaluation.results import Entry, TaskResult
 
-DEFAULT_RATE = 1e-3  # Adam's, where nobody tunes it
+DEFAULT_RATE = 1e-3  # learning rate of the Adam that nobody has tuned
 
 
 class Comparison(NamedTuple):
@@ -39,18 +39,23 @@ COMPARISONS = {
 
 
 class Row(NamedTuple):
-    """One optimizer on one task, means over the evaluation seeds; None for what is not defined or there is not.
+    """One optimizer on one task, as means over the evaluation seeds; None for a value that does not exist.
 
     Attributes:
-      rate_by_mean_loss, rate_by_final_loss: the tuned learning rates.
-      mean_loss, final_loss: each at its own rate; infinite if a run has diverged.
-      valid_loss, valid_accuracy: at the rate of the final loss; the loss of a diverged run is infinite.
-      speed_up: over the best single run of Adam: see `speed_up`.
-      speed_up_envelope: over Adam at whichever rate is lowest at each step: see `envelope`.
+      rate_by_mean_loss: learning rate that was best by mean loss.
+      rate_by_final_loss: learning rate that was best by final loss.
+      mean_loss: mean loss at its own rate; infinite if a run has diverged.
+      final_loss: final loss at its own rate; infinite if a run has diverged.
+      valid_loss: loss after the training at the rate of the final loss; infinite if a run has diverged.
+      valid_accuracy: accuracy after the training at the same rate.
+      speed_up: speed-up over the best single run of Adam: see `measures.speed_up`.
+      speed_up_envelope: speed-up over Adam at whichever rate is lowest at each step: see `measures.envelope`.
       speed_up_is_lower_bound: whether Adam never got there.
-      diverged: how many of `num_runs` runs, at the rate of the final loss.
-      flops_per_step, milliseconds_per_step: of the training.
-      score: mean of `run_scores`.
+      diverged: number of runs that diverged, at the rate of the final loss.
+      num_runs: number of runs at that rate.
+      flops_per_step: floating-point operations per training step.
+      milliseconds_per_step: time per training step.
+      score: mean of the scores of the runs.
     """
 
     rate_by_mean_loss: float | None
@@ -88,7 +93,8 @@ class TaskScores(NamedTuple):
 
 
 def score_task(result: TaskResult) -> TaskScores:
-    """All that is said about one task."""
+    """All that is said about one task. Raises ValueError where an entry has arrays of other shapes than documented."""
+    result.check()
     adam = result.entries["adam"]
     assert adam.long is not None
     references = median_curve(adam.long.loss), envelope(adam.tuning.loss, adam.long.loss)

@@ -1,4 +1,4 @@
-"""An evaluation in words and plain values: the table on the terminal, the content of summary.json and the report."""
+"""An evaluation as plain values and words: the content of summary.json, which the page and pictures are drawn from."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from lopt.evaluation.aggregate import interquartile_mean, iqm_interval, probability_of_improvement, profile
-from lopt.evaluation.entries import Entry, TaskResult
 from lopt.evaluation.measures import LONG, moving_average
+from lopt.evaluation.results import Entry, TaskResult
 from lopt.evaluation.scores import COMPARISONS, TaskScores
 
 Results = Mapping[str, TaskResult]  # by the task's name
@@ -52,43 +52,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
     return value
-
-
-def table(task: str, result: TaskResult, scores: TaskScores) -> str:
-    """The scores of one task for a person to read."""
-    lines = [f"{task}: {result.num_params:,} parameters, {result.horizon} steps, mean of {len(result.seeds)} seeds"]
-    columns = ("rate", "mean loss", "final loss", "valid loss", "accuracy", "speed-up", "diverged", "ms/step", "score")
-    widths = (18, 11, 11, 11, 9, 10, 9, 9, 10)
-    width = max(len(entry.label) for entry in result.entries.values()) + 2
-    lines.append("  " + " " * width + "".join(f"{name:>{w}}" for name, w in zip(columns, widths, strict=True)))
-    for name, row in scores.rows.items():
-        rates = (row.rate_by_mean_loss, row.rate_by_final_loss)
-        values = (
-            " / ".join(f"{rate:.2g}" for rate in dict.fromkeys(rates) if rate is not None) or "-",
-            *(_number(x, ".4g") for x in (row.mean_loss, row.final_loss, row.valid_loss)),
-            _number(row.valid_accuracy, ".1%"),
-            (">= " if row.speed_up_is_lower_bound else "") + _number(row.speed_up, ".3g"),
-            f"{row.diverged}/{row.num_runs}",
-            _number(row.milliseconds_per_step, ".3g"),
-            _number(row.score, ".3g"),
-        )
-        text = "".join(f"{value:>{w}}" for value, w in zip(values, widths, strict=True))
-        lines.append(f"  {result.entries[name].label:{width}}{text}")
-    for name, row in COMPARISONS.items():
-        ratio, verdict, what = scores.ratios[name], "", f"learned / {row.other}, {row.measure.replace('_', ' ')}"
-        if row.wanted is not None:
-            aim = f", aim {row.aim:g}" if row.aim else ""
-            verdict = f"  {'yes' if ratio <= row.wanted else 'NO'} (wanted: at most {row.wanted:g}{aim})"
-        lines.append(f"  {what:46}{ratio:8.3g}{verdict}")
-    learned = scores.rows["learned"]
-    for against, value in (("single run", learned.speed_up), ("envelope", learned.speed_up_envelope)):
-        bound = ">= " if value is not None and value >= LONG else ""
-        lines.append(f"  {f'speed-up over best Adam, {against}':46}{bound + _number(value, '.3g'):>8}")
-    return "\n".join([*lines, *(f"  warning: {warning}" for warning in scores.warnings)])
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None or math.isnan(value) else format(value, form)
 
 
 def _task(name: str, result: TaskResult, scores: TaskScores) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 
+from lopt.inner_step import TrainState, inner_step
 from lopt.names import check_known
 from lopt.types import Config, Data, InnerProblem, LearnedOptimizer, Params, PyTree, TaskFamily, Theta
 
@@ -17,7 +18,16 @@ LOSS_CAP = 2.0
 
 
 class InnerState(NamedTuple):
-    """Attributes: config, one draw of the family; params; optimizer_state, corruption_state; step, horizon, int32."""
+    """A trajectory between two inner steps.
+
+    Attributes:
+      config: the draw of the family that is trained.
+      params: inner parameters.
+      optimizer_state: state of the rule.
+      corruption_state: state of the task's gradient corruption.
+      step: inner steps done, int32.
+      horizon: length of the trajectory, int32.
+    """
 
     config: Config
     params: Params
@@ -66,12 +76,12 @@ def inner_training(
         batch_key, loss_key, evaluate_key = jax.random.split(key, 3)
         task = family.task(state.config)
         batch = family.sample_batch(data, batch_key, state.config, "train")
-        value, grads = jax.value_and_grad(task.loss)(state.params, loss_key, batch)
-        grads, corruption_state = task.corrupt.update(grads, state.corruption_state, state.params)
-        updates, optimizer_state = optimizer.update(theta, grads, state.optimizer_state, state.params, value=value)
-        params = jax.tree.map(jnp.add, state.params, updates)
-        states = optimizer_state, corruption_state
-        new_state = InnerState(state.config, params, *states, state.step + 1, state.horizon)
+
+        def update(grads: Params, own: PyTree, params: Params, value: jax.Array) -> tuple[Params, PyTree]:
+            return optimizer.update(theta, grads, own, params, value=value)
+
+        train, value = inner_step(task, update, batch, loss_key, TrainState(*state[1:4]))
+        new_state = InnerState(state.config, *train, state.step + 1, state.horizon)
         if meta_loss == "train":
             return new_state, bounded(task.normalize(value))
         if meta_loss == "meta_batch":

@@ -1,7 +1,7 @@
 """Data sets that lie prepared in the data directory: finding one, opening it, checking what it holds.
 
-Read as array_record, the one TFDS format that can be written and read without TensorFlow. A public set is never
-downloaded, as TFDS prepares its public sets with TensorFlow only and waits minutes for a network that is missing.
+They are read as array_record, the one TFDS format that can be written and read without TensorFlow. A public set is
+never downloaded, because TFDS prepares its public sets only with TensorFlow, and waits minutes for a missing network.
 """
 
 import contextlib
@@ -29,12 +29,12 @@ class DatasetInfo(NamedTuple):
     """What a data set holds.
 
     Attributes:
-      name: of the data set.
+      name: name of the data set.
       kind: `"image"`, `"text"` or `"table"`.
       num_classes: labels are 0..num_classes-1; 0 for text and regression.
       shape: of an image `(height, width, channels)`; of a row `(features,)`; of a text `()`.
-      split_sizes: of each split in `lopt.types.SPLITS`, the whole of it: images, rows, or characters (of a public
-        text about so many: it is not read for that).
+      split_sizes: images, rows or characters of each split in `lopt.types.SPLITS`, whether it streams or not. For a
+        public text the number is approximate, because the text is not read for it.
       streams: whether it is too large to be held and is read in blocks.
     """
 
@@ -47,19 +47,26 @@ class DatasetInfo(NamedTuple):
 
 
 class Part(NamedTuple):
-    """One of our splits: the stretch from `first` to `last` per cent of a split that TFDS has."""
+    """One of our splits: the stretch between `first` and `last` per cent of a split that TFDS has."""
 
     source: str
     first: int
     last: int
 
     def bounds(self, length: int) -> tuple[int, int]:
-        """Of something of this length; rounded as TFDS rounds `train[10%:20%]`."""
+        """Start and end of the stretch in something of this length; rounded as TFDS rounds `train[10%:20%]`."""
         return round(self.first * length / 100), round(self.last * length / 100)
 
 
 class Prepared(NamedTuple):
-    """A prepared set: what it holds, where, TFDS's read-only builder of it, and where our splits are found."""
+    """A prepared set.
+
+    Attributes:
+      info: what it holds.
+      folder: where it lies.
+      builder: TFDS's read-only builder of it.
+      parts: where our splits are found in it.
+    """
 
     info: DatasetInfo
     folder: Path
@@ -95,7 +102,7 @@ def find(name: str, root: Path) -> Path:
     import tensorflow_datasets as tfds
     import tensorflow_datasets.text  # so that wikipedia and other texts are listed
 
-    # Community sets are left out: to list them TFDS goes to the network.
+    # Community sets are left out: TFDS would list them from the network.
     public = tfds.list_builders(with_community_datasets=False)
     if name.partition("/")[0] in public:
         raise InputError(
@@ -143,7 +150,7 @@ def open_folder(name: str, folder: Path) -> Prepared:
     if kind != "text":
         num_bytes = sum(examples.values()) * int(np.prod(shape))
     streams = blocks.too_large(kind, num_bytes, sum(examples.values()))
-    lengths = examples  # what a split is measured, and cut, by
+    lengths = examples  # the unit in which a split is cut
     if kind == "text" and not streams:
         lengths = {source: split.num_bytes for source, split in splits.items()}
     sizes = _sizes(parts, lengths)
@@ -160,7 +167,7 @@ def _sizes(parts: dict[str, Part], lengths: dict[str, int]) -> dict[str, int]:
 
 
 def _features(features: Any) -> tuple[str, int, tuple[int, ...]]:
-    """Kind, number of classes and shape of what a set holds; raises ValueError for what we cannot read."""
+    """Kind, number of classes and shape of a set; raises ValueError if we cannot read it."""
     import tensorflow_datasets as tfds
 
     if "text" in features and "image" not in features:
@@ -196,7 +203,7 @@ def _features(features: Any) -> tuple[str, int, tuple[int, ...]]:
 
 
 def _parts(held: set[str]) -> dict[str, Part]:
-    """Where our splits are found among those of a set. TFDS has shuffled the examples when it prepared them."""
+    """Where our splits are found among those of a set. TFDS shuffled the examples when it prepared them."""
     if set(SPLITS) <= held:
         return {split: Part(split, 0, 100) for split in SPLITS}
     if {"train", "validation", "test"} <= held:

@@ -20,7 +20,7 @@ def prepare_builtin(entry: BuiltinSet, root: Path) -> Path:
     try:
         splits = entry.load()  # before anything is written
         root.mkdir(parents=True, exist_ok=True)
-        # Made under a name that nothing reads, then renamed, which happens wholly or not at all.
+        # Written under a name that nothing reads, then renamed: a rename happens wholly or not at all.
         with tempfile.TemporaryDirectory(prefix=".preparing-", dir=root) as scratch:
             _write(entry, splits, Path(scratch))
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def _write(entry: BuiltinSet, splits: Splits, root: Path) -> None:
     """Writes a built-in set as a TFDS data set under `root`. A split of a text is one example."""
     import tensorflow_datasets as tfds
 
-    # Not registered: TFDS may have a set of the same name.
+    # Not registered, because TFDS may have a set of the same name.
     class Builtin(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         name = entry.name
         VERSION = tfds.core.Version(entry.version)
@@ -84,7 +84,7 @@ def _write(entry: BuiltinSet, splits: Splits, root: Path) -> None:
                 return
             for i, values in enumerate(zip(*arrays.values(), strict=True)):
                 example = dict(zip(arrays, values, strict=True))
-                # TFDS wants a label as an int of Python's.
+                # TFDS wants a label as a Python int.
                 yield i, {key: value.item() if value.ndim == 0 else value for key, value in example.items()}
 
     tfds.disable_progress_bar()

@@ -44,7 +44,7 @@ class ImageMixer(PatchClassifier):
       depth: number of blocks of two MLPs.
       token_width: hidden width of the MLP along the patches.
       channel_width: hidden width of the MLP along the channels.
-      batch_size: images a batch.
+      batch_size: images per batch.
 
     Reference: Tolstikhin et al., MLP-Mixer: An all-MLP Architecture for Vision, 2021,
     https://arxiv.org/abs/2105.01601.

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from lopt.names import InputError, check_known
 from lopt.types import Params
 from tasks.checks import check_widths
-from tasks.images.family import ImageClassifier
+from tasks.images.classifier import ImageClassifier
 from tasks.networks import ACTIVATIONS
 
 LAYER_NORM_EPSILON = 1e-6
@@ -23,11 +23,11 @@ class ImageMLP(ImageClassifier):
 
     Attributes:
       hidden_sizes: width of each hidden layer; empty for a linear classifier.
-      activation: of the hidden layers, one of `ACTIVATIONS`.
-      batch_size: images a batch.
+      activation: activation of the hidden layers, one of `ACTIVATIONS`.
+      batch_size: images per batch.
       init_scale: multiplies the standard deviation of all initial weights.
-      layer_norm: whether each hidden layer's sums are brought to mean 0 and variance 1 over the layer, and then to a
-        learned scale and shift, before the activation.
+      layer_norm: whether each hidden layer brings its sums to mean 0 and variance 1, and then to a learned scale and
+        shift, before the activation.
 
     Reference: Ba et al., Layer Normalization, 2016, https://arxiv.org/abs/1607.06450.
     """

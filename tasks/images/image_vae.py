@@ -20,20 +20,21 @@ LIKELIHOODS = ("bernoulli", "gaussian")
 class ImageVAE(ImageReconstruction):
     """-ELBO per pixel, in nats: 1/F (E_{z ~ q(z|x)}[-log p(x|z)] + KL(q(z|x) || N(0, 1))), mean over the batch.
 
-    q(z|x) = N(m, exp(v)) with m, v [L] from the encoder. The expectation is over one draw z = m + exp(v / 2) e, with e
-    from the key of the loss. KL = 1/2 sum_j (m_j^2 + exp(v_j) - 1 - v_j). With y [F] from the decoder, -log p(x|z) is
+    q(z|x) = N(m, exp(v)) with m, v [L] from the encoder. The expectation is estimated by one draw z = m + exp(v / 2) e,
+    with e from the key of the loss. KL = 1/2 sum_j (m_j^2 + exp(v_j) - 1 - v_j). With y [F] from the decoder,
+    -log p(x|z) is
       bernoulli: -sum_i (x_i log s(y_i) + (1 - x_i) log(1 - s(y_i))), s the logistic function, pixels x in 0..1;
       gaussian: sum_i (y_i - x_i)^2 / (2 noise^2), the constant left out, pixels x as in `ImageAutoencoder`.
-    Normalised it is at least 0 and about 1 at the start: over ln 2, the loss of guessing grey; or times 2 noise^2, so
-    that the mean image's squared error counts 1.
+    The normalised loss is at least 0, and about 1 at the start: bernoulli divides by ln 2, the loss of guessing grey;
+    gaussian multiplies by 2 noise^2, so that the squared error of the mean image is 1.
 
     Attributes:
       hidden_sizes: width of each hidden layer of the encoder; the decoder has them in reverse.
       latent_size: number L of latent variables.
       likelihood: p(x|z), one of `LIKELIHOODS`.
       noise: standard deviation of the gaussian likelihood, in units of the pixels' standard deviation.
-      activation: of the hidden layers, one of `ACTIVATIONS`.
-      batch_size: images a batch.
+      activation: activation of the hidden layers, one of `ACTIVATIONS`.
+      batch_size: images per batch.
 
     Reference: Kingma & Welling, Auto-Encoding Variational Bayes, 2013, https://arxiv.org/abs/1312.6114.
     """
@@ -88,5 +89,5 @@ class ImageVAE(ImageReconstruction):
         return jnp.mean(surprise + kl) / x.shape[-1]
 
     def _normalize(self, loss: jax.Array) -> jax.Array:
-        """About 1 for a grey image, or for the mean image, and a code that is the prior."""
+        """About 1 if the decoder gives a grey image, or the mean image, and the code is the prior."""
         return loss / math.log(2) if self.likelihood == "bernoulli" else loss * (2 * self.noise**2)

@@ -1,4 +1,4 @@
-"""Image classification with a vision transformer: small by default, a few milliseconds a step on a CPU."""
+"""Image classification with a vision transformer: small by default, a few milliseconds per step on a CPU."""
 
 import dataclasses
 import math
@@ -63,9 +63,9 @@ class ImageViT(PatchClassifier):
       patch_size: pixels along the side of a patch; divides `size`.
       width: size of a token.
       depth: number of blocks of attention and MLP.
-      num_heads: of the attention; divides `width`.
+      num_heads: heads of the attention; divides `width`.
       mlp_ratio: hidden width of the MLP over `width`.
-      batch_size: images a batch.
+      batch_size: images per batch.
 
     Reference: Dosovitskiy et al., An Image is Worth 16x16 Words, 2020, https://arxiv.org/abs/2010.11929.
     """

@@ -1,4 +1,4 @@
-"""What the families that reconstruct images from a short code share: no labels, and what the pixels are measured by."""
+"""What the families that reconstruct images from a short code share: no labels, and the unit of the pixels."""
 
 import dataclasses
 import math
@@ -19,16 +19,16 @@ from tasks.networks import ACTIVATIONS
 class ImageReconstruction(ImageFamily):
     """A task on images alone."""
 
-    ignores_labels: ClassVar[bool] = True  # so they cannot be noisy, or permuted
+    ignores_labels: ClassVar[bool] = True  # so that label_noise and permute_labels refuse it
 
     def _metrics(self, params: Params, key: jax.Array, batch: Batch) -> Mapping[str, jax.Array]:
-        """None."""
+        """There are none: `{}`."""
         del params, key, batch
         return {}
 
 
 def check_code(family: Any) -> None:
-    """The MLPs to the code and back, and its size, make sense."""
+    """Raises InputError unless a family's code, and the MLPs around it, have sizes and an activation that exist."""
     check_widths(family)
     check_whole(family, latent_size=1)
     check_known("activation", family.activation, ACTIVATIONS)

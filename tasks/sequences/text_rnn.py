@@ -8,7 +8,7 @@ import flax.linen as nn
 from lopt.names import check_known
 from tasks.checks import check_whole
 from tasks.datasets import NUM_SYMBOLS
-from tasks.sequences.models import CELLS, RecurrentNetwork
+from tasks.sequences.networks import CELLS, RecurrentNetwork
 from tasks.sequences.text_family import TextFamily
 
 
@@ -18,7 +18,7 @@ class TextRNN(TextFamily):
 
     Attributes:
       cell: "lstm" (Hochreiter and Schmidhuber 1997) or "gru" (Cho et al. 2014, arXiv:1406.1078).
-      width: entries of the embedding, and units of the layer.
+      width: size of the embedding, and number of units of the layer.
     """
 
     head: ClassVar[str] = "text_rnn"

@@ -7,7 +7,7 @@ import flax.linen as nn
 
 from tasks.checks import check_whole
 from tasks.datasets import NUM_SYMBOLS
-from tasks.sequences.models import Transformer, check_heads
+from tasks.sequences.networks import Transformer, check_heads
 from tasks.sequences.text_family import TextFamily
 
 
@@ -16,7 +16,7 @@ class TextTransformer(TextFamily):
     """Trains a decoder with causal attention to predict the next symbol; see `TextFamily` and `Transformer`.
 
     Attributes:
-      width: entries of the embedding, a multiple of the 4 heads.
+      width: size of the embedding; a multiple of 4, the number of heads.
       depth: blocks of attention and MLP.
     """
 

@@ -12,10 +12,11 @@ import pytest
 
 from lopt.distributed import PairLayout
 from lopt.evaluation import cache as evaluation_cache
-from lopt.evaluation import entry_runs
+from lopt.evaluation import tuning
 from lopt.evaluation.baselines import BASELINES
 from lopt.evaluation.cache import EvaluationCache, arrays_sha, sources
-from lopt.evaluation.evaluation import Evaluation
+from lopt.evaluation.contestants import as_pretrained, contestants
+from lopt.evaluation.protocol import Evaluation
 from lopt.evaluation.runs import Learned
 from lopt.names import InputError
 from lopt.optimizers.mlp import MLPOptimizer
@@ -73,17 +74,22 @@ RULES = {"learned": Learned(MLPOptimizer()), "baseline": BASELINES["adam_cosine"
 
 
 def roots(rule):
-    return [*parse_tasks(FAMILY), RULES[rule], entry_runs]
+    return [*parse_tasks(FAMILY), RULES[rule], tuning]
 
 
 def test_sources_are_those_of_what_is_run():
     found = set(sources(roots("learned")))
-    assert {"tasks.augmentations.augmented", "tasks.augmentations", "tasks.images.image_mlp", "tasks.datasets"} <= found
+    assert {
+        "tasks.augmentations.augmented",
+        "tasks.augmentations.gradients",
+        "tasks.images.image_mlp",
+        "tasks.datasets",
+    } <= found
     assert {
         "lopt.evaluation.runs",
         "lopt.evaluation.measures",
         "lopt.trained.transform",
-        "lopt.optimizers.parts.features",
+        "lopt.optimizers.parts.networks",
     } <= found
     assert not {"tasks.images.image_conv", "tasks.pools", "lopt.optimizers.velo", "lopt.evaluation.scores"} & found
     assert {"lopt.evaluation.baselines", "tests.toy_family"} <= set(sources([Quadratic(), BASELINES["adam"]]))
@@ -113,7 +119,7 @@ def test_no_code_of_ours_runs_that_the_key_does_not_know(rule):
     jax.clear_caches()  # what is traced already would not be entered
     sys.setprofile(note)
     try:
-        entry_runs.make_entry(RULES[rule], hypers, (0.1, 0.2), family, data, **settings, long=False, max_steps=2)
+        tuning.make_entry(RULES[rule], hypers, (0.1, 0.2), family, data, **settings, long=False, max_steps=2)
     finally:
         sys.setprofile(None)
     ours = {
@@ -161,7 +167,8 @@ VARIANTS = {
 @pytest.mark.parametrize("what", VARIANTS)
 def test_whatever_decides_an_entry_decides_its_key(what):
     evaluation = Evaluation(20, 2)
-    contestant = next(x for x in evaluation.contestants(*[MLPOptimizer(), {}, {}]) if x.name == "adam")
+    trained = as_pretrained((MLPOptimizer(), MLPOptimizer().init_theta(jax.random.key(0))))
+    contestant = next(x for x in contestants(trained, evaluation.baselines) if x.name == "adam")
     same = (evaluation, contestant, Quadratic(), {})
 
     def description(evaluation, contestant, family, data):

@@ -8,6 +8,7 @@ import pytest
 from lopt.evaluation import summary
 from lopt.evaluation.measures import LONG
 from lopt.evaluation.scores import score_task
+from lopt.evaluation.table import table
 from tests.evaluation.test_scores import T, constant, result, runs, tuned, untuned
 
 
@@ -60,13 +61,13 @@ def test_curves_are_thinned_to_points_that_were_there():
 
 
 def test_table_says_it_all():
-    text = summary.table("bowl", result(), score_task(result()))
+    text = table("bowl", result(), score_task(result()))
     assert "bowl: 7 parameters, 100 steps, mean of 2 seeds" in text
     assert text.count("yes (wanted: at most") == 3
     assert all(label in text for label in ("Adam, cosine", "learned optimizer", "same rule, untrained"))
     worse = tuned("Adam", (4, 4), (9, 9), (9, 9))
     ahead = result(adam=worse)
     assert score_task(ahead).speed_up == LONG
-    assert ">= 4" in summary.table("bowl", ahead, score_task(ahead))
+    assert ">= 4" in table("bowl", ahead, score_task(ahead))
     bad = result(learned=untuned("learned optimizer", constant(np.nan, 1)))
-    assert summary.table("bowl", bad, score_task(bad)).count("NO (wanted: at most") == 3
+    assert table("bowl", bad, score_task(bad)).count("NO (wanted: at most") == 3

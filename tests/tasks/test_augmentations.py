@@ -12,9 +12,10 @@ from lopt.optimizers import OPTIMIZERS
 from lopt.optimizers.learnable_adam import LearnableAdam
 from lopt.types import Task
 from tasks import AUGMENTATIONS, parse_tasks
-from tasks.augmentations import DelayGradient, LabelNoise, NoisyGradient, PermuteLabels, ReduceBatch, Reparametrize
-from tasks.augmentations import ScaleLoss as Scale
 from tasks.augmentations.augmented import Augmented
+from tasks.augmentations.examples import LabelNoise, PermuteLabels, ReduceBatch
+from tasks.augmentations.gradients import DelayGradient, NoisyGradient
+from tasks.augmentations.units import Reparametrize, ScaleLoss
 from tasks.functions.quadratic import Quadratic
 from tasks.images.random_mlp import RandomMLP
 
@@ -74,7 +75,7 @@ def test_scales_are_log_uniform_and_tasks_vmap():
 
 
 def test_scaled_loss_has_the_plain_normalised_one():
-    _, config, task, plain = both(PLAIN, Scale(low=10, high=1000))
+    _, config, task, plain = both(PLAIN, ScaleLoss(low=10, high=1000))
     params, batch = plain.init(KEY), {"noise": jnp.zeros(6)}
     np.testing.assert_allclose(task.loss(params, KEY, batch), config["draw"] * plain.loss(params, KEY, batch))
     assert 10 <= config["draw"] <= 1000

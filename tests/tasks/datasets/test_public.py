@@ -119,7 +119,7 @@ def test_texts_of_many_examples_are_joined_and_cut(tmp_path, name, held, shares)
 
 def test_a_text_too_short_for_its_splits(tmp_path):
     write_texts(tmp_path, "wikipedia/20230601.simple", {"train": ["abcdefgh"]})
-    with pytest.raises(InputError, match="too short a text, nothing of it is left for valid"):
+    with pytest.raises(InputError, match="is too short a text: nothing is left for valid"):
         datasets.load_text("wikipedia/20230601.simple", tmp_path)
 
 

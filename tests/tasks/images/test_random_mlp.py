@@ -181,5 +181,5 @@ def test_bad_settings_are_input_errors(settings: Any, message):
 
 
 def test_too_many_classes_are_refused(two_sets):
-    with pytest.raises(InputError, match="'bright' has 5 classes: num_classes is 4, the most"):
+    with pytest.raises(InputError, match="'bright' has 5 classes, more than num_classes=4"):
         RandomMLP(datasets=("dark", "bright"), num_classes=4).load()

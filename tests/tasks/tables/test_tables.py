@@ -101,9 +101,9 @@ def test_classifier_agrees_with_numpy(made_up):
 def test_what_does_not_fit_is_refused(made_up):
     x = random_table()
     made_up(x)
-    with pytest.raises(InputError, match=r"has \(classes, columns\) \(0, 3\): num_classes, num_features are \(2, 30\)"):
+    with pytest.raises(InputError, match=r"has \(classes, columns\) = \(0, 3\), and the family has \(2, 30\)"):
         TableMLP().load()
-    with pytest.raises(InputError, match=r"has \(70, 3\) rows and columns: num_rows, num_features are \(392, 7\)"):
+    with pytest.raises(InputError, match=r"has \(rows, columns\) = \(70, 3\), and the family has \(392, 7\)"):
         MatrixFactorization().load()
     x[50, 1] = np.nan
     with pytest.raises(InputError, match="missing or infinite values in split 'meta'"):

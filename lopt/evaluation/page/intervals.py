@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from lopt.evaluation.report.cells import (
+from lopt.evaluation.page.cells import (
     Column,
     Content,
     Styles,

@@ -1,4 +1,4 @@
-"""An evaluation from formulas, in the form in which `lopt.report` reads it."""
+"""An evaluation from formulas, in the form in which `lopt.evaluation.page` reads it."""
 
 import math
 from typing import Any

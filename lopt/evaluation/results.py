@@ -1,4 +1,4 @@
-"""What an evaluation is made of: the runs of one optimizer on one task; and the same as named arrays, for npz files."""
+"""What an evaluation finds: the runs of one optimizer on one task, and of all; and the same as arrays of npz files."""
 
 import io
 import os
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lopt.evaluation.measures import MEASURES, best_rate
+from lopt.evaluation.measures import LONG, MEASURES
 from lopt.names import InputError
 
 KINDS = ("learned", "untuned", "constant", "scheduled")
@@ -16,12 +16,12 @@ PLAIN = ("label", "kind", "rates", "flops_per_step", "seconds_per_step")
 
 
 class Curves(NamedTuple):
-    """Runs of one optimizer; `...` is the seeds, or learning rates and seeds.
+    """Runs of one optimizer; `...` stands for the seeds, or for learning rates and seeds.
 
     Attributes:
       loss: training loss at every step, before the update, in the task's unit, `[..., num_steps]`.
-      valid_loss: after the training, on the split that was asked for, `[...]`.
-      valid_accuracy: the same; NaN for a task that has none, `[...]`.
+      valid_loss: loss after the training, on the split that was asked for, `[...]`.
+      valid_accuracy: accuracy after the training, on the same split; NaN for a task that has none, `[...]`.
     """
 
     loss: Any  # numpy arrays; within `lopt.evaluation.runs`, JAX arrays
@@ -30,23 +30,28 @@ class Curves(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One optimizer on one task: G rates, S seeds, T steps.
+    """One optimizer on one task, with G learning rates, S seeds and T steps.
 
     Attributes:
-      label: for people.
-      kind: of `KINDS`.
+      label: the name that people read.
+      kind: one of `KINDS`.
       rates: the learning rates, rising, `[G]`; NaN for a learned rule, which has none.
-      tuning: at each rate on the tuning seeds, losses `[G, S, T]`; `[0, S, T]` for what is not tuned.
-      chosen: for each of `MEASURES`, the rate that is best by it, on the evaluation seeds, losses `[S, T]`.
-      long: at the rate of the lowest final loss, `[S, LONG * T]`; of the reference only.
-      flops_per_step: of one step of the training, by XLA's count before it optimizes the program.
-      seconds_per_step: measured while the runs were made, compilation left out, on one device, runs one at a time.
+      tuning: the runs at each rate on the tuning seeds, losses `[G, S, T]`; `[0, S, T]` for what is not tuned.
+      best: for each of `MEASURES`, the index of the rate that was best by it on the tuning seeds; 0 for what is not
+        tuned.
+      chosen: for each of `MEASURES`, the runs at that rate on the evaluation seeds, losses `[S, T]`.
+      long: the runs at the rate of the lowest final loss over `LONG` horizons, `[S, LONG * T]`; the reference alone has
+        them.
+      flops_per_step: floating-point operations of one training step, by XLA's count before it optimizes the program.
+      seconds_per_step: time of one step of one run on one device, measured while the runs were made, without
+        compilation.
     """
 
     label: str
     kind: str
     rates: np.ndarray
     tuning: Curves
+    best: dict[str, int]
     chosen: dict[str, Curves]
     long: Curves | None
     flops_per_step: float
@@ -57,10 +62,17 @@ class Entry(NamedTuple):
         """Whether there was a choice of rates."""
         return len(self.tuning.loss) > 0
 
-    @property
-    def best(self) -> dict[str, int]:
-        """Index of the rate that is best by each of `MEASURES` on the tuning seeds; 0 for what is not tuned."""
-        return {measure: best_rate(self.tuning.loss, measure) if self.tuned else 0 for measure in MEASURES}
+    def check(self) -> None:
+        """Raises ValueError unless all arrays have the shapes that are documented above."""
+        num_seeds, num_steps = self.chosen["final_loss"].loss.shape
+        wanted = {"tuning": (len(self.rates) if self.tuned else 0, num_seeds, num_steps)}
+        wanted |= dict.fromkeys(MEASURES, (num_seeds, num_steps)) | {"long": (num_seeds, LONG * num_steps)}
+        for name, curves in {"tuning": self.tuning, "long": self.long, **self.chosen}.items():
+            shapes = [] if curves is None else [np.shape(array) for array in curves]
+            if shapes and shapes != [wanted[name], wanted[name][:-1], wanted[name][:-1]]:
+                raise ValueError(f"{self.label}: {name} has the shapes {shapes}, and losses must be {wanted[name]}")
+        if self.best.keys() != MEASURES.keys() or not all(0 <= i < len(self.rates) for i in self.best.values()):
+            raise ValueError(f"{self.label}: {self.best} are no indices of {len(self.rates)} learning rates")
 
 
 class TaskResult(NamedTuple):
@@ -68,8 +80,9 @@ class TaskResult(NamedTuple):
 
     Attributes:
       num_params: number of inner parameters.
-      horizon: T.
-      seeds, tuning_seeds: of the runs, `[S]`.
+      horizon: T, the steps of a training.
+      seeds: the evaluation seeds, `[S]`.
+      tuning_seeds: the tuning seeds, `[S]`.
       warnings: what was known before the runs.
       entries: by name: `learned`, `untrained` (the same rule with its initial theta), `adam_default` (Adam at
         `DEFAULT_RATE`), `adam`, which is the reference; then other baselines and other learned optimizers.
@@ -82,10 +95,22 @@ class TaskResult(NamedTuple):
     warnings: tuple[str, ...]
     entries: dict[str, Entry]
 
+    def check(self) -> None:
+        """Raises ValueError unless every entry has this horizon and these seeds, and arrays of documented shapes."""
+        for entry in self.entries.values():
+            entry.check()
+            shape = entry.chosen["final_loss"].loss.shape
+            if shape != (len(self.seeds), self.horizon):
+                raise ValueError(f"{entry.label}: losses {shape} of {len(self.seeds)} seeds and {self.horizon} steps")
+
 
 def entry_arrays(entry: Entry) -> dict[str, np.ndarray]:
-    """`FIELD`, `tuning.ARRAY`, `chosen.MEASURE.ARRAY`, `long.ARRAY`; `chosen` once if both rates are one."""
+    """The arrays of an entry: `FIELD`, `best.MEASURE`, `tuning.ARRAY`, `chosen.MEASURE.ARRAY`, `long.ARRAY`.
+
+    Where one rate is best by all measures, its runs are there once, as those of the final loss.
+    """
     arrays = {name: np.asarray(getattr(entry, name)) for name in PLAIN} | _curves_arrays("tuning", entry.tuning)
+    arrays |= {f"best.{measure}": np.asarray(index) for measure, index in entry.best.items()}
     same = len(set(entry.best.values())) == 1
     for measure, curves in entry.chosen.items():
         if not same or measure == "final_loss":
@@ -103,12 +128,12 @@ def entry_of(arrays: Mapping[str, np.ndarray]) -> Entry:
     }
     entry = Entry(
         tuning=_curves_of(arrays, "tuning"),
+        best={measure: int(arrays[f"best.{measure}"]) for measure in MEASURES},
         chosen=chosen,
         long=_curves_of(arrays, "long") if "long.loss" in arrays else None,
         **plain,
     )
-    if entry.tuning.loss.shape[1:] != final.loss.shape or len(entry.tuning.loss) not in (0, len(entry.rates)):
-        raise ValueError(f"losses of the shapes {entry.tuning.loss.shape} and {final.loss.shape}")
+    entry.check()
     return entry
 
 

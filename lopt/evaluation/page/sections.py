@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from lopt.evaluation.report.cells import Cell, Content, Styles, quantity, significant
-from lopt.evaluation.report.drawing import drawn, line_styles
-from lopt.evaluation.report.intervals import aggregate_table
-from lopt.evaluation.report.tables import cost_table, results_table, sweep_table, tuning_table
+from lopt.evaluation.page.cells import Cell, Content, Styles, quantity, significant
+from lopt.evaluation.page.drawing import drawn, line_styles
+from lopt.evaluation.page.intervals import aggregate_table
+from lopt.evaluation.page.tables import cost_table, results_table, sweep_table, tuning_table
 
 FOLDER = Path(__file__).parent
 SCRIPTS = ("tables.js", "drawing.js", "chart.js", "curves.js")
@@ -23,7 +23,7 @@ def render(content: Content) -> str:
     """The page as HTML. Parts that are absent from the content are left out.
 
     Args:
-      content: as `lopt.results` writes it into `summary.json`.
+      content: what `summary.summarize` returns, the content of summary.json.
     """
     styles = line_styles(content)
     sections = [(name, title, write(content, styles)) for name, (title, write) in SECTIONS.items()]

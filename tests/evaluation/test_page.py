@@ -1,4 +1,4 @@
-"""The page of an evaluation: what stands in it. `test_report_in_browser.py` has what it does."""
+"""The page of an evaluation: what stands in it. `test_page_in_browser.py` has what it does."""
 
 import json
 import math
@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from lopt.evaluation.report import render
-from lopt.evaluation.report.cells import number, significant, with_prefix
-from tests.evaluation.report_example import example
+from lopt.evaluation.page import render
+from lopt.evaluation.page.cells import number, significant, with_prefix
+from tests.evaluation.page_example import example
 
 DASH = "\N{EN DASH}"
 

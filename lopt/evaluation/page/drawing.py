@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from lopt.evaluation.report.cells import Cell, Content, Styles, number
+from lopt.evaluation.page.cells import Cell, Content, Styles, number
 
 COLOURS, DASHES = 8, 7  # of `style.css`: 56 ways to draw a line, before two are alike
 SHOWN = 7  # lines that a panel starts with; the others are a click away

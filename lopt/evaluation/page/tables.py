@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from lopt.evaluation.report.cells import (
+from lopt.evaluation.page.cells import (
     Column,
     Content,
     Styles,

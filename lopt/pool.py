@@ -1,0 +1,77 @@
+"""The one door from the library to the package `tasks`: task names become families here, and nowhere else in lopt.
+
+`tasks` is imported when a name is read, so that `import lopt` stays light and families of one's own need no pool.
+"""
+
+import types
+from collections.abc import Sequence
+
+from lopt.names import InputError, check_known
+from lopt.types import TaskFamily, TaskMixture
+
+FUNCTIONS = ("load", "sample", "task", "sample_batch")  # what every family has
+
+
+def read_mixture(
+    tasks: str | TaskFamily | TaskMixture | Sequence[str | TaskFamily], data_dir: str | None = None
+) -> TaskMixture:
+    """Task families with their weights, from whatever form a person gives them in.
+
+    Args:
+      tasks: text as for `--tasks`, `[WEIGHT*]FAMILY[/DATASET][:setting=value]...[+AUGMENTATION...]` separated by
+        commas; one family; a sequence of texts and families, each family with the weight 1; or a finished mixture.
+      data_dir: where data sets are looked for; None for the default.
+
+    Raises:
+      InputError: no task, two tasks of one name, an object that is no task family, or a text that cannot be read.
+    """
+    if isinstance(tasks, TaskMixture):
+        parts = [tasks]
+    elif isinstance(tasks, Sequence) and not isinstance(tasks, str):
+        parts = [_read_one(item, data_dir) for item in tasks]
+    else:
+        parts = [_read_one(tasks, data_dir)]
+    families = tuple(family for part in parts for family in part.families)
+    if not families:
+        raise InputError("no task is named: give at least one, by name or as an object")
+    names = [family.name for family in families]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise InputError(f"two tasks have the name {twice[0]!r}: results are kept by name, so give each its own")
+    return TaskMixture(families, tuple(weight for part in parts for weight in part.weights))
+
+
+def sweep_axes() -> tuple[str, ...]:
+    """The axes along which `task_variants` can vary a task."""
+    return tuple(_pool().sweeps.AXES)
+
+
+def task_variants(family: TaskFamily, axis: str, data_dir: str | None = None) -> dict[str, TaskFamily]:
+    """The task at every value along an axis of `sweep_axes`, by a label for each: see `tasks.sweeps.variants`."""
+    check_known("axis of a sweep", axis, sweep_axes())
+    return _pool().sweeps.variants(family, axis, data_dir=data_dir)
+
+
+def _read_one(item: str | TaskFamily, data_dir: str | None) -> TaskMixture:
+    if isinstance(item, str):
+        from lopt.optimizers import OPTIMIZERS  # here, as it imports Flax
+
+        return _pool().parse_mixture(item, data_dir=data_dir, optimizers=OPTIMIZERS)
+    missing = [name for name in ("name", *FUNCTIONS) if not hasattr(item, name)]
+    if missing or isinstance(item, type):
+        hint = "give an instance of the class" if isinstance(item, type) else f"it has no {', '.join(missing)}"
+        raise InputError(f"{item!r:.200} is no task family: {hint}. lopt.types.TaskFamily says what one has")
+    return TaskMixture((item,), (1.0,))
+
+
+def _pool() -> types.ModuleType:
+    """The package `tasks`. Raises InputError where it, or a package that it needs, is not installed."""
+    try:
+        import tasks
+        import tasks.sweeps
+    except ImportError as error:
+        raise InputError(
+            f"task names are read by the package `tasks`, which cannot be imported here ({error}): run from a checkout "
+            "of lopt with requirements.txt installed, or give task families as objects"
+        ) from error
+    return tasks
