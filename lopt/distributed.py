@@ -111,6 +111,8 @@ def default_layout(num_pairs: int, num_devices: int | None = None) -> PairLayout
     """
     available = jax.device_count()
     sequential = jax.default_backend() == "cpu"
+    if sequential and num_devices is not None and num_devices > num_cores():
+        raise InputError(f"{num_devices} devices asked for, and this machine has {num_cores()} CPU cores, one for each")
     if num_devices is None:
         num_devices = max(n for n in range(1, available + 1) if num_pairs % n == 0)
     if not 1 <= num_devices <= available:

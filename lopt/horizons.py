@@ -10,6 +10,7 @@ import numpy as np
 
 from lopt.names import InputError, check_known
 
+MAX_LENGTHS = 1_000_000  # of a range of horizons: they are kept as a table
 LAWS = ("log", "uniform")
 FORMS = "1000, 200:2000 (log-uniform), 200:2000:uniform or 200:2000:grow=500 (reached after 500 outer steps)"
 
@@ -59,6 +60,11 @@ class Horizon:
             raise InputError(f"truncation must be at least 1 inner step, not {truncation}")
         if truncation > self.min_length:
             raise InputError(f"truncation {truncation} is longer than the shortest horizon, {self.min_length}")
+        if (self.max_length - self.min_length) // truncation >= MAX_LENGTHS:
+            raise InputError(
+                f"horizon {self} has more than {MAX_LENGTHS:,} different lengths, in windows of {truncation} inner "
+                "steps: take a narrower range or a longer truncation"
+            )
         if self.min_length == self.max_length and self.min_length % truncation:
             below = self.min_length // truncation * truncation
             raise InputError(

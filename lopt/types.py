@@ -29,7 +29,7 @@ class Task(NamedTuple):
       loss: `(params, key, batch) -> scalar`, in the task's own unit.
       normalize: `(loss) -> scalar`; 1 is the loss of the trivial predictor.
       metrics: `(params, key, batch) -> {name: scalar}`, `{"accuracy": ...}` where there is one, else `{}`.
-      corrupt: what befalls the gradients before the optimizer sees them, such as noise or delay.
+      corrupt: what happens to the gradients before the optimizer sees them, such as noise or delay.
     """
 
     init: Callable[[jax.Array], Params]
@@ -74,7 +74,12 @@ class TaskFamily(Protocol):
 
 
 class TaskMixture(NamedTuple):
-    """Attributes: families; weights, how much each counts, above 0."""
+    """Task families that are trained on together.
+
+    Attributes:
+      families: the families.
+      weights: how much each family counts, above 0.
+    """
 
     families: tuple[TaskFamily, ...]
     weights: tuple[float, ...]
@@ -147,6 +152,20 @@ class GradientEstimator(Protocol):
         """Starts the trajectories. Raises InputError if the method cannot handle the problem."""
         ...
 
-    def estimate(self, problem: InnerProblem, theta: Theta, state: PyTree, key: jax.Array) -> tuple[Estimate, PyTree]:
-        """One estimate from one window of every trajectory."""
+    def estimate(
+        self, problem: InnerProblem, theta: Theta, state: PyTree, key: jax.Array, *, step: jax.Array | None = None
+    ) -> tuple[Estimate, PyTree]:
+        """One estimate from one window of every trajectory.
+
+        Args:
+          problem: the unrolled computation.
+          theta: where the gradient is wanted.
+          state: of the trajectories, as `init` or the last estimate left it.
+          key: consumed.
+          step: outer steps done, int32, which schedules of sigma and growing horizons read. Of a mixture, a family may
+            be asked in some outer steps only. None: the number of estimates made from this state.
+
+        Returns:
+          The estimate, and the state after it. Without any usable pair, `grad` is zero and `loss` NaN.
+        """
         ...

@@ -18,7 +18,7 @@ HOUSE_PACKAGES = tuple(place.removesuffix(".py") for place in (*HOUSE, "tests"))
 TYPES, SETTINGS = ("lopt.types",), ("lopt.types", "lopt.names")
 FAMILY = (*SETTINGS, "tasks.checks", "tasks.naming")
 ROOMS: dict[str, tuple[str, ...]] = {
-    "lopt": ("lopt.names", "lopt.version", "lopt.trained", "lopt.meta_training"),
+    "lopt": ("lopt.names", "lopt.version", "lopt.trained", "lopt.meta_training", "lopt.evaluation"),
     "lopt.types": (),
     "lopt.names": (),
     "lopt.version": (),
@@ -106,7 +106,7 @@ def floor_of(room: str) -> int:
 
 # What `import lopt` loads of ours; the other public names load their modules at first use.
 LIGHT = {"lopt", "lopt.types", "lopt.names", "lopt.version", "lopt.files", "lopt.trees", "lopt.trained"} | {
-    f"lopt.trained.{name}" for name in ("transform", "export", "pretrained", "guard")
+    f"lopt.trained.{name}" for name in ("transform", "export", "pretrained", "guard", "watch")
 }
 
 

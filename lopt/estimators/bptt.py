@@ -49,9 +49,10 @@ class BPTT:
         return pairs.no_estimates(self.num_pairs, self.layout)
 
     def estimate(
-        self, problem: InnerProblem, theta: Theta, state: jax.Array, key: jax.Array
+        self, problem: InnerProblem, theta: Theta, state: jax.Array, key: jax.Array, *, step: jax.Array | None = None
     ) -> tuple[Estimate, jax.Array]:
         """One trajectory per pair, from its start to its end, and the mean of their gradients."""
+        state = state if step is None else jnp.full_like(state, step)
 
         def one_trajectory(step, trajectory_key):
             return self._trajectory(problem, theta, step, trajectory_key)

@@ -55,9 +55,10 @@ class FullES:
         return pairs.no_estimates(self.num_pairs, self.layout)
 
     def estimate(
-        self, problem: InnerProblem, theta: Theta, state: jax.Array, key: jax.Array
+        self, problem: InnerProblem, theta: Theta, state: jax.Array, key: jax.Array, *, step: jax.Array | None = None
     ) -> tuple[Estimate, jax.Array]:
         """One whole trajectory of every pair, and the mean of their estimates."""
+        state = state if step is None else jnp.full_like(state, step)
 
         def one_pair(step, pair_key):
             return self._trajectory(problem, theta, step, pair_key)

@@ -90,8 +90,12 @@ class WindowedEstimator(abc.ABC):
         return self.layout.map_pairs(start_pair, pairs.pair_keys(key, self.num_pairs))
 
     @final
-    def estimate(self, problem: InnerProblem, theta: Theta, state: Any, key: jax.Array) -> tuple[Estimate, Any]:
-        """One window of every pair, and the mean of their estimates."""
+    def estimate(
+        self, problem: InnerProblem, theta: Theta, state: Any, key: jax.Array, *, step: jax.Array | None = None
+    ) -> tuple[Estimate, Any]:
+        """One window of every pair, and the mean of their estimates; arguments as in `GradientEstimator`."""
+        if step is not None:
+            state = state._replace(clock=state.clock._replace(step=jnp.full_like(state.clock.step, step)))
 
         def one_pair(pair_state, pair_key):
             return self._window(problem, theta, pair_state, pair_key)

@@ -190,11 +190,6 @@ class Checkpoints:
         return CheckpointError(f"cannot write step {self._saving} to {self._directory}: {_reason(error)}; {usable}.")
 
 
-def checkpoint_bytes(template: PyTree) -> int:
-    """Size of the arrays of a checkpoint, in bytes, from their shapes and types."""
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(template))
-
-
 def _by_path(tree: PyTree) -> dict[str, Any]:
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
 

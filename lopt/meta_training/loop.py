@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from lopt.distributed import check_one_process
-from lopt.meta_training.checkpoint import KEEP, Checkpoints, checkpoint_bytes
+from lopt.meta_training.budget import check_affordable, num_bytes
+from lopt.meta_training.checkpoint import KEEP, Checkpoints
 from lopt.meta_training.config import MetaTrainConfig
 from lopt.meta_training.feed import Feed
 from lopt.meta_training.health import Health
@@ -78,6 +79,7 @@ def train(training: MetaTraining, config: MetaTrainConfig, run: Invocation) -> O
     with contextlib.ExitStack() as stack:
         feed = stack.enter_context(Feed(training.families, training.layout, config.seed, config.data_block_steps))
         template = training.template(feed.at(0))
+        check_affordable(training, config, template, feed.at(0))
         start = load_pretrained(config.init_from).theta if config.init_from else None
         if start is not None:
             training.check_theta(start)
@@ -87,7 +89,7 @@ def train(training: MetaTraining, config: MetaTrainConfig, run: Invocation) -> O
                 config.as_json(),
                 may_change=config.may_grow,
                 defaults=MetaTrainConfig().as_json(),
-                needed_bytes=(KEEP + 1) * checkpoint_bytes(template),
+                needed_bytes=(KEEP + 1) * num_bytes(template),
             )
         )
         checkpoints = stack.enter_context(Checkpoints(run.workdir))

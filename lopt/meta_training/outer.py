@@ -14,7 +14,7 @@ from lopt.distributed import PairLayout
 from lopt.meta_training.freezing import Rebuild, check_frozen, of_trained_part, split_theta
 from lopt.meta_training.inner import MetaLoss, inner_training
 from lopt.meta_training.outer_optimizer import OuterOptimizer
-from lopt.names import InputError
+from lopt.names import InputError, check_numbers
 from lopt.seeds import initial_theta, run_keys
 from lopt.trees import describe_leaves, differences
 from lopt.types import Data, Estimate, GradientEstimator, InnerProblem, LearnedOptimizer, PyTree, TaskFamily, Theta
@@ -58,18 +58,24 @@ class FamilyEstimates(NamedTuple):
 def _mean(estimates: Estimate, weights: Sequence[float]) -> Estimate:
     """mean_i w_i estimate_i, of estimates stacked along a leading axis, for weights whose mean is 1.
 
+    A family without any usable pair, whose loss is NaN, adds nothing to the gradient, and the others give the loss.
     The variance of the mean of n independent estimates is sum_i (w_i / n)^2 variance_i. Where families are drawn, that
     is the variance for those drawn, not what the draw adds.
     """
-    w = jnp.asarray(weights, jnp.float32)
+    w, usable = jnp.asarray(weights, jnp.float32), jnp.isfinite(estimates.loss)
+
+    def per_family(x: jax.Array, like: jax.Array) -> jax.Array:
+        return x.reshape(-1, *[1] * (like.ndim - 1))
 
     def mean(x: jax.Array) -> jax.Array:
-        return jnp.mean(w.reshape(-1, *[1] * (x.ndim - 1)) * x, axis=0)
+        return jnp.mean(per_family(w, x) * x, axis=0)
 
+    grad = jax.tree.map(lambda x: mean(jnp.where(per_family(usable, x), x, 0)), estimates.grad)
+    loss = mean(jnp.where(usable, estimates.loss, 0)) / mean(usable.astype(w.dtype))  # 0 / 0 without any
     info = {name: mean(x) for name, x in estimates.info.items()}
     if (variance := estimates.info.get(VARIANCE)) is not None:
         info[VARIANCE] = jnp.sum(jnp.square(w / len(weights)) * variance)
-    return Estimate(jax.tree.map(mean, estimates.grad), mean(estimates.loss), info)
+    return Estimate(grad, loss, info)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +110,14 @@ class MetaTraining:
             raise InputError(f"the weights of the tasks must be above 0, not {', '.join(map(str, self.weights))}")
         if self.families_per_step < 0:
             raise InputError(f"tasks_per_step must be at least 0, not {self.families_per_step}")
+        if self.families and self.families_per_step > len(self.families):
+            raise InputError(
+                f"tasks_per_step is {self.families_per_step}, of {len(self.families)} task families: 0 stands for all"
+            )
+        for kind in ("optimizer", "estimator", "outer_optimizer"):
+            check_numbers(kind.replace("_", " "), getattr(self, kind))
+        for family in self.families:
+            check_numbers(f"task {family.name}", family)
 
     def _shares(self) -> list[float]:
         """The weights, scaled so that their mean is 1."""
@@ -130,17 +144,17 @@ class MetaTraining:
         return OuterState(theta, optimizer_state, states, jnp.zeros((), jnp.int32), key)
 
     def _estimate(
-        self, i: int, problem: InnerProblem, theta: Theta, state: PyTree, key: jax.Array
+        self, i: int, problem: InnerProblem, theta: Theta, state: PyTree, key: jax.Array, step: jax.Array
     ) -> tuple[Estimate, PyTree]:
         """The estimate and the new estimator state of family i; `key` is the outer step's."""
-        return self.estimator.estimate(problem, theta, state, jax.random.fold_in(key, i))
+        return self.estimator.estimate(problem, theta, state, jax.random.fold_in(key, i), step=step)
 
     def _estimate_all(
-        self, problems: list[InnerProblem], theta: Theta, states: tuple[PyTree, ...], key: jax.Array
+        self, problems: list[InnerProblem], theta: Theta, states: tuple[PyTree, ...], key: jax.Array, step: jax.Array
     ) -> FamilyEstimates:
         """The weighted mean over all families."""
         done = [
-            self._estimate(i, problem, theta, old, key)
+            self._estimate(i, problem, theta, old, key, step)
             for i, (problem, old) in enumerate(zip(problems, states, strict=True))
         ]
         estimates = [estimate for estimate, _ in done]
@@ -148,14 +162,14 @@ class MetaTraining:
         return FamilyEstimates(mean, tuple(new for _, new in done), tuple(e.loss for e in estimates))
 
     def _estimate_some(
-        self, problems: list[InnerProblem], theta: Theta, states: tuple[PyTree, ...], key: jax.Array
+        self, problems: list[InnerProblem], theta: Theta, states: tuple[PyTree, ...], key: jax.Array, step: jax.Array
     ) -> FamilyEstimates:
         """The mean over the families drawn; the loss of a family that is not drawn is NaN."""
         draw_key, slots_key = jax.random.split(key)
         logits = jnp.log(jnp.asarray(self._shares()))
 
         def visit(i: int, states: tuple[PyTree, ...], key: jax.Array) -> tuple[Estimate, tuple[PyTree, ...]]:
-            estimate, new = self._estimate(i, problems[i], theta, states[i], key)
+            estimate, new = self._estimate(i, problems[i], theta, states[i], key, step)
             return estimate, (*states[:i], new, *states[i + 1 :])
 
         def body(carry, slot):
@@ -176,7 +190,9 @@ class MetaTraining:
         step_key = jax.random.fold_in(state.key, state.step)
         trained, rebuild = split_theta(state.theta, self.frozen)
         problems = self._problems(data, rebuild)
-        (grad, loss, info), estimator_states, losses = estimate(problems, trained, state.estimator_states, step_key)
+        (grad, loss, info), estimator_states, losses = estimate(
+            problems, trained, state.estimator_states, step_key, state.step
+        )
         transformation = self.outer_optimizer.transformation()
         # Without a usable estimate theta must not move, and momentum would move it.
         usable = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grad))

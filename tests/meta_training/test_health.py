@@ -68,7 +68,7 @@ class Broken:
     def init(self, problem, theta, key):
         return jnp.zeros((), jnp.int32)
 
-    def estimate(self, problem, theta, state, key):
+    def estimate(self, problem, theta, state, key, *, step=None):
         broken = state >= 2
         grad = jax.tree.map(lambda x: jnp.where(broken, jnp.nan, jnp.ones_like(x)), theta)
         return Estimate(grad, jnp.where(broken, jnp.nan, 1.0), {"left_out": broken.astype(jnp.float32)}), state + 1
