@@ -13,7 +13,6 @@ import pytest
 import lopt
 from lopt.estimators import ESTIMATORS
 from lopt.evaluation.baselines import BASELINES
-from lopt.evaluation.report import Report
 from lopt.optimizers import OPTIMIZERS
 from lopt.trained.pretrained import shipped
 from presets import PRESETS
@@ -175,7 +174,7 @@ README_SMALLER = {
 
 
 BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), flags=re.DOTALL | re.MULTILINE)
-RESULTS = {"tuned": lopt.Tuned, "run": lopt.Run, "report": Report}  # what the names in the blocks are
+RESULTS = {"tuned": lopt.Tuned, "run": lopt.Run, "report": lopt.Report}  # what the names in the blocks are
 
 
 @pytest.mark.parametrize("block", BLOCKS)
