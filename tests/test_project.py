@@ -168,12 +168,13 @@ valid_loss = train_loss
 README_SMALLER = {
     "    num_steps=200,\n": "    num_steps=4, num_pairs=2, truncation=2, num_updates=2,\n",
     'tasks="image_mlp/digits", workdir': 'tasks="quadratic:dimension=4", workdir',
+    "horizon=500)": "horizon=20, num_seeds=2)",
     "outer_steps=200)": 'outer_steps=2, num_pairs=2, truncation=2, horizon="4:8")',
 }
 
 
 BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), flags=re.DOTALL | re.MULTILINE)
-RESULTS = {"tuned": lopt.Tuned, "run": lopt.Run}  # what the names in the blocks are
+RESULTS = {"tuned": lopt.Tuned, "run": lopt.Run, "report": lopt.Report}  # what the names in the blocks are
 
 
 @pytest.mark.parametrize("block", BLOCKS)
