@@ -147,8 +147,8 @@ def mean_over_pairs(sums: PairTerms, num_pairs: int, theta: Theta, *, final_loss
     Where only final losses count, the loss is the mean over the trajectories that ended, and NaN if none did. Without
     any usable pair, loss and gradient are NaN: zero would be the best loss there is, and let momentum move theta.
     """
-    used = jnp.maximum(sums.used, 1)
-    grad = jnp.where(sums.used > 0, sums.grad / used, jnp.nan)
+    used = jnp.where(sums.used > 0, sums.used, jnp.nan)  # what is divided by it is NaN without any usable pair
+    grad = sums.grad / used
     norm_square = grad @ grad
     position = sums.position / num_pairs
     info: Mapping[str, jax.Array] = {
