@@ -245,3 +245,23 @@ def test_nres_windows_add_up_to_full_es(monkeypatch):
     windows = reusing_noise(run, 3)(noise)
     whole = toys.windows_under(one_pair(NRES, truncation=6, horizon=6), problem, theta, jax.random.key(3), monkeypatch)
     np.testing.assert_allclose(windows.mean(0), whole(noise)[0], rtol=1e-12)
+
+
+def test_telescoping_evaluates_a_trajectory_with_one_key():
+    """Noise that depends on the key alone cancels between the windows of a trajectory, and not between trajectories."""
+    base = toys.dialled(toys.Dials(), final_loss=True)
+    problem = base._replace(evaluate=lambda theta, state, key: state["s"] + 10 * toys.cheap_noise(key))
+    estimator = one_pair(PESTelescoping, truncation=2, horizon=6)
+    theta = jnp.asarray(THETA)
+
+    def one(state, key):
+        answer, state = estimator.estimate(problem, theta, state, key)
+        return state, answer.loss
+
+    keys = jax.random.split(jax.random.key(7), 9)
+    losses = np.asarray(jax.jit(lambda keys: jax.lax.scan(one, estimator.init(problem, theta, keys[0]), keys)[1])(keys))
+    first, later = losses.reshape(3, 3)[:, 0], losses.reshape(3, 3)[:, 1:]
+    np.testing.assert_allclose(later, THETA, rtol=1e-10)  # two steps of theta each, over K = 2
+    noise = 2 * (first - THETA) / 10
+    assert (noise > 0.01).all()
+    assert len(set(noise.round(6))) == 3

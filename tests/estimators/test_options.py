@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 
 from lopt.distributed import PairLayout
-from lopt.estimators import GPES, NRES, PES, FullES, PESAnalytic, PESTelescoping, TruncatedES, evolution
+from lopt.estimators import (
+    ESTIMATORS,
+    GPES,
+    NRES,
+    PES,
+    FullES,
+    PESAnalytic,
+    PESTelescoping,
+    TruncatedES,
+    evolution,
+    windows,
+)
 from lopt.horizons import Horizon
 from lopt.names import InputError
 from tests.estimators import toys
@@ -158,6 +169,54 @@ def test_trajectories_grow_with_the_estimates():
     assert set(np.asarray(first)) == {2}
     assert longest[4] < 4 < longest[60] < 41
     assert longest[119] > 30
+
+
+def mean_length(horizon, multiple_of, quantile):
+    """E[T] under the log-uniform law cut off at a quantile, by a sum over a million quantiles."""
+    u = quantile * (np.arange(1_000_000) + 0.5) / 1_000_000
+    free = horizon.min_length * (horizon.max_length / horizon.min_length) ** u
+    return (multiple_of * np.floor(free / multiple_of + 0.5)).mean()
+
+
+WHOLE = [name for name, kind in ESTIMATORS.items() if not issubclass(kind, windows.WindowedEstimator)]
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_whole_trajectories_are_divided_by_the_mean_length_of_their_step(name):
+    """The linear toy's losses add up to theta T (T - 1) / 2; `position` is T, as there is one pair."""
+    horizon, theta = Horizon(6, 60, growth=10), jnp.asarray(0.7)
+    estimator = toys.make(name, horizon=horizon, num_pairs=1)
+
+    @jax.jit
+    def run(step, key):
+        state = estimator.init(toys.linear(), theta, key)
+        return estimator.estimate(toys.linear(), theta, state, key, step=step)[0]
+
+    for step in (3, 6, 10, 15):
+        answer = run(jnp.asarray(step), jax.random.key(step))
+        length = answer.info["position"]
+        assert 6 <= length <= np.floor(6 * 10 ** min(1, step / 10) + 0.5)
+        by_hand = 0.7 * length * (length - 1) / 2 / mean_length(horizon, 1, min(1, step / 10))
+        np.testing.assert_allclose(answer.loss, by_hand, rtol=1e-4)
+
+
+def test_the_next_trajectory_has_the_law_of_its_first_step():
+    """That of a trajectory which starts with estimate n is cut off at n / growth."""
+    horizon = Horizon(2, 40, growth=8)
+    keys = jax.random.split(jax.random.key(0), 20_000)
+
+    @jax.jit
+    def drawn(step):
+        clock = windows.Clock(jnp.asarray(0, jnp.int32), jnp.asarray(2, jnp.int32), step)
+        return jax.vmap(lambda key: toys.make("pes", horizon=horizon).tick(clock, key))(keys)
+
+    for step in range(3, 8):
+        after = drawn(jnp.asarray(step, jnp.int32))
+        assert set(np.asarray(after.step)) == {step + 1}
+        assert set(np.asarray(after.position)) == {0}
+        lengths = np.asarray(after.horizon)
+        error = lengths.std() / np.sqrt(len(lengths))
+        assert abs(lengths.mean() - mean_length(horizon, 2, (step + 1) / 8)) < 4 * error
 
 
 def test_a_fixed_horizon_cannot_grow():
