@@ -201,8 +201,10 @@ def test_only_what_is_tuned_is_traced(factory, fixed):
     tuned = small(factory, {"learning_rate": lopt.Tunable(0.1)}, fixed=fixed)
     rate = tuned.hyperparameters["learning_rate"]
     params, grads = {"w": jnp.ones((2, 3))}, {"w": jnp.full((2, 3), 0.5)}
-    ours, theirs = (tx.update(grads, tx.init(params), params)[0] for tx in (tuned.optimizer, factory(rate, **fixed)))
-    np.testing.assert_allclose(ours["w"], theirs["w"], rtol=1e-5)
+    updates: list[Any] = [
+        tx.update(grads, tx.init(params), params)[0] for tx in (tuned.optimizer, factory(rate, **fixed))
+    ]
+    np.testing.assert_allclose(updates[0]["w"], updates[1]["w"], rtol=1e-5)
 
 
 def test_an_optimizer_that_asks_for_more_than_a_step_has_is_refused():
