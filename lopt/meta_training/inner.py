@@ -1,4 +1,4 @@
-"""Where a learned optimizer meets a task: one inner training as an `InnerProblem`."""
+"""One inner training as an `InnerProblem`: here a learned optimizer meets a task."""
 
 from typing import Literal, NamedTuple, get_args
 
@@ -13,8 +13,8 @@ from lopt.types import Config, Data, InnerProblem, LearnedOptimizer, Params, PyT
 MetaLoss = Literal["train", "meta_batch", "final"]
 META_LOSSES = get_args(MetaLoss)
 
-# In units of the trivial predictor's loss. A particle that has diverged pays this for the rest of its horizon, so it
-# must stand well above what a bad start costs, and low enough that one such particle does not drown the others.
+# In units of the trivial predictor's loss. A particle that has diverged pays this for the rest of its horizon, so the
+# cap must be well above the cost of a bad start, and low enough that one such particle does not drown the others.
 LOSS_CAP = 2.0
 
 

@@ -1,4 +1,4 @@
-"""Tunes the hyperparameters of any optax optimizer on a loss of one's own, by meta-gradients through the training."""
+"""Tunes the hyperparameters of an optax optimizer on your own loss, by meta-gradients through the training."""
 
 import dataclasses
 import math
@@ -25,12 +25,12 @@ LossFn = Callable[[Params, jax.Array, Data], jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class UserTask:
-    """A task family made of a person's own functions. A batch is a key and the data, under the name of its split.
+    """A task family made of your own functions. A batch is a key and the data, under the name of its split.
 
     Attributes:
       init_params: `(key) -> params`.
-      loss: what the inner training descends.
-      objective: what the hyperparameters are to lower.
+      loss: what the inner training minimises.
+      objective: what the hyperparameters are tuned to minimise.
       start: the objective of fresh params.
     """
 
@@ -118,12 +118,12 @@ def tune(
       init: `(key) -> params`.
       loss: `(params, key, data) -> scalar` on a fresh training batch, drawn with the key.
       data: arrays that the functions read; arguments of the compiled program, not constants in it.
-      objective: what to lower, on fresh batches; need not be differentiable. By default the loss.
+      objective: what to minimise, on fresh batches; it need not be differentiable. By default the loss.
       final: only the objective after the last step counts.
       fixed: further arguments of the factory.
       estimator: a name, with settings as in `"pes:staggered=False"`; with `final`, `"nres"` has less variance.
-      learning_rate: of Adam on theta; it falls to 0 along a cosine.
-      sigma: of the noise on theta: 0.1 changes a hyperparameter on a log scale by a tenth.
+      learning_rate: peak rate of Adam on theta; it falls to 0 along a cosine.
+      sigma: standard deviation of the noise on theta: 0.1 changes a hyperparameter on a log scale by a tenth.
       truncation: inner steps between two updates, a divisor of num_steps; by default about a twentieth of it.
 
     Raises:
@@ -165,7 +165,7 @@ def tune(
 
 
 def _run(training: MetaTraining, seed: int, data: tuple[Data, ...], num_updates: int) -> tuple[Any, np.ndarray]:
-    """Theta after the updates, and the normalized objective at each."""
+    """Theta after the updates, and the normalized objective at each of them."""
     from lopt.meta_training.progress import Progress  # here, so that `import lopt` needs no rich
 
     state = training.init(seed, data)
