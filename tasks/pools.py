@@ -4,13 +4,13 @@ Each task of `held_out` has a family or a data set that the other two pools lack
 meta-training on them has not seen.
 """
 
-import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lopt.names import InputError, split_list
 from lopt.types import TaskFamily, TaskMixture
+from tasks.checks import LARGEST, SMALLEST
 from tasks.families import parse_family
 
 POOLS: dict[str, tuple[str, ...]] = {
@@ -119,7 +119,7 @@ def _items(text: str, factor: float) -> Iterator[tuple[float, str]]:
             weight = factor * (1.0 if match[1] is None else float(match[1]))
         except ValueError:
             weight = 0.0
-        if not 0 < weight < math.inf:
+        if not SMALLEST <= weight <= LARGEST:
             raise InputError(f"the weight {match[1]!r} in {item!r} must be a number above 0, as in 2*{match[2]}")
         if match[2] in POOLS:
             yield from _items(",".join(POOLS[match[2]]), weight)

@@ -19,6 +19,8 @@ from tasks.synthetic import split_key
 _PARAMS_BOUND = 1e6
 _GRADS_BOUND = 1e12
 
+MOST_STEPS = 10_000  # the gradient keeps the states of all of them
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainOptimizer:
@@ -47,7 +49,7 @@ class TrainOptimizer:
     cap: float = 2.0
 
     def __post_init__(self):
-        check_whole(self, num_steps=1)
+        check_whole(self, num_steps=1, most=MOST_STEPS)
         check_number(self, cap=1)
 
     @property
@@ -86,7 +88,7 @@ class TrainOptimizer:
         return {"batches": draw(keys), "key": unroll_key}
 
     def _unroll(self, theta: Params, config: Config, batch: Batch) -> jax.Array:
-        task = self.task_family.task(config)
+        task, cap = self.task_family.task(config), float(self.cap)
         init_key, loss_key = jax.random.split(batch["key"])
         params = task.init(init_key)
         state = self.optimizer.init(theta, params, num_steps=self.num_steps)
@@ -96,10 +98,10 @@ class TrainOptimizer:
             t, inner_batch = inputs
             value, grads = jax.value_and_grad(task.loss)(params, jax.random.fold_in(loss_key, t), inner_batch)
             normalized = task.normalize(value)
-            bounded = jnp.where((normalized < self.cap) & ~lost, normalized, self.cap)  # False for NaN
+            bounded = jnp.where((normalized < cap) & ~lost, normalized, cap)  # False for NaN
             grads = jax.tree.map(lambda leaf: _hold(leaf, _GRADS_BOUND), grads)
             grads, corruption = task.corrupt.update(grads, corruption, params)
-            value = jnp.where(jnp.isfinite(value), value, self.cap)
+            value = jnp.where(jnp.isfinite(value), value, cap)
             updates, state = self.optimizer.update(theta, grads, state, params, value=value)
             for update in jax.tree.leaves(updates):
                 lost |= jnp.any(jnp.isnan(update))

@@ -59,12 +59,12 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "tasks.tables": (*FAMILY, "tasks.networks", "tasks.sampling", "tasks.datasets"),
     "tasks.functions": (*FAMILY, "tasks.synthetic"),
     "tasks.train_optimizer": (*TYPES, "tasks.checks", "tasks.naming", "tasks.synthetic"),
-    "tasks.augmentations": (*SETTINGS, "tasks.naming"),
+    "tasks.augmentations": (*SETTINGS, "tasks.checks", "tasks.naming"),
     "tasks.families": (
         *(*SETTINGS, "tasks.naming", "tasks.datasets", "tasks.augmentations"),
         *("tasks.images", "tasks.sequences", "tasks.tables", "tasks.functions", "tasks.train_optimizer"),
     ),
-    "tasks.pools": (*SETTINGS, "tasks.families"),
+    "tasks.pools": (*SETTINGS, "tasks.checks", "tasks.families"),
     "tasks.sweeps": (*SETTINGS, "tasks.datasets", "tasks.augmentations", "tasks.families"),
     "tasks.page": (*TYPES, "tasks.datasets"),
     "tasks.__main__": (  # a command

@@ -12,6 +12,8 @@ from lopt.names import InputError
 from lopt.types import Batch, Config, Data, Task, TaskFamily
 from tasks.naming import family_name
 
+MOST_AUGMENTATIONS = 8
+
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation(abc.ABC):
@@ -52,6 +54,11 @@ class Augmented:
     augmentation: Augmentation
 
     def __post_init__(self):
+        if _depth(self) > MOST_AUGMENTATIONS:
+            raise InputError(
+                f"a task can have at most {MOST_AUGMENTATIONS} augmentations, because each one makes its program "
+                "slower to compile: take fewer"
+            )
         self.augmentation.check(self.family)
 
     @property
@@ -87,15 +94,14 @@ class Augmented:
         return self.augmentation.batch(batch, config["draw"], change_key)
 
 
+def _depth(family: TaskFamily) -> int:
+    """Number of augmentations around a family."""
+    return 1 + _depth(family.family) if isinstance(family, Augmented) else 0
+
+
 def setting_of(family: TaskFamily, name: str) -> int:
     """A number among the settings of the family inside all augmentations; 0 if it has no such setting."""
     return setting_of(family.family, name) if isinstance(family, Augmented) else getattr(family, name, 0)
-
-
-def check_range(low: float, high: float) -> None:
-    """Raises InputError unless a number can be drawn log-uniformly from `low` to `high`."""
-    if not 0 < low <= high < math.inf:
-        raise InputError(f"low and high must be numbers with 0 < low <= high, not {low!r} and {high!r}")
 
 
 def log_uniform(key: jax.Array, low: float, high: float, shape: tuple[int, ...] = ()) -> jax.Array:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from lopt.names import InputError
 from lopt.types import Batch, Config, Task, TaskFamily
 from tasks.augmentations.augmented import Augmentation, setting_of
+from tasks.checks import check_positive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +24,7 @@ class ReduceBatch(Augmentation):
     low: float = 0.01
 
     def __post_init__(self):
-        if not 0 < self.low <= 1:
-            raise InputError(f"low, the smallest fraction of a batch, must be above 0 and at most 1, not {self.low!r}")
+        check_positive(self, "low", most=1)
 
     def check(self, family: TaskFamily) -> None:
         if setting_of(family, "batch_size") < 2:
@@ -49,8 +49,7 @@ class LabelNoise(Augmentation):
     high: float = 0.5
 
     def __post_init__(self):
-        if not 0 < self.high <= 1:
-            raise InputError(f"high, the largest share of labels replaced, must be in (0, 1], not {self.high!r}")
+        check_positive(self, "high", most=1)
 
     def check(self, family: TaskFamily) -> None:
         _check_labels(self, family)

@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import optax
 from jax.flatten_util import ravel_pytree
 
-from lopt.names import InputError
 from lopt.types import Config, Params, Task, TaskFamily
-from tasks.augmentations.augmented import Augmentation, check_range, log_uniform
+from tasks.augmentations.augmented import Augmentation, log_uniform
+from tasks.checks import check_range, check_whole
+
+MOST_STEPS = 1000  # so many gradients of the size of the params are kept
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +49,7 @@ class DelayGradient(Augmentation):
     high: int = 8
 
     def __post_init__(self):
-        if type(self.high) is not int or self.high < 1:
-            raise InputError(f"high, the longest delay in steps, must be a whole number above 0, not {self.high!r}")
+        check_whole(self, high=1, most=MOST_STEPS)
 
     def sample(self, family: TaskFamily, key: jax.Array, config: Config) -> Config:
         return jax.random.randint(key, (), 1, self.high + 1)

@@ -9,7 +9,8 @@ from jax.flatten_util import ravel_pytree
 
 from lopt.names import check_known
 from lopt.types import Config, Params, Task, TaskFamily
-from tasks.augmentations.augmented import Augmentation, check_range, log_uniform
+from tasks.augmentations.augmented import Augmentation, log_uniform
+from tasks.checks import check_range
 
 LEVELS = ("global", "tensor", "parameter")
 

@@ -14,6 +14,7 @@ import numpy as np
 from lopt.names import InputError
 from lopt.types import SPLITS
 from tasks.datasets import blocks
+from tasks.datasets.blocks import BLOCK_IMAGES
 from tasks.datasets.builtin import BUILTIN
 from tasks.datasets.prepared import (
     DatasetInfo,
@@ -23,12 +24,14 @@ from tasks.datasets.prepared import (
     list_public,
     open_folder,
     quiet,
+    readable,
     resolve_data_dir,
 )
 from tasks.datasets.symbols import NUM_SYMBOLS, decode, encode
 from tasks.datasets.writing import prepare_builtin
 
 __all__ = [
+    "BLOCK_IMAGES",
     "BUILTIN",
     "NUM_SYMBOLS",
     "BuiltinListing",
@@ -70,10 +73,11 @@ class BuiltinListing(NamedTuple):
 def list_builtin(data_dir: DataDir = None) -> list[BuiltinListing]:
     """Every built-in set."""
     root = resolve_data_dir(data_dir)
-    return [
-        BuiltinListing(describe(name), entry.description, entry.licence, (root / entry.folder).is_dir())
-        for name, entry in BUILTIN.items()
-    ]
+    with readable(root):
+        return [
+            BuiltinListing(describe(name), entry.description, entry.licence, (root / entry.folder).is_dir())
+            for name, entry in BUILTIN.items()
+        ]
 
 
 def list_prepared(data_dir: DataDir = None) -> list[str]:

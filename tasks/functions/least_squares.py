@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from lopt.types import Batch, Config, Data, Params, Task
-from tasks.checks import check_number, check_whole
+from tasks.checks import check_memory, check_number, check_whole
 from tasks.functions.spectra import log_uniform, rotation
 from tasks.naming import family_name
 from tasks.synthetic import Synthetic, split_key
@@ -37,6 +37,7 @@ class LeastSquares(Synthetic):
     def __post_init__(self):
         check_whole(self, dimension=1, nonzero=1, batch_size=1)
         check_number(self, condition=1, label_noise=0)
+        check_memory(self, **{"a matrix": self.dimension**2}, **{"a batch of rows": self.batch_size * self.dimension})
 
     @property
     def name(self) -> str:
@@ -57,8 +58,8 @@ class LeastSquares(Synthetic):
         return {
             "mixing": mixing,
             "weights": weights,
-            "noise": self.label_noise * jnp.sqrt(signal),
-            "scale": (1 + self.label_noise**2) * signal,
+            "noise": float(self.label_noise) * jnp.sqrt(signal),
+            "scale": (1 + float(self.label_noise) ** 2) * signal,
         }
 
     def task(self, config: Config) -> Task:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from lopt.types import Batch, Config, Data, Params, Task
-from tasks.checks import check_number, check_whole
+from tasks.checks import check_memory, check_number, check_whole
 from tasks.functions.spectra import log_uniform, rotation
 from tasks.naming import family_name
 from tasks.synthetic import Synthetic, split_key
@@ -34,6 +34,7 @@ class Quadratic(Synthetic):
     def __post_init__(self):
         check_whole(self, dimension=1)
         check_number(self, condition=1, noise=0)
+        check_memory(self, **{"a matrix": self.dimension**2})
 
     @property
     def name(self) -> str:
@@ -54,7 +55,7 @@ class Quadratic(Synthetic):
             "optimum": optimum,
             "start": start,
             "start_loss": gradient @ (start - optimum) / 2,
-            "noise": self.noise * jnp.sqrt(jnp.mean(jnp.square(gradient))),
+            "noise": float(self.noise) * jnp.sqrt(jnp.mean(jnp.square(gradient))),
         }
 
     def task(self, config: Config) -> Task:

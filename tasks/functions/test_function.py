@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from lopt.names import InputError, check_known
 from lopt.types import Batch, Config, Data, Params, Task
-from tasks.checks import check_whole
+from tasks.checks import check_memory, check_whole
 from tasks.naming import family_name
 from tasks.synthetic import Synthetic
 
@@ -118,6 +118,7 @@ class TestFunction(Synthetic):
     def __post_init__(self):
         check_known("test function", self.function, FUNCTIONS)
         check_whole(self, dimension=2)
+        check_memory(self, parameters=self.dimension)
         if FUNCTIONS[self.function].pairs and self.dimension % 2:
             raise InputError(f"{self.function} is a sum over pairs: dimension must be even, not {self.dimension}")
 

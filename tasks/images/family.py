@@ -13,8 +13,8 @@ import numpy as np
 from lopt.names import InputError
 from lopt.types import Batch, Config, Data, Params, Task
 from tasks import datasets
-from tasks.checks import check_whole
-from tasks.images.resizing import resize_images
+from tasks.checks import check_memory, check_whole, show
+from tasks.images.resizing import IMAGES_AT_ONCE, resize_images
 from tasks.naming import UNNAMED, family_name
 from tasks.sampling import sample_indices
 
@@ -42,6 +42,7 @@ class ImageFamily(abc.ABC):
     def __post_init__(self):
         check_whole(self, size=1, batch_size=1, num_classes=2)
         check_channels(self.channels)
+        check_memory(self, **{"a batch of images": self.batch_size * self.size**2 * self.channels})
         self._check()
 
     @property
@@ -100,6 +101,7 @@ class ImageFamily(abc.ABC):
             raise InputError(
                 f"{self.dataset!r} has {info.num_classes} classes, and the family has num_classes={self.num_classes}"
             )
+        self._check_memory(info)
         data: dict[str, object] = {}
         for split, arrays in datasets.load_images(self.dataset, self.data_dir, seed=seed, block=block).items():
             image = resize_images(arrays["image"], self.size, self.channels)
@@ -108,6 +110,14 @@ class ImageFamily(abc.ABC):
                 first = not info.streams or (seed, block) == (0, 0)
                 data["mean"], data["std"] = self._moments(image) if first else _first_moments(self, self.data_dir)
         return data
+
+    def _check_memory(self, info: datasets.DatasetInfo) -> None:
+        """Raises InputError unless the images of this size, and those that are resized at once, fit into memory."""
+        number = sum(info.split_sizes.values())
+        if info.streams:
+            number = min(number, sum(datasets.BLOCK_IMAGES.values()))
+        pixels = self.size**2 * self.channels
+        check_memory(self, **{"the images": number * pixels // 4 + min(number, IMAGES_AT_ONCE) * pixels})
 
     def sample(self, key: jax.Array) -> Config:
         """There is one task: `{}`."""
@@ -141,4 +151,4 @@ def describe_images(name: str, data_dir: str | None) -> datasets.DatasetInfo:
 def check_channels(channels: int) -> None:
     """Raises InputError unless images can have that many channels."""
     if channels not in (1, 3):
-        raise InputError(f"channels must be 1 (grey) or 3 (colour), not {channels!r}")
+        raise InputError(f"channels must be 1 (grey) or 3 (colour), not {show(channels)}")

@@ -8,7 +8,7 @@ import jax
 
 from lopt.names import InputError, check_known
 from lopt.types import Params
-from tasks.checks import check_whole, check_widths
+from tasks.checks import check_memory, check_whole, check_widths
 from tasks.images.classifier import ImageClassifier
 from tasks.images.convolution import Conv
 from tasks.networks import apply, init_params
@@ -119,6 +119,13 @@ class ImageConv(ImageClassifier):
         check_whole(self, num_groups=1)
         if self.norm == "group" and any(width % self.num_groups for width in self.widths):
             raise InputError(f"norm=group needs widths that num_groups={self.num_groups} divides, not {self.widths}")
+        inputs = (self.channels, *self.widths[:-1])
+        pixels = [self.batch_size * -((-self.size // 2**stage) ** 2) for stage in range(len(self.widths))]
+        check_memory(
+            self,
+            parameters=9 * sum(a * b for a, b in zip(inputs, self.widths, strict=True)),
+            activations=max(n * width for n, width in zip(pixels, self.widths, strict=True)),
+        )
 
     @property
     def _net(self) -> ConvNet:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from lopt.names import InputError, check_known
 from lopt.types import Params
-from tasks.checks import check_widths
+from tasks.checks import check_memory, check_positive, check_widths, mlp_numbers
 from tasks.images.classifier import ImageClassifier
 from tasks.networks import ACTIVATIONS
 
@@ -42,10 +42,11 @@ class ImageMLP(ImageClassifier):
     def _check(self) -> None:
         check_widths(self)
         check_known("activation", self.activation, ACTIVATIONS)
-        if type(self.init_scale) not in (int, float) or not 0 < self.init_scale < math.inf:
-            raise InputError(f"init_scale must be a positive number, not {self.init_scale!r}")
+        check_positive(self, "init_scale")
         if type(self.layer_norm) is not bool:
             raise InputError(f"layer_norm must be True or False, not {self.layer_norm!r}")
+        sizes = (self.size**2 * self.channels, *self.hidden_sizes, self.num_classes)
+        check_memory(self, **mlp_numbers(sizes, self.batch_size))
 
     def _init(self, key: jax.Array) -> Params:
         """`{"layer_0": {"w": [F, h], "b": [h]}, ...}`: normal weights of variance init_scale^2 gain / fan-in, zero

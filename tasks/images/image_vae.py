@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lopt.names import InputError, check_known
+from lopt.names import check_known
 from lopt.types import Batch, Params
+from tasks.checks import check_positive
 from tasks.images.reconstruction import ImageReconstruction, check_code, code_gains, pixel_moments
 from tasks.networks import MLP, apply, init_params
 
@@ -50,8 +51,7 @@ class ImageVAE(ImageReconstruction):
     def _check(self) -> None:
         check_code(self)
         check_known("likelihood", self.likelihood, LIKELIHOODS)
-        if type(self.noise) not in (int, float) or not 0 < self.noise < math.inf:
-            raise InputError(f"noise must be a positive number, not {self.noise!r}")
+        check_positive(self, "noise")
 
     def _moments(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if self.likelihood == "gaussian":
@@ -85,9 +85,9 @@ class ImageVAE(ImageReconstruction):
         if self.likelihood == "bernoulli":
             surprise = jnp.sum(jax.nn.softplus(y) - x * y, axis=-1)
         else:
-            surprise = jnp.sum((y - x) ** 2, axis=-1) / (2 * self.noise**2)
+            surprise = jnp.sum((y - x) ** 2, axis=-1) / (2 * float(self.noise) ** 2)
         return jnp.mean(surprise + kl) / x.shape[-1]
 
     def _normalize(self, loss: jax.Array) -> jax.Array:
         """About 1 if the decoder gives a grey image, or the mean image, and the code is the prior."""
-        return loss / math.log(2) if self.likelihood == "bernoulli" else loss * (2 * self.noise**2)
+        return loss / math.log(2) if self.likelihood == "bernoulli" else loss * (2 * float(self.noise) ** 2)

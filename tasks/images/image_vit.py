@@ -8,8 +8,8 @@ import flax.linen as nn
 import jax
 
 from lopt.names import InputError
-from tasks.checks import check_whole
-from tasks.images.patches import PatchClassifier, check_patches
+from tasks.checks import MOST_LAYERS, check_memory, check_whole
+from tasks.images.patches import PatchClassifier, check_patches, patches_shape
 from tasks.networks import MLP
 
 
@@ -77,9 +77,17 @@ class ImageViT(PatchClassifier):
 
     def _check(self) -> None:
         check_patches(self.size, self.patch_size)
-        check_whole(self, width=1, depth=1, num_heads=1, mlp_ratio=1)
+        check_whole(self, width=1, num_heads=1, mlp_ratio=1)
+        check_whole(self, depth=1, most=MOST_LAYERS)
         if self.width % self.num_heads:
             raise InputError(f"num_heads must divide width={self.width}, not be {self.num_heads}")
+        tokens, values = patches_shape(self.size, self.channels, self.patch_size)
+        mlp_width = self.mlp_ratio * self.width
+        check_memory(
+            self,
+            parameters=self.width * (values + self.depth * (4 * self.width + 2 * mlp_width)),
+            activations=self.batch_size * tokens * max(self.width, mlp_width, self.num_heads * tokens),
+        )
 
     @property
     def _net(self) -> ViT:

@@ -8,6 +8,7 @@ import jax
 
 from lopt.names import InputError
 from lopt.types import Params
+from tasks.checks import show
 from tasks.images.classifier import ImageClassifier
 from tasks.networks import apply, init_params
 
@@ -44,7 +45,7 @@ class PatchClassifier(ImageClassifier):
 def check_patches(size: int, patch_size: int) -> None:
     """Raises InputError unless square patches of that side tile an image."""
     if type(patch_size) is not int or patch_size < 1 or size % patch_size:
-        raise InputError(f"patch_size must be a whole number that divides size={size}, not {patch_size!r}")
+        raise InputError(f"patch_size must be a whole number that divides size={size}, not {show(patch_size)}")
 
 
 def patches_shape(size: int, channels: int, patch_size: int) -> tuple[int, int]:

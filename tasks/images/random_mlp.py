@@ -11,7 +11,7 @@ import numpy as np
 from lopt.names import InputError
 from lopt.types import SPLITS, Batch, Config, Data, Params, Task
 from tasks import datasets
-from tasks.checks import check_whole
+from tasks.checks import MOST_LAYERS, check_memory, check_range, check_whole, mlp_numbers
 from tasks.images.family import check_channels, describe_images
 from tasks.images.image_mlp import ImageMLP
 from tasks.naming import UNNAMED, family_name
@@ -58,14 +58,17 @@ class RandomMLP:
         names = self.datasets
         if not isinstance(names, tuple) or not names or any(not isinstance(name, str) for name in names):
             raise InputError(f"datasets must be a tuple of names such as ('digits', 'mnist_5k'), not {names!r}")
-        check_whole(self, size=1, max_depth=1, batch_size=1, num_classes=2)
+        check_whole(self, size=1, batch_size=1, num_classes=2)
+        check_whole(self, max_depth=1, most=MOST_LAYERS)
         check_channels(self.channels)
         for setting, types in (("widths", (int,)), ("init_scales", (int, float))):
             pair = getattr(self, setting)
             if not isinstance(pair, tuple) or len(pair) != 2 or any(type(value) not in types for value in pair):
                 raise InputError(f"{setting} must be a pair, the smallest and the largest, not {pair!r}")
-            if not 0 < pair[0] <= pair[1] < math.inf:
-                raise InputError(f"{setting} must be positive, the smallest first, not {pair!r}")
+            check_range(*pair, setting)
+        features, width = self.size**2 * self.channels, self.widths[1]
+        sizes = (features, *(width for _ in range(self.max_depth)), self.num_classes)
+        check_memory(self, **mlp_numbers(sizes, self.batch_size))
 
     @property
     def name(self) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 
 from lopt.names import check_known
 from lopt.types import Batch, Params
-from tasks.checks import check_whole, check_widths
+from tasks.checks import check_memory, check_whole, check_widths, mlp_numbers
 from tasks.images.family import ImageFamily
 from tasks.networks import ACTIVATIONS
 
@@ -32,6 +32,8 @@ def check_code(family: Any) -> None:
     check_widths(family)
     check_whole(family, latent_size=1)
     check_known("activation", family.activation, ACTIVATIONS)
+    encoder = (family.size**2 * family.channels, *family.hidden_sizes, family.latent_size)
+    check_memory(family, **mlp_numbers((*encoder, *encoder[-2::-1]), family.batch_size))
 
 
 def code_gains(activation: str) -> dict[str, Any]:

@@ -5,6 +5,8 @@ import numpy as np
 # Weights of red, green and blue in the grey level (ITU-R BT.601).
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
+IMAGES_AT_ONCE = 1024  # bounds the float copies
+
 
 def resize_images(images: np.ndarray, size: int, channels: int) -> np.ndarray:
     """uint8 [n, h, w, 1 or 3] -> uint8 [n, size, size, channels], by linear interpolation, antialiased.
@@ -16,13 +18,12 @@ def resize_images(images: np.ndarray, size: int, channels: int) -> np.ndarray:
         return images
     rows, columns = _resize_weights(height, size), _resize_weights(width, size)
     result = np.empty((n, size, size, channels), np.uint8)
-    block = 1024  # images at once, to bound the float copies
-    for start in range(0, n, block):
-        x = images[start : start + block].astype(np.float32)
+    for start in range(0, n, IMAGES_AT_ONCE):
+        x = images[start : start + IMAGES_AT_ONCE].astype(np.float32)
         if depth == 3 and channels == 1:
             x = x @ LUMA[:, None]
         x = np.einsum("yh,nhwc,xw->nyxc", rows, x, columns, optimize=True)
-        result[start : start + block] = np.rint(x)  # also copies one channel into three
+        result[start : start + IMAGES_AT_ONCE] = np.rint(x)  # also copies one channel into three
     return result
 
 

@@ -161,3 +161,14 @@ def init_sequence_params(module: nn.Module, key: jax.Array, length: int) -> Para
         table = params["embed"]["embedding"]
         params = {**params, "embed": {"embedding": table / EMBEDDING_STD}}
     return params
+
+
+def recurrent_numbers(width: int, places: int) -> dict[str, int]:
+    """For `check_memory`: the least numbers of a recurrent network that reads so many places of a batch."""
+    return {"parameters": 6 * width**2, "activations": 3 * places * width}
+
+
+def transformer_numbers(width: int, depth: int, batch_size: int, length: int) -> dict[str, int]:
+    """For `check_memory`: the least numbers of a transformer that reads a batch of sequences."""
+    activations = batch_size * length * max(4 * width, NUM_HEADS * length)
+    return {"parameters": 12 * depth * width**2, "activations": activations}

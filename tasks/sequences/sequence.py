@@ -11,10 +11,18 @@ import jax.numpy as jnp
 
 from lopt.names import check_known
 from lopt.types import Batch, Config, Data, Params, Task
-from tasks.checks import check_whole
+from tasks.checks import MOST_LAYERS, check_memory, check_whole
 from tasks.naming import family_name
 from tasks.networks import apply, cross_entropy
-from tasks.sequences.networks import CELLS, RecurrentNetwork, Transformer, check_heads, init_sequence_params
+from tasks.sequences.networks import (
+    CELLS,
+    RecurrentNetwork,
+    Transformer,
+    check_heads,
+    init_sequence_params,
+    recurrent_numbers,
+    transformer_numbers,
+)
 from tasks.synthetic import Synthetic, split_key
 
 NO_ANSWER = -1
@@ -121,9 +129,13 @@ class Sequence(Synthetic):
     def __post_init__(self):
         check_known("problem", self.problem, PROBLEMS)
         check_known("model", self.model, (*CELLS, "transformer"))
-        check_whole(self, length=2, width=1, depth=1, batch_size=1)
+        check_whole(self, length=2, width=1, batch_size=1)
+        check_whole(self, depth=1, most=MOST_LAYERS)
         if self.model == "transformer":
             check_heads(self.width)
+            check_memory(self, **transformer_numbers(self.width, self.depth, self.batch_size, self.length))
+        else:
+            check_memory(self, **recurrent_numbers(self.width, self.batch_size * self.length))
 
     @property
     def name(self) -> str:

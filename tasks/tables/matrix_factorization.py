@@ -9,7 +9,7 @@ import numpy as np
 from lopt.names import InputError
 from lopt.types import SPLITS, Batch, Config, Data, Params, Task
 from tasks import datasets
-from tasks.checks import check_whole
+from tasks.checks import check_memory, check_whole
 from tasks.naming import UNNAMED, family_name
 from tasks.tables.family import draw, standardise
 
@@ -45,6 +45,8 @@ class MatrixFactorization:
 
     def __post_init__(self):
         check_whole(self, rank=1, batch_size=1)
+        parameters = (self.num_rows + self.num_features) * self.rank
+        check_memory(self, parameters=parameters, activations=2 * self.batch_size * self.rank)
 
     @property
     def name(self) -> str:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from lopt.names import check_known
 from lopt.types import Batch, Config, Data, Params, Task
-from tasks.checks import check_whole, check_widths
+from tasks.checks import check_memory, check_whole, check_widths, mlp_numbers
 from tasks.naming import family_name
 from tasks.networks import ACTIVATIONS, MLP, accuracy, apply, cross_entropy, init_params
 from tasks.tables.family import TableFamily, draw
@@ -40,6 +40,8 @@ class TableMLP(TableFamily):
         check_whole(self, batch_size=1)
         check_widths(self)
         check_known("activation", self.activation, ACTIVATIONS)
+        sizes = (self.num_features, *self.hidden_sizes, self.num_classes or 1)
+        check_memory(self, **mlp_numbers(sizes, self.batch_size))
 
     @property
     def name(self) -> str:

@@ -126,6 +126,22 @@ def test_permuted_labels_are_a_renaming_in_every_split(table):
         assert task.metrics(params, KEY, batch) == plain.metrics(params, KEY, renamed)
 
 
+def test_accuracy_of_permuted_labels_is_that_of_the_new_names():
+    """Guesses of the new names are all right, and guesses of the old ones all wrong: no class keeps its name."""
+
+    def accuracy(guess):
+        task = Task(
+            lambda key: {}, lambda *_: jnp.zeros(()), lambda loss: loss,
+            lambda params, key, batch: {"accuracy": jnp.mean(guess == batch["label"])},
+        )  # fmt: skip
+        return float(PermuteLabels().task(task, jnp.array([1, 2, 0])).metrics({}, KEY, batch)["accuracy"])
+
+    batch = {"label": jnp.array([0, 0, 1, 2])}
+    assert accuracy(jnp.array([1, 1, 2, 0])) == 1
+    assert accuracy(jnp.array([0, 0, 1, 2])) == 0
+    assert accuracy(jnp.array([1, 0, 2, 1])) == 0.5
+
+
 def test_labels_of_a_set_of_fewer_classes_keep_to_its_classes():
     """Of 4 classes a set has 3: the loss sees 0, 1, 2 renamed among themselves, in all 6 ways equally often."""
     task = Task(lambda key: {}, lambda params, key, batch: batch["label"], lambda loss: loss, lambda *_: {})
