@@ -10,6 +10,7 @@ decides them is the same. What the numbers mean: docs/evaluation.md. In Python: 
 """
 
 import shlex
+import signal
 import sys
 from pathlib import Path
 
@@ -67,7 +68,7 @@ def main(argv: list[str]) -> int:
         raise InputError(f"unexpected argument {argv[1]!r}: flags are written --name=value")
     if not _CHECKPOINT.value:
         raise InputError("say what to evaluate: --checkpoint=runs/NAME")
-    jax.config.update("jax_num_cpu_devices", _DEVICES.value or num_cores())
+    jax.config.update("jax_num_cpu_devices", min(_DEVICES.value or num_cores(), num_cores()))
     pretrained = load_pretrained(_CHECKPOINT.value)
     out = Path(_OUT.value) if _OUT.value else default_folder(pretrained, _CHECKPOINT.value, _HORIZON.value)
     report = evaluate(
@@ -87,18 +88,23 @@ def main(argv: list[str]) -> int:
         overwrite=_OVERWRITE.value,
         about={"checkpoint": _CHECKPOINT.value, "command": shlex.join(["python", *sys.argv])},
     )
+    print(f"\n{report}", flush=True)
     files = report.write(out, overwrite=_OVERWRITE.value)
     track_results(out, report.summary, _WANDB.value)
-    print(f"\n{report}\n{', '.join(files)} in {out}")
+    print(f"{', '.join(files)} in {out}")
     return 0
 
 
 def _main(argv: list[str]) -> int:
     try:
         return main(argv)
-    except InputError as error:
+    except (InputError, OSError) as error:
         print(f"meta_eval: {error}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, InputError) else 1
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C need not hurry the end
+        print("meta_eval: stopped. With a cache, the same command goes on from here.", file=sys.stderr)
+        return 130
 
 
 def _parse_flags(argv: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Names that people type: looking one up, reading its settings, and the error when something is wrong."""
+"""Names with settings, as people type them: reading, looking up, checking, and the errors when something is wrong."""
 
 import ast
 import builtins
@@ -29,7 +29,7 @@ MAX_WHOLE = 2**31 - 1  # the largest int32, which is what JAX counts with
 
 
 class InputError(ValueError):
-    """Something a person asked for cannot be done. The message says what was wrong, what is allowed, what to do."""
+    """What was asked for cannot be done. The message says what was wrong, what is allowed, and what to do."""
 
 
 class Spec(NamedTuple):
@@ -75,7 +75,7 @@ def _write_value(value: Any) -> str:
 
 
 def split_list(text: str) -> list[str]:
-    """Splits at the commas outside of parentheses and brackets; drops empty items."""
+    """Splits at commas outside parentheses and brackets, and drops empty items."""
     items = re.split(r",(?![^(\[]*[)\]])", text)
     return [item.strip() for item in items if item.strip()]
 

@@ -1,7 +1,7 @@
-"""The types that everything else speaks: tasks, learned optimizers, inner problems, gradient estimators. No logic.
+"""The types that all rooms share: tasks, learned optimizers, inner problems, gradient estimators. No logic.
 
-Shapes are written `[num_pairs, K]`. Keys are `jax.random.key` scalars, consumed by the function that they are given to.
-A pytree argument is written by its meaning (`Params`, `Theta`); all of them are plain JAX pytrees of arrays.
+Shapes are written `[num_pairs, K]`. Keys are `jax.random.key` scalars, consumed by the function that gets them. Types
+of pytrees are named by their meaning (`Params`, `Theta`); all of them are plain JAX pytrees of arrays.
 """
 
 from collections.abc import Callable, Mapping
@@ -55,8 +55,8 @@ class TaskFamily(Protocol):
     def load(self, seed: int = 0, block: int = 0) -> Data:
         """Reads the arrays that batches are drawn from; the only method that touches files.
 
-        Where the family streams, these are a sample by (seed, block), of the same shapes for every block; where it does
-        not, all the data, whatever the arguments.
+        A family that streams returns a sample that depends on (seed, block), of the same shapes for every block. Any
+        other family returns all its data, whatever the arguments.
         """
         ...
 
@@ -109,7 +109,7 @@ class LearnedOptimizer(Protocol):
 
 
 class InnerProblem(NamedTuple):
-    """One unrolled computation: all that a gradient estimator may see.
+    """One unrolled computation. A gradient estimator sees nothing else of what it differentiates.
 
     `init` starts a trajectory; `step` advances it by one inner step and returns that step's loss, already bounded if
     the problem has a `cap`. A problem with `final_loss` returns 0 before the last step of the horizon.
@@ -117,7 +117,7 @@ class InnerProblem(NamedTuple):
     Attributes:
       init: `(theta, key, horizon) -> state`; horizon is an int32 scalar.
       step: `(theta, state, key) -> (state, loss)`.
-      evaluate: `(theta, state, key) -> loss` of a state, without advancing it; None where there is no such thing.
+      evaluate: `(theta, state, key) -> loss` of a state, without advancing it; None where a state has no loss.
       differentiable: whether d loss / d theta exists and is wanted.
       cap: losses reach it only when a trajectory has diverged; None for an unbounded problem.
       final_loss: whether only the last step's loss counts.
@@ -166,6 +166,7 @@ class GradientEstimator(Protocol):
             be asked in some outer steps only. None: the number of estimates made from this state.
 
         Returns:
-          The estimate, and the state after it. Without any usable pair, `grad` is zero and `loss` NaN.
+          The estimate, and the state after it. Without any usable pair, both are NaN. Where only final
+          losses count, `loss` is NaN if no trajectory has ended.
         """
         ...

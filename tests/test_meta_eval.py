@@ -48,7 +48,7 @@ def run_folder(tmp_path):
     """A run directory with the export of a small rule."""
     optimizer = OPTIMIZERS["learnable_adam"](learning_rate=0.01)
     theta = optimizer.init_theta(jax.random.key(0))
-    card = {"tasks": "image_mlp/digits:hidden_sizes=():batch_size=8", "horizon": [5, 10], "seed": 0}
+    card = {"tasks": "image_mlp/digits:hidden_sizes=():batch_size=8", "horizon": [10, 20], "seed": 0}
     card |= {"meta_loss": "train", "estimator": "pes", "outer_steps": 0, "command": "none"}
     save_export(tmp_path / "run" / "export", optimizer, theta, card=card)
     return tmp_path / "run"
@@ -56,24 +56,24 @@ def run_folder(tmp_path):
 
 def test_end_to_end(run_folder, tmp_path):
     command = ["--checkpoint=run", "--num_seeds=2", "--devices=2", f"--data_dir={tmp_path / 'data'}"]
-    command += ["--baselines=adam", "--split=test", "--horizon=20"]
+    command += ["--baselines=adam", "--split=test", "--horizon=24"]
     # Twice: another report over the same task reuses the runs.
     done = python("-c", MANY, json.dumps([command, [*command, "--out=again", "--learned=run"]]), cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     first, second, _ = done.stdout.split('[0, ""]\n')
-    assert "tasks: 1; optimizers: 4; devices: 2; training steps to make: 440, about" in first
+    assert "tasks: 1; optimizers: 4; devices: 2; training steps to make: 528, about" in first
     assert "learned / best Adam, mean loss" in first
-    beyond = "the learned optimizer was meta-trained on at most 10 steps, and is evaluated on 20"
+    beyond = "the learned optimizer was meta-trained on at most 20 steps, and is evaluated on 24"
     assert first.count(f"warning: {beyond}") == 2
-    out = run_folder / "eval-20"
+    out = run_folder / "eval-24"
     assert {path.name for path in out.iterdir()} == {*FILES}
-    assert str(Path("run", "eval-20")) in first
+    assert str(Path("run", "eval-24")) in first
 
     ((task, result),) = load_results(out / "curves.npz").items()
     assert task == "image_mlp/digits:hidden_sizes=():batch_size=8"
     assert result.num_params == 650
     assert list(result.entries) == ["learned", "untrained", "adam_default", "adam"]
-    assert result.entries["adam"].tuning.loss.shape == (2, 2, 20)
+    assert result.entries["adam"].tuning.loss.shape == (2, 2, 24)
     # An initial theta: the same rule twice.
     ours, theirs = (result.entries[name].chosen["final_loss"].loss for name in ("learned", "untrained"))
     np.testing.assert_array_equal(ours, theirs)
@@ -82,7 +82,7 @@ def test_end_to_end(run_folder, tmp_path):
     assert f"{task}: {beyond}" in summary["failures"]
     card = json.loads((run_folder / "export/card.json").read_text())
     assert summary["configuration"]["theta_sha256"] == card["theta_sha256"]
-    assert summary["setting"] == {"horizon": 20, "num_seeds": 2, "seed": 0, "split": "test"}
+    assert summary["setting"] == {"horizon": 24, "num_seeds": 2, "seed": 0, "split": "test"}
     for picture in ("curves.png", "aggregate.png"):
         assert (out / picture).read_bytes().startswith(b"\x89PNG")
 

@@ -57,7 +57,7 @@ class BPTT:
         def one_trajectory(step, trajectory_key):
             return self._trajectory(problem, theta, step, trajectory_key)
 
-        return pairs.estimate(one_trajectory, theta, state, key, num_pairs=self.num_pairs, layout=self.layout)
+        return pairs.estimate(one_trajectory, problem, theta, state, key, num_pairs=self.num_pairs, layout=self.layout)
 
     def _trajectory(
         self, problem: InnerProblem, theta: Theta, step: jax.Array, key: jax.Array
@@ -73,6 +73,8 @@ class BPTT:
         terms = pairs.pair_terms(
             (ran.grad + gradients.pull_init(init, flat_theta, ran.cotangent)) / mean_length,
             ran.loss[None] / mean_length,  # one loss, not a pair
+            final=ran.loss[None],
+            ended=jnp.ones((), bool),
             capped=ran.capped / horizon,
             started=jnp.ones((), bool),
             position=horizon,

@@ -63,7 +63,7 @@ class FullES:
         def one_pair(step, pair_key):
             return self._trajectory(problem, theta, step, pair_key)
 
-        return pairs.estimate(one_pair, theta, state, key, num_pairs=self.num_pairs, layout=self.layout)
+        return pairs.estimate(one_pair, problem, theta, state, key, num_pairs=self.num_pairs, layout=self.layout)
 
     def _trajectory(
         self, problem: InnerProblem, theta: Theta, step: jax.Array, key: jax.Array
@@ -82,6 +82,8 @@ class FullES:
         terms = pairs.pair_terms(
             evolution.gradient(self, evolution.credit_of(self, noise, step), losses),
             losses,
+            final=unrolled.loss,
+            ended=jnp.ones((), bool),
             capped=unrolled.capped.mean() / horizon,
             started=jnp.ones((), bool),
             position=horizon,

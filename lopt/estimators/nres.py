@@ -1,4 +1,4 @@
-"""`nres`: Noise-Reuse Evolution Strategies, one noise a trajectory.
+"""`nres`: Noise-Reuse Evolution Strategies, one noise per trajectory.
 
 Oscar Li, James Harrison, Jascha Sohl-Dickstein, Virginia Smith, Luke Metz, "Variance-reduced gradient estimation via
 noise-reuse in online evolution strategies", NeurIPS 2023 (arXiv 2304.12180); the same as ES-Single: Paul Vicol, Zico

@@ -82,6 +82,9 @@ class PairTerms(NamedTuple):
       square: |grad|^2.
       loss: mean loss of the steps just run.
       used: 1, or 0 for a pair that is left out.
+      final: for a trajectory that ended, the sum of the losses of the steps just run, which is its final loss if only
+        that counts.
+      ended: 1 if the trajectory ended.
       capped: share of the steps whose loss reached the problem's cap.
       started: 1 if a trajectory started.
       position: inner step at which the window started.
@@ -92,6 +95,8 @@ class PairTerms(NamedTuple):
     square: jax.Array
     loss: jax.Array
     used: jax.Array
+    final: jax.Array
+    ended: jax.Array
     capped: jax.Array
     started: jax.Array
     position: jax.Array
@@ -99,13 +104,22 @@ class PairTerms(NamedTuple):
 
 
 def pair_terms(
-    grad: jax.Array, losses: jax.Array, *, capped: jax.Array, started: jax.Array, position: jax.Array
+    grad: jax.Array,
+    losses: jax.Array,
+    *,
+    final: jax.Array,
+    ended: jax.Array,
+    capped: jax.Array,
+    started: jax.Array,
+    position: jax.Array,
 ) -> PairTerms:
     """One pair's share in the mean. A pair that is not finite is left out: one diverged particle must not reach theta.
 
     Args:
       grad: the pair's estimate, `[P]`.
       losses: mean losses of its particles: `[2]` for the halves of a pair, `[1]` for a single trajectory.
+      final: what `PairTerms.final` is if the trajectory ended, of each particle.
+      ended: whether the trajectory ended.
       capped: share of the steps whose loss reached the problem's cap.
       started: whether a trajectory started.
       position: inner step at which the window started.
@@ -118,6 +132,8 @@ def pair_terms(
         square=grad @ grad,
         loss=jnp.where(used, losses.mean(), 0),
         used=used.astype(losses.dtype),
+        final=jnp.where(used & ended, final.mean(), 0),
+        ended=(used & ended).astype(losses.dtype),
         capped=capped.astype(losses.dtype),
         started=started.astype(losses.dtype),
         position=position,
@@ -125,9 +141,13 @@ def pair_terms(
     )
 
 
-def mean_over_pairs(sums: PairTerms, num_pairs: int, theta: Theta) -> Estimate:
-    """The mean over the pairs that are used, and the figures that a person tunes by."""
-    used = jnp.maximum(sums.used, 1)
+def mean_over_pairs(sums: PairTerms, num_pairs: int, theta: Theta, *, final_loss: bool) -> Estimate:
+    """The mean over the pairs that are used, and the figures that a person tunes by.
+
+    Where only final losses count, the loss is the mean over the trajectories that ended, and NaN if none did. Without
+    any usable pair, loss and gradient are NaN: zero would be the best loss there is, and let momentum move theta.
+    """
+    used = jnp.where(sums.used > 0, sums.used, jnp.nan)  # what is divided by it is NaN without any usable pair
     grad = sums.grad / used
     norm_square = grad @ grad
     position = sums.position / num_pairs
@@ -141,12 +161,13 @@ def mean_over_pairs(sums: PairTerms, num_pairs: int, theta: Theta) -> Estimate:
         "position": position,
         "position_std": jnp.sqrt(jnp.maximum(sums.position_square / num_pairs - position**2, 0)),
     }
-    loss = jnp.where(sums.used > 0, sums.loss / used, jnp.nan)  # of no pair, 0 would be the best loss there is
+    loss = sums.final / sums.ended if final_loss else sums.loss / sums.used  # 0 / 0 of none
     return Estimate(ravel_pytree(theta)[1](grad), loss, info)
 
 
 def estimate(
     one_pair: Callable[[Any, jax.Array], tuple[PairTerms, Any]],
+    problem: InnerProblem,
     theta: Theta,
     state: PyTree,
     key: jax.Array,
@@ -162,7 +183,7 @@ def estimate(
     problems.check_call(num_pairs, state, key)
     keys = pair_keys(key, num_pairs)
     sums, new_state = layout.sum_pairs(lambda pair: one_pair(*pair), (state, keys))
-    return mean_over_pairs(sums, num_pairs, theta), new_state
+    return mean_over_pairs(sums, num_pairs, theta, final_loss=problem.final_loss), new_state
 
 
 def no_estimates(num_pairs: int, layout: PairLayout) -> jax.Array:

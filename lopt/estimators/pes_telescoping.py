@@ -99,6 +99,6 @@ class PESTelescoping(windows.WindowedEstimator):
             lambda half: evaluate(half[0], half[1], evaluate_key), (evolution.perturb(theta, noise), unrolled.state)
         )
         losses = (now - jnp.where(clock.starts, 0, state.before)) / self.truncation
-        terms = self.terms(evolution.gradient(self, credit, losses), losses, clock, unrolled.capped)
+        terms = self.terms(evolution.gradient(self, credit, losses), losses, clock, unrolled.capped, final=now)
         clock = self.tick(clock, keys.horizon)
         return terms, PESTelescopingState(unrolled.state, credit, now, evaluate_key, clock)

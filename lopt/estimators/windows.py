@@ -100,7 +100,7 @@ class WindowedEstimator(abc.ABC):
         def one_pair(pair_state, pair_key):
             return self._window(problem, theta, pair_state, pair_key)
 
-        return pairs.estimate(one_pair, theta, state, key, num_pairs=self.num_pairs, layout=self.layout)
+        return pairs.estimate(one_pair, problem, theta, state, key, num_pairs=self.num_pairs, layout=self.layout)
 
     @final
     def tick(self, clock: Clock, key: jax.Array) -> Clock:
@@ -111,7 +111,9 @@ class WindowedEstimator(abc.ABC):
         return Clock(jnp.where(ended, 0, position), jnp.where(ended, next_length, clock.horizon), step)
 
     @final
-    def terms(self, grad: jax.Array, losses: jax.Array, clock: Clock, capped: jax.Array) -> pairs.PairTerms:
+    def terms(
+        self, grad: jax.Array, losses: jax.Array, clock: Clock, capped: jax.Array, final: jax.Array | None = None
+    ) -> pairs.PairTerms:
         """A pair's share in the mean after a window.
 
         Args:
@@ -119,9 +121,16 @@ class WindowedEstimator(abc.ABC):
           losses: mean loss of each of the pair's particles.
           clock: the clock before the window.
           capped: each particle's number of steps whose loss reached the problem's cap.
+          final: each particle's final loss if its trajectory ended; None: the sum of its losses in the window.
         """
         return pairs.pair_terms(
-            grad, losses, capped=capped.mean() / self.truncation, started=clock.starts, position=clock.position
+            grad,
+            losses,
+            final=losses * self.truncation if final is None else final,
+            ended=clock.position + self.truncation >= clock.horizon,
+            capped=capped.mean() / self.truncation,
+            started=clock.starts,
+            position=clock.position,
         )
 
 

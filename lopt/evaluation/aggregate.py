@@ -16,10 +16,12 @@ import numpy as np
 
 MAX_SCORE = 10.0  # a loss of nearly zero on one task would outweigh all others
 RESAMPLES = 2000
+FEWEST_RUNS = 3  # runs per task from which intervals and probabilities are given
+ENOUGH_RUNS = 5  # runs per task below which they come with a caution
 
 
 class Interval(NamedTuple):
-    """An estimate and its 95 % bootstrap interval, which is NaN where a task has only one run to draw from."""
+    """An estimate and its 95 % bootstrap interval, which is NaN where a task has fewer than `FEWEST_RUNS` runs."""
 
     estimate: float
     low: float
@@ -88,6 +90,15 @@ def profile(scores: Sequence[np.ndarray], thresholds: np.ndarray) -> np.ndarray:
     return np.mean([(x[:, None] > thresholds[None, :]).mean(0) for x in scores], axis=0)
 
 
+def caution(num_seeds: int) -> str | None:
+    """What a reader has to know about intervals and probabilities from this number of seeds; None for enough."""
+    if num_seeds < FEWEST_RUNS:
+        return f"{num_seeds} seed{'s' if num_seeds > 1 else ''}: too few for intervals and probabilities."
+    if num_seeds < ENOUGH_RUNS:
+        return f"{num_seeds} seeds: intervals and probabilities mean little below {ENOUGH_RUNS} seeds."
+    return None
+
+
 def _check_table(scores: Sequence[np.ndarray]) -> None:
     assert len(scores) > 0, "a table of scores without tasks"
     assert all(np.ndim(x) == 1 and len(x) > 0 for x in scores), [np.shape(x) for x in scores]
@@ -104,7 +115,7 @@ def _interval(
 ) -> Interval:
     from scipy.stats import bootstrap
 
-    if min(len(x) for x in samples) < 2:
+    if min(len(x) for x in samples) < FEWEST_RUNS:
         return Interval(estimate, math.nan, math.nan)
     # scipy draws unpaired samples independently of each other: that is the stratified bootstrap.
     found = bootstrap(

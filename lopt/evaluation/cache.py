@@ -24,7 +24,7 @@ import jax
 import numpy as np
 
 from lopt.evaluation.results import Entry, entry_arrays, entry_of, pack, unpack
-from lopt.files import write_atomic
+from lopt.files import check_writable, write_atomic
 from lopt.names import InputError
 from lopt.types import PyTree
 
@@ -47,32 +47,38 @@ class EvaluationCache:
         if not path.exists():
             return None
         try:
-            return entry_of(unpack(path))
-        except (InputError, KeyError, ValueError):
+            arrays = unpack(path)
+            if arrays["description"].item() != _text(description):
+                raise ValueError("another description")
+            return entry_of(arrays)
+        except (InputError, KeyError, ValueError, TypeError, AttributeError):
             warnings.warn(f"damaged, so it is made again: {path}", stacklevel=2)
             return None
 
     def write(self, name: str, description: Mapping[str, Any], entry: Entry) -> None:
-        """Keeps an entry.
+        """Keeps an entry; warns where that fails, as the entry itself is not lost.
 
         Args:
           name: begins the file's name, for people who look into the folder.
           description: everything that decides the entry, as plain values.
           entry: the entry.
-
-        Raises:
-          InputError: the folder cannot be written.
         """
         path = self._path(name, description)
+        arrays = entry_arrays(entry) | {"description": np.array(_text(description))}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            arrays = entry_arrays(entry) | {"description": np.array(_text(description))}
             write_atomic(path, pack(arrays))
         except OSError as error:
-            message = (
-                f"cannot write to the cache {self.folder}: {error}; choose another with --cache, or none: --cache="
-            )
-            raise InputError(message) from error
+            warnings.warn(f"cannot keep runs in the cache: {error}", stacklevel=2)
+
+    def check(self) -> None:
+        """Raises InputError unless entries can be written."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            check_writable(self.folder)
+        except OSError as error:
+            message = f"cannot write to the cache {self.folder}: {error}"
+            raise InputError(f"{message}; choose another with --cache, or none: --cache=") from error
 
     def _path(self, name: str, description: Mapping[str, Any]) -> Path:
         key = hashlib.sha256(_text(description).encode()).hexdigest()

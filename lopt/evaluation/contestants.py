@@ -79,7 +79,7 @@ def contestants(
       others: other learned optimizers.
 
     Raises:
-      InputError: two have the same name.
+      InputError: two have the same name, or one is compared with itself.
     """
     untrained = initial_theta(pretrained.optimizer, pretrained.card.get("seed") or 0)
     rates = {baseline.name: baseline.rates for baseline in baselines}[REFERENCE]
@@ -96,16 +96,22 @@ def contestants(
         for x in sorted(baselines, key=lambda baseline: baseline.name != REFERENCE)
     ]
     found = [
-        _learned("learned", "learned optimizer", pretrained.optimizer, pretrained.theta),
-        _learned("untrained", "same rule, untrained", pretrained.optimizer, untrained, kind="untuned"),
+        _learned("learned", pretrained.name, pretrained.optimizer, pretrained.theta),
+        _learned("untrained", f"{pretrained.name}, untrained", pretrained.optimizer, untrained, kind="untuned"),
         *(default, *tuned),
         *(_learned(other.name, other.name, other.optimizer, other.theta) for other in others),
     ]
-    names = [contestant.name for contestant in found]
+    names = [pretrained.name, *(other.name for other in others)]
     for other in others:
+        if _identity(other) == _identity(pretrained):
+            raise InputError(f"{other.name!r} is the optimizer that is evaluated: compare it with others")
         if other.name in RESERVED or names.count(other.name) > 1:
             raise InputError(f"there is another optimizer of the name {other.name!r}: rename its folder")
     return found
+
+
+def _identity(pretrained: Pretrained) -> tuple[LearnedOptimizer, str]:
+    return pretrained.optimizer, pretrained.card["theta_sha256"]
 
 
 def horizon_warnings(optimizers: Mapping[str, Pretrained], horizon: int) -> list[str]:

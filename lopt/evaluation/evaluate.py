@@ -11,13 +11,16 @@ import jax
 import jax.numpy as jnp
 
 from lopt.distributed import PairLayout
+from lopt.evaluation.affordable import check_affordable
 from lopt.evaluation.baselines import DEFAULT, Baseline, parse_baselines
 from lopt.evaluation.cache import EvaluationCache
 from lopt.evaluation.contestants import as_pretrained, contestants, horizon_warnings
-from lopt.evaluation.folder import check_folder
+from lopt.evaluation.folder import check_folder, keep_so_far
 from lopt.evaluation.plan import make_plan
 from lopt.evaluation.protocol import Evaluation
 from lopt.evaluation.report import Report
+from lopt.evaluation.results import TaskResult
+from lopt.evaluation.runs import train_all
 from lopt.evaluation.scores import score_task
 from lopt.evaluation.summary import summarize
 from lopt.evaluation.sweeps import Point, horizon_points, run_sweep
@@ -66,7 +69,8 @@ def evaluate(
       cache: folder that runs are kept in and reused from; None for none.
       devices: number of devices that share the runs; None for all.
       data_dir: folder of the data sets; None for the default.
-      out: folder that `Report.write` will be given: it is checked before the first training.
+      out: folder that `Report.write` will be given: it is checked before the first training, and after every task the
+        runs so far are kept in it.
       overwrite: whether that folder may hold the results of another evaluation.
       about: what the report says about its origin, such as `command`.
       say: is told of the progress, line by line; None for silence.
@@ -94,13 +98,18 @@ def evaluate(
     stops = _stops(axes, evaluation, families, data_dir)
     taking_part = contestants(pretrained, evaluation.baselines, others)
     configuration = _configuration(pretrained, families, evaluation, others, axes)
+    points = [evaluation for stop in stops.values() for evaluation, _ in stop.values()]
+    folders = [Path(folder) for folder in (out, cache) if folder]
+    check_affordable(evaluation, taking_part, len(families), points, folders)
     if out is not None:
         check_folder(Path(out), configuration, overwrite=overwrite)
+    if evaluation.cache is not None:
+        evaluation.cache.check()
     data = {family: jax.tree.map(jnp.asarray, family.load()) for family in families}
     for family in families:
         evaluation.check_split(family, data[family])
 
-    named = {"the learned optimizer": pretrained, **{other.name: other for other in others}}
+    named = {each.name: each for each in (pretrained, *others)}
     warnings = horizon_warnings(named, evaluation.horizon)
     for warning in warnings:
         say(f"warning: {warning}")
@@ -108,7 +117,7 @@ def evaluate(
     say(plan.describe())
     if stops:
         say(f"and {sum(map(len, stops.values()))} points of sweeps, each about as long as a task")
-    results = plan.run(say, warnings)
+    results = plan.run(say, warnings, _keeper(out, say))
     scores = {name: score_task(result) for name, result in results.items()}
     sweeps = [run_sweep(axis, family.name, stop, taking_part, say) for (axis, family), stop in stops.items()]
     origin = _origin(pretrained, configuration, evaluation.layout) | dict(about or {})
@@ -126,6 +135,20 @@ def _tasks(pretrained: Pretrained, tasks: Any) -> Any:
     if tasks is None:
         raise InputError(f"{pretrained.path} does not say what it was trained on: give tasks, or --tasks")
     return tasks
+
+
+def _keeper(out: str | os.PathLike | None, say: Callable[[str], None]) -> Callable[[Mapping[str, TaskResult]], None]:
+    """What is done after every task: the runs so far are written, and programs that are done with are dropped."""
+
+    def keep(results: Mapping[str, TaskResult]) -> None:
+        train_all.clear_cache()
+        if out is not None:
+            try:
+                keep_so_far(Path(out), results)
+            except OSError as error:
+                say(f"warning: the runs so far cannot be kept: {error}")
+
+    return keep
 
 
 def _layout(devices: int | None) -> PairLayout:

@@ -12,7 +12,7 @@ import numpy as np
 
 from lopt.evaluation.measures import MEASURES
 from lopt.evaluation.results import Curves, TaskResult, entry_arrays, entry_of, pack, unpack
-from lopt.files import write_atomic
+from lopt.files import check_writable, write_atomic
 from lopt.names import InputError
 
 CURVES, SCORES, SUMMARY, PICTURE, AGGREGATE, REPORT = FILES = (
@@ -23,6 +23,7 @@ CURVES, SCORES, SUMMARY, PICTURE, AGGREGATE, REPORT = FILES = (
     "aggregate.png",
     "report.html",
 )
+SO_FAR = "curves.so_far.npz"
 PLAIN = ("num_params", "horizon", "seeds", "tuning_seeds", "warnings")
 
 
@@ -40,13 +41,12 @@ def check_folder(folder: Path, configuration: Mapping[str, Any], *, overwrite: b
     try:
         folder.mkdir(parents=True, exist_ok=True)
         there = [name for name in FILES if (folder / name).exists()]
+        check_writable(folder)
         old = json.loads((folder / SUMMARY).read_bytes())["configuration"] if SUMMARY in there else None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         old = None
     except OSError as error:
         raise InputError(f"cannot use {folder} for the results: {error}") from error
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"cannot use {folder} for the results: it is not writable")
     now = json.loads(json.dumps(configuration))
     # A setting that an older version did not write down had the value that is the default now.
     old = old if isinstance(old, dict) else {}
@@ -76,6 +76,9 @@ def write_results(
 
     Returns:
       The names of the files.
+
+    Raises:
+      OSError: a file could not be written; all that could are there.
     """
     text = io.StringIO()
     table = [row for task, result in results.items() for row in _rows(task, result)]
@@ -86,10 +89,25 @@ def write_results(
 
     summary = json.dumps({"configuration": configuration, **content}, indent=1, allow_nan=False) + "\n"
     files = {CURVES: pack_results(results), SCORES: text.getvalue(), SUMMARY: summary, **pictures}
+    files[REPORT] = render(dict(content))
+    failed: dict[str, OSError] = {}
     for name, data in files.items():
-        write_atomic(folder / name, data)
-    write_atomic(folder / REPORT, render(dict(content)))
-    return [*files, REPORT]
+        try:
+            write_atomic(folder / name, data)
+        except OSError as error:
+            failed[name] = error
+    if failed:
+        raise OSError(f"cannot write {', '.join(failed)} to {folder}: {next(iter(failed.values()))}")
+    (folder / SO_FAR).unlink(missing_ok=True)
+    return list(files)
+
+
+def keep_so_far(folder: Path, results: Mapping[str, TaskResult]) -> None:
+    """Writes the runs of the tasks that are done, for the case that an evaluation does not get to its end.
+
+    `load_results` reads them; `write_results` removes the file. Raises OSError.
+    """
+    write_atomic(folder / SO_FAR, pack_results(results))
 
 
 def track_results(folder: Path, content: Mapping[str, Any], mode: str) -> None:

@@ -49,12 +49,18 @@ class Plan(NamedTuple):
         names = {contestant.name: contestant for contestant in self.contestants}
         return sum(_seconds(self.evaluation, names[name], flops) for (_, name), flops in self.flops.items())
 
-    def run(self, say: Callable[[str], None], warnings: Sequence[str] = ()) -> dict[str, TaskResult]:
+    def run(
+        self,
+        say: Callable[[str], None],
+        warnings: Sequence[str] = (),
+        keep: Callable[[Mapping[str, TaskResult]], None] = lambda results: None,
+    ) -> dict[str, TaskResult]:
         """Makes the runs, task by task. Returns the results by the task's name.
 
         Args:
           say: is told of every entry.
           warnings: what was known before the runs; every task's result gets them.
+          keep: is given the results so far after every task.
         """
         results = {}
         for family, data in self.data.items():
@@ -69,6 +75,7 @@ class Plan(NamedTuple):
                 entries[contestant.name] = entry
                 say(f"  {family.name}, {contestant.label}: {took}")
             results[family.name] = self.evaluation.result(family, entries, warnings)
+            keep(results)
         return results
 
     def _to_run(self) -> list[Contestant]:

@@ -48,6 +48,12 @@ class Evaluation:
     cache: EvaluationCache | None = None
 
     def __post_init__(self):
+        for name in ("horizon", "num_seeds", "seed"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | np.integer):
+                raise InputError(f"{name} must be a whole number, not {value!r}")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"seed must be from 0 to {2**32 - 1}, not {self.seed}")
         if self.horizon < MIN_HORIZON:
             raise InputError(f"the horizon must be at least {MIN_HORIZON} steps, not {self.horizon}")
         if self.num_seeds < 1:
@@ -57,6 +63,8 @@ class Evaluation:
         for baseline in self.baselines:
             if len(baseline.rates) < 2:
                 raise InputError(f"{baseline.name} must have at least two learning rates to choose from")
+            if not all(0 < rate < math.inf for rate in baseline.rates):
+                raise InputError(f"the learning rates of {baseline.name} must be finite and above 0: {baseline.rates}")
         if REFERENCE not in (baseline.name for baseline in self.baselines):
             raise InputError(f"{REFERENCE!r} must be among the baselines: scores and speed-ups refer to it")
 

@@ -56,6 +56,7 @@ class Report:
 
         Raises:
           InputError: the folder holds another evaluation, or cannot be used.
+          OSError: a file could not be written; the others are there.
         """
         check_folder(Path(folder), self.configuration, overwrite=overwrite)
         return write_results(

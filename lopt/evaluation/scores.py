@@ -21,19 +21,23 @@ DEFAULT_RATE = 1e-3  # learning rate of the Adam that nobody has tuned
 
 
 class Comparison(NamedTuple):
-    """The learned optimizer over another entry, of a measure. `wanted`: what passes, at most; `aim`: is hoped for."""
+    """A quotient: a measure of the learned optimizer, divided by that of another entry.
+
+    Attributes:
+      measure: one of `MEASURES`.
+      entry: the name of the other entry.
+      other: what people call it.
+    """
 
     measure: str
     entry: str
     other: str
-    wanted: float | None = None
-    aim: float | None = None
 
 
 COMPARISONS = {
-    "adam_default": Comparison("mean_loss", "adam_default", f"Adam at {DEFAULT_RATE:g}", 0.5),
-    "untrained": Comparison("mean_loss", "untrained", "untrained rule", 0.5),
-    "best_adam_by_mean_loss": Comparison("mean_loss", "adam", "best Adam", 3.0, aim=1.5),
+    "adam_default": Comparison("mean_loss", "adam_default", f"Adam at {DEFAULT_RATE:g}"),
+    "untrained": Comparison("mean_loss", "untrained", "itself untrained"),
+    "best_adam_by_mean_loss": Comparison("mean_loss", "adam", "best Adam"),
     "best_adam_by_final_loss": Comparison("final_loss", "adam", "best Adam"),
 }
 
@@ -78,10 +82,10 @@ class TaskScores(NamedTuple):
     """What is said about one task.
 
     Attributes:
-      ratios: for each of `COMPARISONS`; below 1 the learned optimizer is better.
-      speed_up: of the learned optimizer.
-      rows: by the name of the entry.
-      run_scores: by the name of the entry, `[S]`; empty where scores are not defined.
+      ratios: the quotient of each of `COMPARISONS`; below 1 the learned optimizer is better.
+      speed_up: the speed-up of the learned optimizer.
+      rows: one row per entry, by its name.
+      run_scores: the scores of the runs of each entry, by its name, `[S]`; empty where scores are not defined.
       warnings: what a reader of the numbers has to know.
     """
 
@@ -114,9 +118,9 @@ def _mean(entry: Entry, measure: str) -> float:
 
 
 def _run_scores(entries: dict[str, Entry]) -> dict[str, np.ndarray]:
-    """The scores of all runs; where a loss is not above 0, a quotient of losses says nothing, and there are none."""
+    """The scores of all runs. There are none where a loss is not above 0: a quotient of losses says nothing there."""
     losses = {name: final_loss(entry.chosen["final_loss"].loss) for name, entry in entries.items()}
-    reference = float(np.median(losses["adam"]))  # a mean would be that of its worst run, and no run of Adam's near 1
+    reference = float(np.median(losses["adam"]))  # a mean follows the worst run: no run of Adam's would score about 1
     if reference <= 0 or any((loss <= 0).any() for loss in losses.values()):
         return dict.fromkeys(losses, np.empty(0))
     return {name: run_scores(loss, reference) for name, loss in losses.items()}
@@ -162,7 +166,7 @@ def _warnings(result: TaskResult) -> list[str]:
             elif index in (0, len(entry.rates) - 1):
                 at = f"{entry.rates[index]:.2g}"
                 warnings.append(f"the best rate of {entry.label} by {words}, {at}, is at the edge of the grid")
-        # By rate, so that one that is best by both measures is told once.
+        # By rate, so that a rate that is best by both measures is told once.
         for index, measure in {index: measure for measure, index in entry.best.items()}.items():
             if count := int(diverged(entry.chosen[measure].loss).sum()):
                 at = f" at {entry.rates[index]:.2g}" if entry.tuned else ""

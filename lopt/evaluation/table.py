@@ -8,7 +8,13 @@ from lopt.evaluation.scores import COMPARISONS, TaskScores
 
 
 def table(task: str, result: TaskResult, scores: TaskScores) -> str:
-    """The scores of one task for a person to read."""
+    """The scores of one task, as text.
+
+    Args:
+      task: its name.
+      result: its runs.
+      scores: their scores.
+    """
     lines = [f"{task}: {result.num_params:,} parameters, {result.horizon} steps, mean of {len(result.seeds)} seeds"]
     columns = ("rate", "mean loss", "final loss", "valid loss", "accuracy", "speed-up", "diverged", "ms/step", "score")
     widths = (18, 11, 11, 11, 9, 10, 9, 9, 10)
@@ -27,16 +33,14 @@ def table(task: str, result: TaskResult, scores: TaskScores) -> str:
         )
         text = "".join(f"{value:>{w}}" for value, w in zip(values, widths, strict=True))
         lines.append(f"  {result.entries[name].label:{width}}{text}")
+    label = result.entries["learned"].label
     for name, row in COMPARISONS.items():
-        ratio, verdict, what = scores.ratios[name], "", f"learned / {row.other}, {row.measure.replace('_', ' ')}"
-        if row.wanted is not None:
-            aim = f", aim {row.aim:g}" if row.aim else ""
-            verdict = f"  {'yes' if ratio <= row.wanted else 'NO'} (wanted: at most {row.wanted:g}{aim})"
-        lines.append(f"  {what:46}{ratio:8.3g}{verdict}")
+        what = f"{label} / {row.other}, {row.measure.replace('_', ' ')}"
+        lines.append(f"  {what:46} {_number(scores.ratios[name], '.3g'):>8}")
     learned = scores.rows["learned"]
     for against, value in (("single run", learned.speed_up), ("envelope", learned.speed_up_envelope)):
         bound = ">= " if value is not None and value >= LONG else ""
-        lines.append(f"  {f'speed-up over best Adam, {against}':46}{bound + _number(value, '.3g'):>8}")
+        lines.append(f"  {f'speed-up over best Adam, {against}':46} {bound + _number(value, '.3g'):>8}")
     return "\n".join([*lines, *(f"  warning: {warning}" for warning in scores.warnings)])
 
 

@@ -56,7 +56,7 @@ class Health:
 
 def ailment(row: Mapping[str, Any]) -> str | None:
     """What is wrong with an outer step, and what to do; None if nothing is."""
-    if row.get("left_out", 0) >= 1 or not math.isfinite(row["meta_loss"]):
+    if row.get("left_out", 0) >= 1 or not math.isfinite(row["grad_norm"]):
         return (
             "no pair gave a finite estimate, so theta does not move: take a larger sigma if it is tiny, else a smaller "
             "outer_learning_rate, a smaller sigma or shorter horizons"

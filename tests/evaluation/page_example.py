@@ -65,6 +65,8 @@ def aggregate(name: str) -> dict[str, Any]:
         "iqm": score,
         "iqm_low": 0.9 * score,
         "iqm_high": 1.15 * score,
+        "worst": 0.6 * score,
+        "worst_task": "text_rnn/<b>&</script>",
         "improvement": share,
         "improvement_low": share and 0.9 * share,
         "improvement_high": share,

@@ -1,5 +1,6 @@
 """The front door: the forms in which it takes things, what it refuses before it trains anything, and its report."""
 
+import dataclasses
 import json
 
 import jax
@@ -82,7 +83,17 @@ def untrainable(monkeypatch):
         ({"baselines": "adaam"}, "Did you mean 'adam'"),
         ({"baselines": [ADAM, "adam"]}, "name each baseline once"),
         ({"learned": "absent"}, "unknown path or trained optimizer 'absent'"),
-        ({"learned": [pair(), pair()]}, "another optimizer of the name"),
+        ({"learned": [pair(0.1)]}, "another optimizer of the name"),
+        ({"learned": [pair()]}, "is the optimizer that is evaluated"),
+        ({"horizon": 20.5}, "horizon must be a whole number"),
+        ({"horizon": float("nan")}, "horizon must be a whole number"),
+        ({"num_seeds": float("inf")}, "num_seeds must be a whole number"),
+        ({"seed": -1}, "seed must be from 0"),
+        ({"seed": 2**32}, "seed must be from 0"),
+        ({"horizon": 10**9}, r"training steps need about .* GB of memory and at least .* days; this machine has"),
+        ({"horizon": 10**30}, r"training steps need about .* GB of memory and at least .* days; this machine has"),
+        ({"num_seeds": 10**9}, r"training steps need about .* GB of memory and at least .* days; this machine has"),
+        ({"baselines": [dataclasses.replace(ADAM, rates=(0.1, float("inf")))]}, "finite and above 0"),
         ({"sweep": "widht"}, "unknown axis of a sweep 'widht'"),
         ({"devices": 0}, "0 devices asked for, 2 there"),
         ({"devices": 3}, "3 devices asked for, 2 there"),
@@ -124,5 +135,5 @@ def test_the_report_holds_prints_and_draws_everything(report, tmp_path):
 
 def test_what_is_said_on_the_way(report):
     assert SAID[0].startswith("tasks: 2; optimizers: 4; devices: 2; training steps to make: 880, about ")
-    kinds = ["learned optimizer", "same rule, untrained", "Adam at 0.001", "Adam"]
+    kinds = ["LearnableAdam", "LearnableAdam, untrained", "Adam at 0.001", "Adam"]
     assert [line.split(":")[0] for line in SAID[1:]] == [f"  {task}, {x}" for task in report.results for x in kinds]

@@ -66,17 +66,20 @@ def test_intervals_stand_where_the_numbers_are_best_on_top():
     content = {
         "optimizers": OPTIMIZER_LABELS,
         "aggregate": [
-            {"optimizer": "learned", "iqm": 0.8, "improvement": None, **interval},
-            {"optimizer": "adam", "iqm": 1.0, "improvement": 0.4, **interval},
+            {"optimizer": "learned", "iqm": 0.8, "worst": 0.1, "improvement": None, **interval},
+            {"optimizer": "adam", "iqm": 1.0, "worst": 0.3, "improvement": 0.4, **interval},
         ],
         "profiles": {"threshold": [0.1, 1, 10], "learned": [1, 0.5, 0], "adam": [1, 1, 0]},
     }
     left, right, _ = draw_aggregate(content).axes
     assert [label.get_text() for label in left.get_yticklabels()] == ["ours", "Adam"]  # from below
-    points = {
-        axes: [float(np.asarray(line.get_xdata())[0]) for line in axes.lines if line.get_marker() == "o"]
-        for axes in (left, right)
-    }
+
+    def marked(axes, marker):
+        return [float(np.asarray(line.get_xdata())[0]) for line in axes.lines if line.get_marker() == marker]
+
+    points = {axes: marked(axes, "o") for axes in (left, right)}
     assert points[left] == [0.8, 1.0]
+    assert marked(left, "|") == [0.1, 0.3]
+    assert right.get_xlabel() == "P(ours is better)"
     assert math.isnan(points[right][0])
     assert points[right][1] == 0.4

@@ -21,7 +21,7 @@ from tests.toy_family import Quadratic
 WELL = {"meta_loss": 0.5, "left_out": 0.5, "capped": 0.9, "grad_norm": 1.0, "update_norm": 0.1}
 ILL = {
     "left out": ({"left_out": 1.0}, "no pair gave a finite estimate"),
-    "no loss": ({"meta_loss": float("nan")}, "no pair gave a finite estimate"),
+    "no estimate": ({"grad_norm": float("nan")}, "no pair gave a finite estimate"),
     "capped": ({"capped": 1.0}, "at the cap"),
     "no gradient": ({"grad_norm": 0.0}, "exactly zero"),
 }
