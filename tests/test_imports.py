@@ -18,7 +18,7 @@ HOUSE_PACKAGES = tuple(place.removesuffix(".py") for place in (*HOUSE, "tests"))
 TYPES, SETTINGS = ("lopt.types",), ("lopt.types", "lopt.names")
 FAMILY = (*SETTINGS, "tasks.checks", "tasks.naming")
 ROOMS: dict[str, tuple[str, ...]] = {
-    "lopt": ("lopt.names", "lopt.version", "lopt.trained", "lopt.meta_training"),
+    "lopt": ("lopt.names", "lopt.version", "lopt.trained", "lopt.meta_training", "lopt.evaluation"),
     "lopt.types": (),
     "lopt.names": (),
     "lopt.version": (),
@@ -59,12 +59,12 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "tasks.tables": (*FAMILY, "tasks.networks", "tasks.sampling", "tasks.datasets"),
     "tasks.functions": (*FAMILY, "tasks.synthetic"),
     "tasks.train_optimizer": (*TYPES, "tasks.checks", "tasks.naming", "tasks.synthetic"),
-    "tasks.augmentations": (*SETTINGS, "tasks.naming"),
+    "tasks.augmentations": (*SETTINGS, "tasks.checks", "tasks.naming"),
     "tasks.families": (
         *(*SETTINGS, "tasks.naming", "tasks.datasets", "tasks.augmentations"),
         *("tasks.images", "tasks.sequences", "tasks.tables", "tasks.functions", "tasks.train_optimizer"),
     ),
-    "tasks.pools": (*SETTINGS, "tasks.families"),
+    "tasks.pools": (*SETTINGS, "tasks.checks", "tasks.families"),
     "tasks.sweeps": (*SETTINGS, "tasks.datasets", "tasks.augmentations", "tasks.families"),
     "tasks.page": (*TYPES, "tasks.datasets"),
     "tasks.__main__": (  # a command
@@ -75,7 +75,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
 # Folders whose files do not import each other, but for these, which are shared.
 APART = {
     "lopt.optimizers": ("parts",),
-    "lopt.estimators": ("pairs", "windows", "evolution", "gradients"),
+    "lopt.estimators": ("problems", "pairs", "windows", "evolution", "gradients", "carrying"),
 }
 
 
@@ -106,7 +106,7 @@ def floor_of(room: str) -> int:
 
 # What `import lopt` loads of ours; the other public names load their modules at first use.
 LIGHT = {"lopt", "lopt.types", "lopt.names", "lopt.version", "lopt.files", "lopt.trees", "lopt.trained"} | {
-    f"lopt.trained.{name}" for name in ("transform", "export", "pretrained", "guard")
+    f"lopt.trained.{name}" for name in ("transform", "export", "pretrained", "guard", "watch")
 }
 
 

@@ -145,7 +145,12 @@ def roots(rule):
 
 def test_sources_are_those_of_what_is_run():
     found = set(sources(roots("learned")))
-    assert {"tasks.augmentations.augmented", "tasks.augmentations", "tasks.images.image_mlp", "tasks.datasets"} <= found
+    assert {
+        "tasks.augmentations.augmented",
+        "tasks.augmentations.gradients",
+        "tasks.images.image_mlp",
+        "tasks.datasets",
+    } <= found
     assert {
         "lopt.evaluation.runs",
         "lopt.evaluation.measures",

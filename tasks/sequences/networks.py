@@ -22,7 +22,7 @@ def check_heads(width: int) -> None:
 
 
 class Embedding(nn.Module):
-    """Looks rows of a learned table up, by a product: the gradient of an indexing is a scatter, which is slow."""
+    """Looks up rows of a learned table by a matrix product: the gradient of an indexing is a scatter, which is slow."""
 
     num_symbols: int
     width: int
@@ -34,7 +34,7 @@ class Embedding(nn.Module):
 
 
 class Kernel(nn.Module):
-    """The matrix of a linear map that is applied within a scan."""
+    """The matrix of a linear map that a scan applies."""
 
     shape: tuple[int, int]
 
@@ -46,7 +46,7 @@ class Kernel(nn.Module):
 class RecurrentNetwork(nn.Module):
     """Embedding, one recurrent layer of `width` units that starts at 0, linear readout.
 
-    The part of the gates that comes from the input is one product for all times; a step of the scan has one product.
+    The input's part of the gates is one product for all times, so that a step of the scan has only one product.
     """
 
     num_symbols: int
@@ -91,7 +91,7 @@ def lstm_step(state: State, x: jax.Array, recurrent: jax.Array) -> tuple[State, 
 def gru_step(state: State, x: jax.Array, recurrent: jax.Array) -> tuple[State, jax.Array]:
     """h' = z h + (1 - z) tanh(x_n + r (h R_n)), with [r, z] = s(x_rz + h R_rz) and s the logistic function.
 
-    Cho et al. 2014, arXiv:1406.1078; the reset gate r acts after the product, so that a step needs only one.
+    Cho et al. 2014, arXiv:1406.1078; the reset gate r acts after the product, so that a step needs only one product.
 
     Args:
       state: (h,), [B, H].
@@ -155,9 +155,20 @@ class CausalAttention(nn.Module):
 
 
 def init_sequence_params(module: nn.Module, key: jax.Array, length: int) -> Params:
-    """As `init_params`, but a recurrent network's embeddings are of standard deviation 1: no norm layer follows."""
+    """As `init_params`, but a recurrent network's embeddings have standard deviation 1: no norm layer follows them."""
     params = init_params(module, key, (1, length))
     if isinstance(module, RecurrentNetwork):
         table = params["embed"]["embedding"]
         params = {**params, "embed": {"embedding": table / EMBEDDING_STD}}
     return params
+
+
+def recurrent_numbers(width: int, places: int) -> dict[str, int]:
+    """For `check_memory`: the least numbers of a recurrent network that reads so many places of a batch."""
+    return {"parameters": 6 * width**2, "activations": 3 * places * width}
+
+
+def transformer_numbers(width: int, depth: int, batch_size: int, length: int) -> dict[str, int]:
+    """For `check_memory`: the least numbers of a transformer that reads a batch of sequences."""
+    activations = batch_size * length * max(4 * width, NUM_HEADS * length)
+    return {"parameters": 12 * depth * width**2, "activations": activations}
