@@ -177,7 +177,7 @@ BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), 
 RESULTS = {"tuned": lopt.Tuned, "run": lopt.Run, "report": lopt.Report}  # what the names in the blocks are
 
 
-@pytest.mark.parametrize("block", BLOCKS)
+@pytest.mark.parametrize("block", BLOCKS, ids=[block.partition("\n")[0] for block in BLOCKS])
 def test_calls_in_the_readme_fit_the_functions(block):
     """Every `lopt.NAME(...)` takes the arguments it is given, and every result has the attributes that are read."""
     for node in ast.walk(ast.parse(block)):
