@@ -161,6 +161,12 @@ def train_all(
     return layout.map_pairs(train_one, runs)
 
 
+def forget_programs() -> None:
+    """Drops what `train_all` has compiled: the programs of a task are of no use for the next one."""
+    compiled: Any = train_all  # JAX's types do not tell of it
+    compiled.clear_cache()
+
+
 class Runner:
     """Makes runs of one rule on one task by one program, and measures their time."""
 

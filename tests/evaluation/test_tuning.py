@@ -1,5 +1,7 @@
 """Which runs make an entry, with a runner whose losses are written down."""
 
+from typing import Any
+
 import jax
 import numpy as np
 import pytest
@@ -40,7 +42,8 @@ def entry(monkeypatch):
     def make(rates, long):
         settings = {"horizon": T, "num_seeds": 3, "seed": 0, "split": "valid", "layout": PairLayout()}
         hypers = np.zeros(len(rates))
-        return tuning.make_entry(None, hypers, rates, None, None, **settings, long=long, max_steps=T, flops=1.0)
+        nobody: Any = None  # the runner above asks neither rule nor task
+        return tuning.make_entry(nobody, hypers, rates, nobody, {}, **settings, long=long, max_steps=T, flops=1.0)
 
     return make
 

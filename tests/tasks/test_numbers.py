@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import time
+from typing import Any
 
 import jax
 import pytest
@@ -30,7 +31,7 @@ def machine(monkeypatch):
     return use
 
 
-def default(name):
+def default(name) -> Any:
     """A family or an augmentation at its default settings, as an object, with nothing read."""
     if name in AUGMENTATIONS:
         return AUGMENTATIONS[name]()
