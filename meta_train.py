@@ -21,7 +21,7 @@ from rich.logging import RichHandler
 from lopt.distributed import num_cores
 from lopt.meta_training.checkpoint import CheckpointError
 from lopt.meta_training.config import MetaTrainConfig
-from lopt.meta_training.loop import DivergedError
+from lopt.meta_training.health import StuckError
 from lopt.meta_training.run import meta_train
 from lopt.names import InputError, check_known
 from lopt.tracking import WANDB_MODES
@@ -89,9 +89,18 @@ def _main(argv: list[str]) -> int:
     except InputError as error:
         print(f"meta_train: {error}", file=sys.stderr)
         return 2
-    except (CheckpointError, DivergedError) as error:
+    except (CheckpointError, OSError) as error:
         print(f"meta_train: {error}", file=sys.stderr)
         return 1
+    except StuckError as error:
+        print(f"meta_train: {error}. What {_WORKDIR.value} had saved before is intact.", file=sys.stderr)
+        return 3
+    except KeyboardInterrupt:
+        print(
+            "meta_train: stopped. What was saved before is intact; the same command goes on from there.",
+            file=sys.stderr,
+        )
+        return 130
 
 
 def _parse_flags(argv: list[str]) -> list[str]:

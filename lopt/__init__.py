@@ -18,6 +18,8 @@ from lopt.trained.transform import LearnedState, as_optax
 from lopt.version import __version__
 
 if TYPE_CHECKING:
+    from lopt.evaluation.evaluate import evaluate
+    from lopt.evaluation.report import Report
     from lopt.meta_training.run import Run, meta_train
     from lopt.meta_training.tunables import Tunable
     from lopt.meta_training.tuning import Tuned, tune
@@ -27,11 +29,13 @@ __all__ = [
     "InputError",
     "LearnedState",
     "Pretrained",
+    "Report",
     "Run",
     "Tunable",
     "Tuned",
     "__version__",
     "as_optax",
+    "evaluate",
     "guard",
     "load",
     "load_pretrained",
@@ -42,9 +46,11 @@ __all__ = [
 
 # Loaded at first use: a training loop does not need them, and they bring orbax, rich and Flax.
 _LATER = {
+    "Report": "lopt.evaluation.report",
     "Run": "lopt.meta_training.run",
     "Tunable": "lopt.meta_training.tunables",
     "Tuned": "lopt.meta_training.tuning",
+    "evaluate": "lopt.evaluation.evaluate",
     "meta_train": "lopt.meta_training.run",
     "tune": "lopt.meta_training.tuning",
 }

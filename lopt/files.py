@@ -23,6 +23,12 @@ def write_atomic(path: str | os.PathLike, data: bytes | str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def check_writable(folder: Path) -> None:
+    """Writes and removes a small file in a folder. Raises OSError where that fails: a full disk, or no permission."""
+    write_atomic(folder / ".writable", bytes(4096))
+    (folder / ".writable").unlink()
+
+
 def seal(folder: Path) -> None:
     """Writes a file into `folder` that lists the size and the CRC-32 of every other file in it."""
     write_atomic(folder / SEAL, json.dumps(_checksums(folder), indent=1, sort_keys=True) + "\n")

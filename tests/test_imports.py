@@ -18,7 +18,7 @@ HOUSE_PACKAGES = tuple(place.removesuffix(".py") for place in (*HOUSE, "tests"))
 TYPES, SETTINGS = ("lopt.types",), ("lopt.types", "lopt.names")
 FAMILY = (*SETTINGS, "tasks.checks", "tasks.naming")
 ROOMS: dict[str, tuple[str, ...]] = {
-    "lopt": ("lopt.names", "lopt.version", "lopt.trained", "lopt.meta_training"),
+    "lopt": ("lopt.names", "lopt.version", "lopt.trained", "lopt.meta_training", "lopt.evaluation"),
     "lopt.types": (),
     "lopt.names": (),
     "lopt.version": (),
@@ -42,8 +42,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *("lopt.distributed", "lopt.tracking", "lopt.pool", "lopt.optimizers", "lopt.estimators", "lopt.trained"),
     ),
     "lopt.evaluation": (
-        *(*SETTINGS, "lopt.version", "lopt.files", "lopt.inner_step", "lopt.distributed", "lopt.tracking"),
-        "lopt.trained",
+        *(*SETTINGS, "lopt.version", "lopt.files", "lopt.figures", "lopt.trees", "lopt.seeds", "lopt.inner_step"),
+        *("lopt.distributed", "lopt.tracking", "lopt.trained", "lopt.pool"),
     ),
     "lopt.inspect": (*SETTINGS, "lopt.files", "lopt.figures", "lopt.trained"),
     "lopt.pool": (*SETTINGS, "lopt.optimizers", "tasks", "tasks.sweeps"),  # the one door from the library to the tasks
@@ -75,7 +75,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
 # Folders whose files do not import each other, but for these, which are shared.
 APART = {
     "lopt.optimizers": ("parts",),
-    "lopt.estimators": ("pairs", "windows", "evolution", "gradients"),
+    "lopt.estimators": ("problems", "pairs", "windows", "evolution", "gradients", "carrying"),
 }
 
 
@@ -106,7 +106,7 @@ def floor_of(room: str) -> int:
 
 # What `import lopt` loads of ours; the other public names load their modules at first use.
 LIGHT = {"lopt", "lopt.types", "lopt.names", "lopt.version", "lopt.files", "lopt.trees", "lopt.trained"} | {
-    f"lopt.trained.{name}" for name in ("transform", "export", "pretrained", "guard")
+    f"lopt.trained.{name}" for name in ("transform", "export", "pretrained", "guard", "watch")
 }
 
 

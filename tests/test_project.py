@@ -1,12 +1,23 @@
 """What the pages, the packaging and the README promise about the repository itself."""
 
+import ast
+import inspect
 import re
 import tomllib
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 import lopt
+from lopt.estimators import ESTIMATORS
+from lopt.evaluation.baselines import BASELINES
+from lopt.optimizers import OPTIMIZERS
+from lopt.trained.pretrained import shipped
 from presets import PRESETS
+from tasks import AUGMENTATIONS, FAMILIES, POOLS
+from tasks.datasets import BUILTIN
 from tests.test_imports import ROOT
 
 PAGES = sorted(str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -60,8 +71,8 @@ def test_files_named_in_the_pages_exist(page):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_tests_named_in_the_pages_exist(page):
-    for path, name in re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (ROOT / page).read_text()):
+def test_functions_named_in_the_pages_exist(page):
+    for path, name in re.findall(r"`([\w/]+\.py)::(\w+)`", (ROOT / page).read_text()):
         assert f"def {name}(" in (ROOT / path).read_text(), f"{page} names {path}::{name}"
 
 
@@ -114,3 +125,82 @@ def test_the_wheel_has_the_mark_of_typed_packages():
     assert wheel["packages"] == ["lopt"]
     assert set(wheel) == {"packages", "force-include"}  # nothing is left out of it
     assert (ROOT / "lopt" / "py.typed").read_text() == ""
+
+
+def test_the_readme_counts_what_there_is():
+    text = " ".join((ROOT / "README.md").read_text().split())
+    evolution = [kind for kind in ESTIMATORS.values() if hasattr(kind(), "sigma")]
+    kinds = {
+        "learned optimizers": OPTIMIZERS,
+        "trained ones": shipped(),
+        "evolution strategies": evolution,
+        "gradient methods": set(ESTIMATORS.values()) - set(evolution),
+        "task families": FAMILIES,
+        "augmentations": AUGMENTATIONS,
+        "pools": POOLS,
+        "data sets that need no network": BUILTIN,
+        "baselines": BASELINES,
+        "experiments of the PES and NRES papers": list((ROOT / "results").glob("*/numbers.json")),
+    }
+    for name, members in kinds.items():
+        assert f"{len(members)} {name}" in text
+
+
+# What the README's Python blocks take for granted, and the same settings on a smaller scale.
+README_NAMES = """
+import jax.numpy as jnp
+params = {"w": jnp.ones((3, 2)), "b": jnp.zeros((1, 2))}
+batch = jnp.ones((4, 3)), jnp.full((4, 2), 2.0)
+data = batch
+
+def loss_fn(params, batch):
+    x, y = batch
+    return jnp.mean((x @ params["w"] + params["b"] - y) ** 2)
+
+def init(key):
+    return params
+
+def train_loss(params, key, data):
+    return loss_fn(params, data)
+
+valid_loss = train_loss
+"""
+README_SMALLER = {
+    "    num_steps=200,\n": "    num_steps=4, num_pairs=2, truncation=2, num_updates=2,\n",
+    'tasks="image_mlp/digits", workdir': 'tasks="quadratic:dimension=4", workdir',
+    "horizon=500)": "horizon=20, num_seeds=2)",
+    "outer_steps=200)": 'outer_steps=2, num_pairs=2, truncation=2, horizon="4:8")',
+}
+
+
+BLOCKS = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), flags=re.DOTALL | re.MULTILINE)
+RESULTS = {"tuned": lopt.Tuned, "run": lopt.Run, "report": lopt.Report}  # what the names in the blocks are
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+def test_calls_in_the_readme_fit_the_functions(block):
+    """Every `lopt.NAME(...)` takes the arguments it is given, and every result has the attributes that are read."""
+    for node in ast.walk(ast.parse(block)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("lopt."):
+            function = getattr(lopt, ast.unparse(node.func).removeprefix("lopt."))
+            keywords = {keyword.arg: None for keyword in node.keywords if keyword.arg}
+            inspect.signature(function).bind(*node.args, **keywords)
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) in RESULTS:
+            kind = RESULTS[ast.unparse(node.value)]
+            assert node.attr in {*dir(kind), *kind.__annotations__}
+
+
+@pytest.mark.slow
+def test_the_python_in_the_readme_runs(tmp_path, monkeypatch):
+    """Block by block in one namespace, as a reader would paste them into a notebook."""
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(README_NAMES, names)
+    text = "\n".join(BLOCKS)
+    for setting, smaller in README_SMALLER.items():
+        assert text.count(setting) == 1
+        text = text.replace(setting, smaller)
+    exec(text, names)
+    trained, _, loss = names["train_step"](names["params"], lopt.load("demo_mlp").init(names["params"]), names["batch"])
+    assert jax.tree.map(jnp.shape, trained) == jax.tree.map(jnp.shape, names["params"])
+    assert loss > 0

@@ -1,6 +1,7 @@
 """The settings of a meta-training run, as a person gives them: names and numbers, checked before anything is built."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ from lopt.estimators import ESTIMATORS
 from lopt.horizons import Horizon
 from lopt.meta_training.inner import META_LOSSES, MetaLoss
 from lopt.meta_training.outer import MetaTraining, OuterOptimizer
-from lopt.names import InputError, build, check_known, parse_spec, spell, split_list
+from lopt.names import MAX_WHOLE, InputError, build, check_known, parse_spec, spell, split_list
 from lopt.optimizers import OPTIMIZERS
 from lopt.types import GradientEstimator, LearnedOptimizer, TaskMixture
 
@@ -73,6 +74,12 @@ class MetaTrainConfig:
             raise InputError(f"outer_steps must be at least 1, not {self.outer_steps}")
         if self.data_block_steps < 1:
             raise InputError(f"data_block_steps must be at least 1, not {self.data_block_steps}")
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise InputError(f"{field.name} must be a finite number, not {value}")
+            if isinstance(value, int) and field.name != "seed" and abs(value) > MAX_WHOLE:
+                raise InputError(f"{field.name} must be at most {MAX_WHOLE:,}, not {value:,}")
         if not 0 <= self.seed < 2**32:
             raise InputError(f"seed must be between 0 and 2^32 - 1, not {self.seed}")
         check_known("meta_loss", self.meta_loss, META_LOSSES)

@@ -1,4 +1,4 @@
-"""The data of a meta-training run: on the devices once, or, where a family streams, the block of an outer step."""
+"""The data of a run: loaded once, or, for a family that streams, one block at a time."""
 
 import contextlib
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,19 +10,19 @@ from lopt.types import Data, TaskFamily
 
 
 class Feed(contextlib.AbstractContextManager):
-    """Gives the data of each outer step: a function of (seed, step), whatever was asked for before.
+    """Gives the data of each outer step, as a function of (seed, step) alone.
 
     Outer steps n B to (n + 1) B - 1 draw their batches from block n of every family that streams, with B the
     `block_steps`. While they run, a thread reads block n + 1.
 
     Args:
-      families: whose data.
-      layout: every device of it gets all the data.
-      seed: of the run.
+      families: the families whose data are given.
+      layout: all of its devices get all the data.
+      seed: the seed of the run.
       block_steps: B, outer steps per block; the result of a run depends on it where a family streams.
 
     Raises:
-      InputError: a family's data cannot be read; in `at`, too, if they break later.
+      InputError: a family's data cannot be read, here or later in `at`.
     """
 
     def __init__(self, families: tuple[TaskFamily, ...], layout: PairLayout, seed: int, block_steps: int):
@@ -42,7 +42,7 @@ class Feed(contextlib.AbstractContextManager):
         return None if self._pool is None else self._block_steps - step % self._block_steps
 
     def at(self, step: int) -> tuple[Data, ...]:
-        """The data of outer step `step`, one entry per family."""
+        """The data of outer step `step`, a tuple with one entry per family."""
         if self._pool is None:
             return self._held
         first = step // self._block_steps

@@ -166,7 +166,7 @@ def meta_train(
     Raises:
       InputError: something asked for cannot be done; nothing has been trained or overwritten.
       CheckpointError: a checkpoint could not be written.
-      DivergedError: theta is no longer finite.
+      StuckError: the run has stopped learning: theta does not move, or is no longer finite.
     """
     config = _config(optimizer, tasks, estimator, settings)
     mixture = read_mixture(tasks, data_dir)

@@ -102,7 +102,7 @@ def find_export(path_or_name: str | os.PathLike) -> Path:
     text = os.fspath(path_or_name)
     for folder in (Path(text).resolve(), Path(text, "export").resolve()):
         for candidate in (folder, previous_export(folder)):
-            if (candidate / CARD_FILE).is_file() or (candidate / THETA_FILE).is_file():
+            if any(os.path.isfile(candidate / name) for name in (CARD_FILE, THETA_FILE)):  # False for a name too long
                 return candidate
     known = shipped()
     if text not in known and Path(text).exists():

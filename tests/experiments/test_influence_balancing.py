@@ -65,6 +65,7 @@ def test_tbptt_estimates_the_closed_form(truncation):
     np.testing.assert_allclose(answer.grad, (-6 * 0.5 - 1) * influence(truncation) / truncation, rtol=1e-9)
 
 
+@pytest.mark.slow
 def test_quick(tmp_path, capsys):
     assert influence_balancing.main(["--quick", "--out", str(tmp_path)]) == 0
     assert "DOES NOT HOLD" not in capsys.readouterr().out

@@ -37,6 +37,7 @@ def test_no_loss_at_the_truth():
     assert float(mean_loss(jnp.log(jnp.asarray([A, R])))) < 1e-12
 
 
+@pytest.mark.slow
 def test_quick(tmp_path, capsys):
     assert lorenz.main(["--quick", "--out", str(tmp_path)]) == 0
     assert "DOES NOT HOLD" not in capsys.readouterr().out

@@ -50,6 +50,7 @@ def test_rate_goes_from_the_first_to_the_second():
         assert after == t + 1
 
 
+@pytest.mark.slow
 def test_quick(tmp_path, capsys):
     assert toy_regression.main(["--quick", "--out", str(tmp_path)]) == 0
     assert "DOES NOT HOLD" not in capsys.readouterr().out

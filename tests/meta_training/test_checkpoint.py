@@ -17,7 +17,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from lopt.files import write_atomic
-from lopt.meta_training.checkpoint import Checkpoints, check_config
+from lopt.meta_training.checkpoint import Checkpoints
+from lopt.meta_training.workdir import check_config
 from lopt.names import InputError
 
 MESH = jax.make_mesh((2,), ("pairs",), axis_types=(AxisType.Auto,))
@@ -115,7 +116,7 @@ def test_restores_onto_the_layout_of_the_template(tmp_path, written, asked):
 ONE_DEVICE = """
 import os, signal, sys
 import jax, jax.numpy as jnp
-from lopt.checkpoint import Checkpoints
+from lopt.meta_training.checkpoint import Checkpoints
 assert jax.device_count() == 1
 with Checkpoints(sys.argv[1]) as checkpoints:
     step, state = checkpoints.restore({"x": jax.ShapeDtypeStruct((4, 1000), "float32")})
@@ -149,7 +150,7 @@ def test_another_number_of_devices_and_a_kill_in_mid_save(tmp_path):
 FULL_DISK = """
 import resource, signal, sys
 import absl.logging, jax
-from lopt.checkpoint import CheckpointError, Checkpoints
+from lopt.meta_training.checkpoint import CheckpointError, Checkpoints
 absl.logging.set_verbosity(absl.logging.INFO)
 x = jax.random.normal(jax.random.key(0), (1000, 1000))
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -226,9 +227,6 @@ def damage(folder: Path, how: str) -> None:
         data.unlink()
     elif how == "metadata":
         (folder / "_CHECKPOINT_METADATA").write_text("{}")
-    elif how == "empty":
-        shutil.rmtree(folder)
-        folder.mkdir()
 
 
 @pytest.mark.parametrize(
@@ -238,7 +236,6 @@ def damage(folder: Path, how: str) -> None:
         ("changed byte", r"the file state/\S+ is damaged"),
         ("missing", r"the file state/\S+ is missing"),
         ("metadata", "the file _CHECKPOINT_METADATA is damaged"),
-        ("empty", ".*No valid PyTree"),
     ],
 )
 def test_a_damaged_step_is_refused_and_can_be_deleted(saved, how, reason):
@@ -264,11 +261,9 @@ def test_a_state_of_another_make_is_refused(saved):
     with Checkpoints(saved) as checkpoints:
         with pytest.raises(InputError, match="state of another run") as refused:
             checkpoints.restore(wider)
-        assert ".theta['new'] is absent there and float32[2] in this run" in str(refused.value)
-        assert ".theta['w/0'] is float32[3, 4] there and float32[3, 5] in this run" in str(refused.value)
-        with pytest.raises(
-            InputError, match=r"\.key is key<rbg>\[\] there and key<fry>\[\] in this run; .step is int32"
-        ):
+        assert ".theta['new'] is missing, and should be float32[2]" in str(refused.value)
+        assert ".theta['w/0'] is float32[3, 4], and should be float32[3, 5]" in str(refused.value)
+        with pytest.raises(InputError, match=r"\.key is key<rbg>\[\], and should be key<fry>\[\]; .step is int32"):
             checkpoints.restore(double)
 
 

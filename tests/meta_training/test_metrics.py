@@ -144,7 +144,7 @@ def test_a_bar_on_a_terminal_shares_the_console_of_logging(monkeypatch):
 
 def test_disabled_does_not_import_wandb(tmp_path):
     code = (
-        "import sys; from lopt.metrics import open_tracker\n"
+        "import sys; from lopt.tracking import open_tracker\n"
         f"tracker = open_tracker('disabled', config={{}}, workdir={str(tmp_path)!r})\n"
         "tracker.log({'step': 1}, step=1); tracker.finish()\n"
         "assert 'wandb' not in sys.modules and 'orbax' not in sys.modules"
@@ -158,7 +158,7 @@ def test_disabled_does_not_import_wandb(tmp_path):
 # A server that takes a run and then goes away; in the other modes it is never there.
 WANDB = """
 import http.server, json, math, sys, threading, time
-from lopt.metrics import open_tracker
+from lopt.tracking import open_tracker
 
 class Server(http.server.BaseHTTPRequestHandler):
     def do_POST(self):

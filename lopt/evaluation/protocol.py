@@ -1,4 +1,4 @@
-"""An evaluation: a learned optimizer and others on the same tasks, with the same seeds, batches and tuning."""
+"""The protocol of an evaluation: the same tasks, seeds, batches and budget of tuning for every optimizer."""
 
 import dataclasses
 import math
@@ -11,16 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from lopt.distributed import PairLayout
-from lopt.evaluation import entry_runs
+from lopt.evaluation import tuning
 from lopt.evaluation.baselines import BASELINES, REFERENCE, Baseline
 from lopt.evaluation.cache import EvaluationCache, arrays_sha, sources
-from lopt.evaluation.contestants import Contestant, learned_contestant
-from lopt.evaluation.entries import Entry, TaskResult
-from lopt.evaluation.entry_runs import make_entry
+from lopt.evaluation.contestants import Contestant
 from lopt.evaluation.measures import LONG
-from lopt.evaluation.scores import DEFAULT_RATE
+from lopt.evaluation.results import Entry, TaskResult
+from lopt.evaluation.tuning import make_entry
 from lopt.names import InputError
-from lopt.types import SPLITS, Data, LearnedOptimizer, TaskFamily, Theta
+from lopt.types import SPLITS, Data, TaskFamily
 from lopt.version import versions
 
 MIN_HORIZON = 20  # 5 % of it is one step
@@ -28,16 +27,16 @@ MIN_HORIZON = 20  # 5 % of it is one step
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What all optimizers are put through on every task.
+    """How every optimizer is trained, tuned and judged on every task.
 
     Attributes:
-      horizon: T, steps of a training.
-      num_seeds: S, as many for the evaluation and for tuning.
+      horizon: T, the steps of a training.
+      num_seeds: S, the number of evaluation seeds, and of tuning seeds.
       seed: a run with the run seed i has the key fold_in(key(seed), i).
-      split: what the trained parameters are judged on.
-      baselines: which are tuned; the reference among them.
-      layout: of the runs over the devices.
-      cache: of entries; None for none.
+      split: the split that the trained parameters are judged on.
+      baselines: the baselines that are tuned; the reference is among them.
+      layout: how the runs are spread over devices.
+      cache: where entries are kept; None for nowhere.
     """
 
     horizon: int
@@ -49,20 +48,28 @@ class Evaluation:
     cache: EvaluationCache | None = None
 
     def __post_init__(self):
+        for name in ("horizon", "num_seeds", "seed"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | np.integer):
+                raise InputError(f"{name} must be a whole number, not {value!r}")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"seed must be from 0 to {2**32 - 1}, not {self.seed}")
         if self.horizon < MIN_HORIZON:
             raise InputError(f"the horizon must be at least {MIN_HORIZON} steps, not {self.horizon}")
         if self.num_seeds < 1:
             raise InputError(f"num_seeds must be at least 1, not {self.num_seeds}")
         if self.split not in SPLITS[1:]:
-            raise InputError(f"the split to be judged on must be one of {', '.join(SPLITS[1:])}, not {self.split!r}")
+            raise InputError(f"the split must be one of {', '.join(SPLITS[1:])}, not {self.split!r}")
         for baseline in self.baselines:
             if len(baseline.rates) < 2:
                 raise InputError(f"{baseline.name} must have at least two learning rates to choose from")
+            if not all(0 < rate < math.inf for rate in baseline.rates):
+                raise InputError(f"the learning rates of {baseline.name} must be finite and above 0: {baseline.rates}")
         if REFERENCE not in (baseline.name for baseline in self.baselines):
-            raise InputError(f"the baselines must have {REFERENCE!r} among them: scores and speed-ups refer to it")
+            raise InputError(f"{REFERENCE!r} must be among the baselines: scores and speed-ups refer to it")
 
     def check_split(self, family: TaskFamily, data: Data) -> None:
-        """Raises InputError unless the task has the split to be judged on."""
+        """Raises InputError unless the task has the split that trained parameters are judged on."""
         try:
             jax.eval_shape(
                 lambda data, key: family.sample_batch(data, key, family.sample(key), self.split),
@@ -76,38 +83,8 @@ class Evaluation:
         if any(array.size == 0 for array in arrays):
             raise InputError(f"the split {self.split!r} of {family.name} is empty")
 
-    def contestants(
-        self, optimizer: LearnedOptimizer, theta: Theta, initial_theta: Theta, others: Iterable[Contestant] = ()
-    ) -> list[Contestant]:
-        """All that take part, the reference before other baselines."""
-        learned = learned_contestant("learned", "learned optimizer", optimizer, theta)
-        untrained = learned_contestant("untrained", "same rule, untrained", optimizer, initial_theta, kind="untuned")
-        rates = {baseline.name: baseline.rates for baseline in self.baselines}[REFERENCE]
-        default = Contestant(
-            "adam_default",
-            f"Adam at {DEFAULT_RATE:g}",
-            "untuned",
-            BASELINES[REFERENCE],
-            np.full(len(rates), DEFAULT_RATE, np.float32),  # as many as Adam's, whose program it shares
-            (DEFAULT_RATE,),
-        )
-        tuned = [
-            Contestant(x.name, x.label, x.kind, x, np.asarray(x.rates, np.float32), x.rates)
-            for x in sorted(self.baselines, key=lambda baseline: baseline.name != REFERENCE)
-        ]
-        return [learned, untrained, default, *tuned, *others]
-
-    def task_curves(
-        self, optimizer: LearnedOptimizer, theta: Theta, initial_theta: Theta, family: TaskFamily, data: Data
-    ) -> TaskResult:
-        """All entries of one task; one program for each kind of optimizer, whatever its grid and the seeds."""
-        contestants = self.contestants(optimizer, theta, initial_theta)
-        return self.result(
-            family, {x.name: self.cached(x, family, data) or self.run(x, family, data) for x in contestants}
-        )
-
     def result(self, family: TaskFamily, entries: dict[str, Entry], warnings: Iterable[str] = ()) -> TaskResult:
-        """The entries of one task put together."""
+        """All entries of one task, put together."""
         shapes = jax.eval_shape(lambda key: family.task(family.sample(key)).init(key), jax.random.key(0))
         return TaskResult(
             num_params=sum(math.prod(x.shape) for x in jax.tree.leaves(shapes)),
@@ -119,7 +96,7 @@ class Evaluation:
         )
 
     def cached(self, contestant: Contestant, family: TaskFamily, data: Data) -> Entry | None:
-        """The entry from the cache, with the name and label of now, if it is there."""
+        """The entry from the cache, if it is there, with today's label and kind."""
         if self.cache is None:
             return None
         entry = self.cache.read(_file_name(contestant, family), self._description(contestant, family, data))
@@ -129,9 +106,12 @@ class Evaluation:
         """Tunes and runs one optimizer on one task, and keeps the entry in the cache.
 
         Args:
+          contestant: the optimizer.
+          family: the task.
+          data: what `family.load` returned.
           flops: `flops_per_step`, where it is known already.
         """
-        is_adam = contestant.rule == BASELINES[REFERENCE]  # Adam at its default rate shares the program of the long run
+        is_adam = contestant.rule == BASELINES[REFERENCE]  # Adam at 1e-3 shares the program of the long run
         entry = make_entry(
             contestant.rule,
             contestant.hypers,
@@ -154,7 +134,7 @@ class Evaluation:
         return entry
 
     def _description(self, contestant: Contestant, family: TaskFamily, data: Data) -> dict[str, Any]:
-        """All that decides an entry, as plain values."""
+        """Everything that decides an entry, as plain values."""
         return {
             "task": family.name,
             "data": arrays_sha(data),
@@ -169,7 +149,7 @@ class Evaluation:
             "dtype": str(jnp.zeros(()).dtype),
             "platform": jax.default_backend(),
             "sequential": self.layout.sequential,
-            "sources": sources([family, contestant.rule, entry_runs]),
+            "sources": sources([family, contestant.rule, tuning]),
             "versions": {name: version for name, version in versions().items() if name != "lopt"},
         }
 

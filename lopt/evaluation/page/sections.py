@@ -1,6 +1,6 @@
-"""The page from its parts: sections, each left out where the content has nothing for it.
+"""The page, section by section; a section is left out where the content has nothing for it.
 
-The tables are written here, so that they read without JavaScript; the scripts sort them and draw the curves.
+The tables are written here, so that they can be read without JavaScript; the scripts sort them and draw the curves.
 """
 
 import functools
@@ -10,20 +10,20 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from lopt.evaluation.report.cells import Cell, Content, Styles, quantity, significant
-from lopt.evaluation.report.drawing import drawn, line_styles
-from lopt.evaluation.report.intervals import aggregate_table
-from lopt.evaluation.report.tables import cost_table, results_table, sweep_table, tuning_table
+from lopt.evaluation.page.cells import Cell, Content, Styles, quantity, significant
+from lopt.evaluation.page.drawing import drawn, line_styles
+from lopt.evaluation.page.intervals import aggregate_table
+from lopt.evaluation.page.tables import cost_table, results_table, sweep_table, tuning_table
 
 FOLDER = Path(__file__).parent
 SCRIPTS = ("tables.js", "drawing.js", "chart.js", "curves.js")
 
 
 def render(content: Content) -> str:
-    """The page as HTML. Parts that are absent from the content are left out.
+    """The page as HTML. A section is left out where the content has nothing for it.
 
     Args:
-      content: as `lopt.results` writes it into `summary.json`.
+      content: what `summary.summarize` returns, the content of summary.json.
     """
     styles = line_styles(content)
     sections = [(name, title, write(content, styles)) for name, (title, write) in SECTIONS.items()]
@@ -44,7 +44,7 @@ def render(content: Content) -> str:
 
 
 def _fill(name: str, **parts: str) -> str:
-    """A file with its {{placeholders}} filled, in one pass: what the parts hold is never read as a placeholder."""
+    """A file with its {{placeholders}} filled in one pass, so that nothing inside a part is read as a placeholder."""
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _file(name))
 
 
@@ -58,7 +58,7 @@ def _header(content: Content) -> str:
     facts = [_count(len(tasks), "task")] if tasks else []
     facts += [f"{setting['horizon']:,} steps"] if "horizon" in setting else []
     facts += [_count(setting["num_seeds"], "seed")] if "num_seeds" in setting else []
-    facts += [f"generalisation measured on the {escape(str(setting['split']))} split"] if "split" in setting else []
+    facts += [f"judged on the {escape(str(setting['split']))} split"] if "split" in setting else []
     headline = content.get("headline")
     return "\n".join(
         [
@@ -69,19 +69,29 @@ def _header(content: Content) -> str:
     )
 
 
+def _label(content: Content) -> str:
+    """What people call the learned optimizer."""
+    return escape(content.get("optimizers", {}).get("learned", {}).get("label", "the learned optimizer"))
+
+
 def _overall(content: Content, styles: Styles) -> str:
     rows = content.get("aggregate")
     if not rows:
         return ""
-    note = """
-<p class="note">Bars: 95 % intervals of a bootstrap over the runs within each task. They say how much
-other seeds would change a number, not other tasks.</p>"""
-    if all(row.get("iqm_low") is None for row in rows):
-        note = ""
+    notes = [escape(content.get("caution") or "")]
+    if any(row.get("iqm_low") is not None for row in rows):
+        notes.append(
+            "Bars: 95&nbsp;% intervals of a bootstrap over the runs within each task. They say how much other seeds "
+            "would change a number, and nothing about other tasks."
+        )
+    note = "".join(f'\n<p class="note">{text}</p>' for text in notes if text)
+    better = ""
+    if any(row.get("improvement") is not None for row in rows):
+        better = f"\nP(improvement) is how often a run of {_label(content)} scores higher than a run of the other."
     return f"""<p>The score of a run is the final loss of tuned constant Adam on its task, divided by the run's own:
 1 is tuned Adam, above 1 is better, and a diverged run scores 0.
-IQM is the mean of the middle half of the scores of all runs on all tasks.
-P(improvement) is how often a run of the learned optimizer scores higher than one of the other.</p>
+IQM is the mean of the middle half of the scores of all runs on all tasks: a task that fails can be among those left
+out, so the worst task is named beside it.{better}</p>
 {aggregate_table(content, styles)}{note}"""
 
 
@@ -137,9 +147,7 @@ def _failures(content: Content, styles: Styles) -> str:
     if failures is None and not warnings:
         return ""
     found = "".join(f"<li>{escape(text)}</li>" for text in failures or [])
-    none = (
-        "<p>On none of these tasks was it worse than tuned Adam, did a run diverge, or was it beyond its horizon.</p>"
-    )
+    none = "<p>On none of these tasks is it worse than tuned Adam, has a run diverged, or is it beyond its horizon.</p>"
     body = f"<ul>{found}</ul>" if found else none if failures is not None else ""
     if warnings:
         notes = "".join(f"<li>{escape(text)}</li>" for text in warnings)
@@ -148,19 +156,16 @@ def _failures(content: Content, styles: Styles) -> str:
 
 
 def _cost(content: Content, styles: Styles) -> str:
-    table, learned = cost_table(content, styles)
+    table, flops = cost_table(content, styles)
     if not table:
         return ""
-    words = {"milliseconds_per_step": "the time", "flops_per_step": "the FLOPs"}
-    parts = [f"{_times(*learned[key])} {what}" for key, what in words.items() if key in learned]
     sentence = ""
-    if parts:
-        dearer = all(low > 1 for low, _ in learned.values())
-        start = "A learned rule costs more per step: one training" if dearer else "One training"
-        sentence = f"""<p>{start} step with it takes {" and ".join(parts)} of one with Adam.
-The curves over seconds and over FLOPs take this into account.</p>"""
+    if flops:
+        sentence = f"""<p>One training step with {_label(content)} takes {_times(*flops)} the FLOPs of one with Adam.
+The curves over FLOPs and over seconds take the cost of a step into account.</p>"""
     return f"""{sentence}{table}
-<p class="note">Of a whole training step, gradient included. Median over tasks; in brackets their range.</p>"""
+<p class="note">Cost of a whole training step, gradient included: median over tasks, their range in brackets. FLOPs are
+counted by the compiler. Times were measured while the runs were made: whatever else the machine did is in them.</p>"""
 
 
 def _times(low: float, high: float) -> str:

@@ -1,23 +1,20 @@
-"""What the scripts of the page draw: curves with their cost, profiles, and how each optimizer looks."""
+"""What the scripts of the page draw: curves with their cost, profiles, and the style of each optimizer."""
 
 import math
 from typing import Any
 
-from lopt.evaluation.report.cells import Cell, Content, Styles, number
+from lopt.evaluation.page.cells import Cell, Content, Styles, number
+from lopt.evaluation.style import styles
 
-COLOURS, DASHES = 8, 7  # of `style.css`: 56 ways to draw a line, before two are alike
 SHOWN = 7  # lines that a panel starts with; the others are a click away
 
 
 def line_styles(content: Content) -> dict[str, str]:
-    """How each optimizer is drawn: classes of `style.css`. The learned one has the accent, Adam the plain line."""
-    names = list(content.get("optimizers", {}))
-    others = sorted((name for name in names if name != "learned"), key=lambda name: name != "adam")
-    styles = {name: f"c{1 + i % COLOURS} d{i % DASHES}" for i, name in enumerate(others)}
-    return {name: styles.get(name, "c0 d0") for name in names}
+    """How each optimizer is drawn: classes of `style.css`."""
+    return {name: style.classes for name, style in styles(content.get("optimizers", {})).items()}
 
 
-def drawn(content: Content, styles: Styles) -> dict[str, Any]:
+def drawn(content: Content, classes: Styles) -> dict[str, Any]:
     """What the scripts draw: labels and styles, curves and their cost, profiles."""
     tasks = []
     for task in content.get("tasks", []):
@@ -36,7 +33,7 @@ def drawn(content: Content, styles: Styles) -> dict[str, Any]:
         tasks.append({"name": task["name"], "num_params": task.get("num_params"), "curves": curves, "costs": costs})
     optimizers = content.get("optimizers", {})
     return {
-        "optimizers": {name: {"label": row["label"], "style": styles[name]} for name, row in optimizers.items()},
+        "optimizers": {name: {"label": row["label"], "style": classes[name]} for name, row in optimizers.items()},
         "shown": _shown(content),
         "tasks": [task for task in tasks if task["curves"]],
         "profiles": {name: [_finite(x) for x in values] for name, values in content.get("profiles", {}).items()},

@@ -1,4 +1,4 @@
-"""An evaluation from formulas, in the form in which `lopt.report` reads it."""
+"""An evaluation from formulas, in the form in which `lopt.evaluation.page` reads it."""
 
 import math
 from typing import Any
@@ -65,6 +65,8 @@ def aggregate(name: str) -> dict[str, Any]:
         "iqm": score,
         "iqm_low": 0.9 * score,
         "iqm_high": 1.15 * score,
+        "worst": 0.6 * score,
+        "worst_task": "text_rnn/<b>&</script>",
         "improvement": share,
         "improvement_low": share and 0.9 * share,
         "improvement_high": share,

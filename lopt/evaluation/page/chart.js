@@ -4,8 +4,8 @@ const NARROW = 480; // pixels; below, names would leave no room: the values stan
 const TOP = 24; // of the plot within the panel
 const GAP = 13; // between names
 
-// chart: {label, series: [{label, style, x, y, low, high, nameAt}], x: {label, log, title, start}, y: {label, log, low,
-// high, write}, descending}; nameAt is where along a line its name stands, descending if high values are read first.
+// chart: {label, series: [{label, style, x, y, low, high}], x: {label, log, title, start}, y: {label, log, low, high,
+// write}, descending, unnamed}; descending if high values are read first, unnamed if only the legend names the lines.
 class Panel {
   constructor(figure) {
     this.figure = figure;
@@ -28,7 +28,7 @@ class Panel {
     context.font = `650 12px ${getComputedStyle(this.figure).fontFamily}`;
     this.measure = (text) => context.measureText(text).width;
     // Names that stand to the right of the plot; those of diverged runs stand where they leave it.
-    const outside = wide ? chart.series.filter((series) => finite(series.y.at(-1)) && !series.nameAt) : [];
+    const outside = wide && !chart.unnamed ? chart.series.filter((series) => finite(series.y.at(-1))) : [];
     const names = Math.max(8, ...outside.map((series) => this.measure(this.name(series)) + 18));
     const height = Math.round(Math.min(340, Math.max(240, 0.6 * this.width)));
     this.left = 46;
@@ -48,7 +48,7 @@ class Panel {
     const plot = add(svg, "svg", { x: this.left, y: TOP, width: this.w, height: this.h });
     for (const series of chart.series) this.band(plot, series);
     for (const series of chart.series.toReversed()) this.line(plot, series);
-    if (wide) this.names();
+    if (wide && !chart.unnamed) this.names();
     this.cursor = add(plot, "line", { class: "cursor", y1: 0, y2: this.h, visibility: "hidden" });
     this.position = chart.x.start ? indexAt(this.grid, chart.x.start) : this.grid.length - 1;
     if (this.grid.length) this.read();
@@ -66,7 +66,9 @@ class Panel {
     for (const tick of (chart.x.log ? logTicks : linearTicks)(low, high, Math.max(3, w / 60))) {
       const at = left + this.xScale(tick);
       add(svg, "line", { class: "axis", x1: at, x2: at, y1: TOP + h, y2: TOP + 4 + h });
-      add(svg, "text", { x: at, y: TOP + 17 + h, "text-anchor": "middle" }, tickText(tick));
+      const text = tickText(tick); // the last one must not leave the panel
+      const half = this.measure(text) / 2;
+      add(svg, "text", { x: Math.min(at, this.width - half - 1), y: TOP + 17 + h, "text-anchor": "middle" }, text);
     }
     add(svg, "line", { class: "axis", x1: left, x2: left + w, y1: TOP + h, y2: TOP + h });
     add(svg, "text", { class: "x-label", x: left + w, y: TOP + 33 + h, "text-anchor": "end" }, chart.x.label);
@@ -111,7 +113,7 @@ class Panel {
   names() {
     const ends = this.chart.series.map((series) => {
       const inside = (y) => finite(y) && this.at(y) >= 0 && this.at(y) <= this.h;
-      const last = series.nameAt ?? Math.max(0, series.y.findLastIndex(inside));
+      const last = Math.max(0, series.y.findLastIndex(inside));
       const y = finite(series.y[last]) ? this.at(series.y[last]) : 0;
       const text = this.name(series);
       const from = [this.xScale(series.x[last]), Math.max(4, Math.min(this.h - 8, y))];

@@ -1,17 +1,24 @@
-"""Cells and rows of the tables. Every cell carries the number it was written from, for the script that sorts."""
+"""Cells and rows of the tables. Every cell carries the number that it shows, for the script that sorts."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
 
-Cell = str | float | int | None  # as in summary.json: "inf" for a diverged run, None for what there is not
+Cell = str | float | int | None  # as in summary.json: "inf" for a diverged run, None for no value
 Content = Mapping[str, Any]
 Styles = Mapping[str, str]
 
 
 class Column(NamedTuple):
-    """One measure: its key in the rows, what stands above it, which values are better, how they are written."""
+    """One measure.
+
+    Attributes:
+      key: its key in the rows.
+      title: the head of its column.
+      better: `low` or `high`, the values that are better; None for neither.
+      write: writes a value.
+    """
 
     key: str
     title: str
@@ -26,7 +33,7 @@ def number(value: Cell) -> float | None:
 
 
 def quantity(x: float) -> str:
-    """A count, with thousands set off."""
+    """A count, with commas between thousands."""
     return f"{x:,.0f}"
 
 
@@ -39,8 +46,8 @@ def significant(x: float) -> str:
 
 
 def percent(x: float) -> str:
-    """A share, with one decimal."""
-    return f"{100 * x:.1f} %"
+    """A share, with one decimal; the sign never begins a line."""
+    return f"{100 * x:.1f}\N{NO-BREAK SPACE}%"
 
 
 def with_prefix(x: float) -> str:
@@ -52,7 +59,7 @@ def with_prefix(x: float) -> str:
 
 
 def present(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> list[Column]:
-    """The columns that some row has a value for."""
+    """The columns for which some row has a value."""
     return [column for column in columns if any(number(row.get(column.key)) is not None for row in rows)]
 
 
@@ -65,12 +72,12 @@ def best_value(column: Column, rows: Sequence[Mapping[str, Any]]) -> float | Non
 
 
 def is_lower_bound(key: str, row: Mapping[str, Any]) -> bool:
-    """Whether a speed-up stands for "never": the envelope's, below the other, reaches that value only then, too."""
+    """Whether a speed-up says that the reference never got there: the envelope's is as large only in that case."""
     return bool(row.get("speed_up_is_lower_bound")) and row.get(key) == row["speed_up"]
 
 
 def measure_cell(column: Column, row: Mapping[str, Any], best: float | None, *, lower_bound: bool = False) -> str:
-    """One value as its column writes it, with a sign before a lower bound."""
+    """One value as its column writes it; a lower bound has a sign before it."""
     value = number(row.get(column.key))
     if value is None:
         return data_cell(None, "")
@@ -85,7 +92,7 @@ def measure_cell(column: Column, row: Mapping[str, Any], best: float | None, *, 
 
 
 def data_cell(value: float | None, text: str, *, best: bool = False) -> str:
-    """A cell with the number to sort by; a dash where there is none."""
+    """A cell with the number to sort by; a dash where there is no value."""
     if value is None:
         return '<td class="none" data-value="">&ndash;</td>'
     name = "Infinity" if value == math.inf else repr(value)
@@ -93,12 +100,13 @@ def data_cell(value: float | None, text: str, *, best: bool = False) -> str:
 
 
 def table_row(name: str, content: Content, styles: Styles, cells: Iterable[str]) -> str:
-    """A row for an optimizer: how its line looks, its name, and the cells."""
+    """A row for an optimizer: a sample of its line, its name, and the cells."""
     label = escape(content.get("optimizers", {}).get(name, {}).get("label", name))
     line = f'<line x1="1" x2="29" y1="5" y2="5" class="line {styles.get(name, "c8")}"/>'
     swatch = f'<svg class="swatch" viewBox="0 0 30 10" aria-hidden="true">{line}</svg>'
     kind = ' class="learned"' if name == "learned" else ""
-    return f'<tr{kind}><th scope="row" data-value="{label}">{swatch}{label}</th>{"".join(cells)}</tr>'
+    who = f'<span class="who">{swatch}<span>{label}</span></span>'
+    return f'<tr{kind}><th scope="row" data-value="{label}">{who}</th>{"".join(cells)}</tr>'
 
 
 def column_head(title: str, better: str | None) -> str:

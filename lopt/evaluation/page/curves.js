@@ -42,16 +42,10 @@ function lossAxis(series) {
 function profilesChart() {
   const { threshold, ...profiles } = data.profiles;
   const series = visible(profiles).map((name) => ({ ...data.optimizers[name], x: threshold, y: profiles[name] }));
-  // Names stand at different heights along the lines, which all end at the same.
-  const sum = ({ y }) => y.reduce((total, share) => total + share, 0);
-  series.toSorted((a, b) => sum(a) - sum(b)).forEach((one, i) => {
-    const level = 0.15 + (0.7 * i) / series.length;
-    const at = one.y.findIndex((share) => share < level);
-    one.nameAt = at < 0 ? Math.floor(0.7 * threshold.length) : Math.max(1, at);
-  });
   const x = { label: "score", log: threshold[0] > 0, title: (value) => `score above ${written(value, 3)}`, start: 1 };
   const y = { label: "share of runs above this score", log: false, low: 0, high: 1.02, write: (share) => `${(100 * share).toFixed(1)} %` };
-  return { label: "performance profiles", series, x, y, descending: true };
+  // All lines fall to zero, so a name beside one would lie on others: the legend names them.
+  return { label: "performance profiles", series, x, y, descending: true, unnamed: true };
 }
 
 function panel(parent, heading, unit, chart, notes = []) {

@@ -1,16 +1,18 @@
-"""The page of an evaluation: what stands in it. `test_report_in_browser.py` has what it does."""
+"""The page of an evaluation: what stands in it. `test_page_in_browser.py` has what it does."""
 
 import json
 import math
 import re
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from lopt.evaluation.report import render
-from lopt.evaluation.report.cells import number, significant, with_prefix
-from tests.evaluation.report_example import example
+from lopt.evaluation import page, style
+from lopt.evaluation.page import render
+from lopt.evaluation.page.cells import number, significant, with_prefix
+from tests.evaluation.page_example import example
 
 DASH = "\N{EN DASH}"
 
@@ -92,8 +94,8 @@ def test_tables_say_what_the_rows_say():
     assert heads[:5] == ["Optimizer", "Mean loss", "Final loss", "Loss (valid)", "Accuracy (valid)"]
     assert rows[1] == ["image_mlp/digits2,410 parameters"]
     assert rows[2] == [
-        *("Learned (lopt)", "0.0400", "0.0100", "0.0150", "99.0 %", "2.00", "≥ 4.00", "1.70", "0 of 5", "0.500"),
-        "3.50 M",
+        *("Learned (lopt)", "0.0400", "0.0100", "0.0150", "99.0\N{NO-BREAK SPACE}%", "2.00"),
+        *("≥ 4.00", "1.70", "0 of 5", "0.500", "3.50 M"),
     ]
     assert rows[3][1:4] == ["diverged"] * 3
     assert rows[3][8] == "5 of 5"
@@ -107,21 +109,51 @@ def test_tables_say_what_the_rows_say():
     assert not {("results", "0.0120"), ("results", "diverged"), ("results", DASH)} & page.bold
     overall = page.rows["overall"]
     assert overall[1][0:2] == ["Learned (lopt)", "2.00 [1.80, 2.30]"]
-    assert overall[1][3] == DASH  # it is not compared with itself
-    assert overall[1][5:] == ["≥ 4.00", "0 of 15"]
+    assert overall[1][3] == "1.20 text_rnn/<b>&</script>"
+    assert overall[1][4] == DASH  # it is not compared with itself
+    assert overall[1][6:] == ["≥ 4.00", "0 of 15"]
     assert page.rows["tuning"][4][-1] == "0.037 / 0.016"
     assert page.rows["tuning"][5][-1] == "0.016"
     assert page.rows["sweeps"][1] == ["Learned (lopt)", "2.00", "1.60", "1.10", "0.70", "0.30", "diverged"]
 
 
 def test_the_cost_of_a_step_is_said():
-    # Over the tasks (1.9 + f / 10) / (1 + f / 10) for f = 1, 3, 30.
+    """In words only what repeats: FLOPs. Times are in the table, with what was in them."""
     text = render(example())
+    assert "One training step with Learned (lopt) takes 1.40 times the FLOPs of one with Adam" in text
+    assert "times the time" not in text
+    assert "whatever else the machine did" in text
+    # Over the tasks (1.9 + f / 10) / (1 + f / 10) for f = 1, 3, 30.
     ratio = [f"{(1.9 + f / 10) / (1 + f / 10):.2f}" for f in (30, 3, 1)]
     assert ratio == ["1.23", "1.69", "1.82"]
-    assert f"{ratio[0]} to {ratio[2]} times the time and 1.40 times the FLOPs of one with Adam" in text
-    assert "A learned rule costs more per step" in text
-    assert Page(text).rows["cost"][1] == ["Learned (lopt)", "1.69 [1.23, 1.82]", "1.40"]
+    assert Page(text).rows["cost"][1] == ["Learned (lopt)", "1.40", "1.69 [1.23, 1.82]"]
+
+
+def test_few_seeds_are_cautioned_against():
+    assert "few for" not in render(example())
+    text = render(example() | {"caution": "2 seeds: too few for it."})
+    assert Page(text).texts.count("2 seeds: too few for it.") == 1
+
+
+def test_styles_are_those_of_the_pictures():
+    """Colours and dashes of style.py are those of the style sheet; an optimizer's do not depend on the others."""
+    css = (Path(page.__file__).parent / "style.css").read_text()
+    accent, *others = style.COLOURS
+    assert f"--accent: {accent};" in css
+    day = {f"--c{i}": colour for i, colour in enumerate(others, start=1)}
+    found = dict(re.findall(r"(--c\d): (#\w+);", css.split("@media")[0]))
+    assert {name: full(colour) for name, colour in found.items()} == day
+    dashes = {int(i): x for i, x in re.findall(r"\.d(\d) \{ stroke-dasharray: ([\d. ]+); \}", css)}
+    assert {i: " ".join(f"{x:g}" for x in dash) for i, dash in enumerate(style.DASHES) if dash} == dashes
+    few, many = (style.styles(names) for names in (["learned", "muon", "x"], ["learned", *style.ORDER, "x", "y"]))
+    assert few == {name: many[name] for name in few}
+    assert many["learned"].classes == "c0 d0"
+    assert many["adam"].classes == "c1 d0"
+    assert len(set(many.values())) == len(many)
+
+
+def full(colour):
+    return colour if len(colour) == 7 else "#" + "".join(2 * x for x in colour[1:])
 
 
 def test_what_others_named_stays_text():

@@ -1,4 +1,4 @@
-"""The tables of the page: results, cost, tuning, sweeps."""
+"""The tables of the page: results, cost of a step, tuning, sweeps."""
 
 import math
 import statistics
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from lopt.evaluation.report.cells import (
+from lopt.evaluation.page.cells import (
     Column,
     Content,
     Styles,
@@ -25,7 +25,7 @@ from lopt.evaluation.report.cells import (
     with_prefix,
 )
 
-HEAT_LIMIT = 4.0  # of the colours of a sweep: four times better or worse
+HEAT_LIMIT = 4.0  # where the colours of a sweep end: four times better or worse
 
 
 RESULTS = (
@@ -37,16 +37,16 @@ RESULTS = (
     Column("speed_up", "Speed\N{NON-BREAKING HYPHEN}up", "high", significant),
     Column("speed_up_envelope", "Speed\N{NON-BREAKING HYPHEN}up (envelope)", "high", significant),
     Column("diverged", "Diverged", None, quantity),
-    Column("milliseconds_per_step", "ms a step", None, significant),
-    Column("flops_per_step", "FLOPs a step", None, with_prefix),
+    Column("milliseconds_per_step", "ms per step", None, significant),
+    Column("flops_per_step", "FLOPs per step", None, with_prefix),
 )
 
 
-COSTS = {"milliseconds_per_step": "Time a step / Adam's", "flops_per_step": "FLOPs a step / Adam's"}
+COSTS = {"flops_per_step": "FLOPs per step / Adam's", "milliseconds_per_step": "Time per step / Adam's"}
 
 
 def results_table(content: Content, styles: Styles) -> str:
-    """All optimizers on all tasks: one group of rows a task; columns that nobody has a value for are left out."""
+    """All optimizers on all tasks: one group of rows per task; columns without any value are left out."""
     tasks = [task for task in content.get("tasks", []) if task.get("rows")]
     columns = present(RESULTS, [row for task in tasks for row in task["rows"]])
     if not tasks:
@@ -72,8 +72,8 @@ def _result(column: Column, row: Mapping[str, Any], best: float | None) -> str:
     return measure_cell(column, row, best, lower_bound=lower_bound)
 
 
-def cost_table(content: Content, styles: Styles) -> tuple[str, dict[str, tuple[float, float]]]:
-    """Time and FLOPs of a step relative to Adam's; and by measure, the learned one's lowest and highest over tasks."""
+def cost_table(content: Content, styles: Styles) -> tuple[str, tuple[float, float] | None]:
+    """FLOPs and time of a step relative to Adam's; and the learned optimizer's lowest and highest FLOPs over tasks."""
     ratios: dict[str, dict[str, list[float]]] = {}
     for task in content.get("tasks", []):
         rows = {row["optimizer"]: row for row in task.get("rows", [])}
@@ -83,10 +83,11 @@ def cost_table(content: Content, styles: Styles) -> tuple[str, dict[str, tuple[f
                 if ours is not None and adam:
                     ratios.setdefault(name, {}).setdefault(key, []).append(ours / adam)
     if not ratios:
-        return "", {}
+        return "", None
     lines = [table_row(name, content, styles, [_ratio(x.get(key)) for key in COSTS]) for name, x in ratios.items()]
     table = sortable_table("Cost of a step", [column_head(title, "low") for title in COSTS.values()], ["".join(lines)])
-    return table, {key: (min(values), max(values)) for key, values in ratios.get("learned", {}).items()}
+    flops = ratios.get("learned", {}).get("flops_per_step")
+    return table, (min(flops), max(flops)) if flops else None
 
 
 def _ratio(values: list[float] | None) -> str:
@@ -120,7 +121,7 @@ def tuning_table(content: Content, styles: Styles) -> str:
 
 
 def sweep_table(sweep: Mapping[str, Any], optimizers: Mapping[str, Any]) -> str:
-    """A heat map: optimizers by values along the axis. In bold what is better than tuned Adam, for print in grey."""
+    """A heat map: optimizers by values along the axis. Scores above tuned Adam's are bold, for print in grey."""
     lines = []
     for name, scores in sweep["rows"].items():
         cells = "".join(_heat(number(score)) for score in scores)

@@ -1,10 +1,11 @@
-"""Scores over all tasks with their intervals, drawn within the rows of a table, so that they sort along."""
+"""Scores over all tasks, with intervals drawn inside the rows of the table, so that they sort along with them."""
 
 import math
 from collections.abc import Iterable, Mapping
+from html import escape
 from typing import Any, NamedTuple
 
-from lopt.evaluation.report.cells import (
+from lopt.evaluation.page.cells import (
     Column,
     Content,
     Styles,
@@ -21,8 +22,8 @@ from lopt.evaluation.report.cells import (
     table_row,
 )
 
-BAR = 150.0  # width of a drawing, of which a margin on both sides stays free
-MARGIN = 10.0
+BAR = 150.0  # width of a drawing
+MARGIN = 10.0  # that stays free on both sides of it
 
 SUMMARY = (
     Column("speed_up_iqm", "Speed\N{NON-BREAKING HYPHEN}up, IQM", "high", significant),
@@ -32,7 +33,7 @@ SUMMARY = (
 
 
 def aggregate_table(content: Content, styles: Styles) -> str:
-    """Scores over all tasks, with their intervals drawn."""
+    """Scores over all tasks, the worst task, and the probability of improvement, with their intervals drawn."""
     rows = content["aggregate"]
     intervals = [
         _Interval("iqm", "Score, IQM", 1.0, _ceiling(rows, "iqm")),
@@ -40,6 +41,7 @@ def aggregate_table(content: Content, styles: Styles) -> str:
     ]
     intervals = [interval for interval in intervals if any(number(row.get(interval.key)) is not None for row in rows)]
     columns = present(SUMMARY, rows)
+    worst = any(number(row.get("worst")) is not None for row in rows)
     best = best_value(Column("iqm", "", "high", significant), rows)
     lines = []
     for row in rows:
@@ -52,6 +54,7 @@ def aggregate_table(content: Content, styles: Styles) -> str:
                 data_cell(value, text, best=interval.key == "iqm" and value == best),
                 f"<td>{interval.draw(row)}</td>",
             ]
+            cells += [_worst_cell(row)] if worst and interval.key == "iqm" else []
         for column in columns:
             lower_bound = row["optimizer"] in _bounded(content, column.key.removesuffix("_iqm"))
             cells.append(measure_cell(column, row, best_value(column, rows), lower_bound=lower_bound))
@@ -60,6 +63,9 @@ def aggregate_table(content: Content, styles: Styles) -> str:
     for interval in intervals:
         heads += [column_head(interval.title, "high"), "<td></td>"]
         foot += ["<td></td>", f"<td>{interval.axis()}</td>"]
+        if worst and interval.key == "iqm":
+            heads.append(column_head("Score on its worst task", "high"))
+            foot.append("<td></td>")
     heads += [column_head(column.title, column.better) for column in columns]
     foot += ["<td></td>"] * len(columns)
     return sortable_table("Scores over all tasks", heads, ["".join(lines)], f"<tr><td></td>{''.join(foot)}</tr>")
@@ -95,8 +101,14 @@ class _Interval(NamedTuple):
         return f'<svg class="interval" viewBox="0 0 {BAR:g} 20" aria-hidden="true">{parts}</svg>'
 
 
+def _worst_cell(row: Mapping[str, Any]) -> str:
+    value = number(row.get("worst"))
+    text = "" if value is None else f'{value:.2f} <span class="unit task">{escape(str(row["worst_task"]))}</span>'
+    return data_cell(value, text)
+
+
 def _bounded(content: Content, key: str) -> set[str]:
-    """The optimizers that have a lower bound for this measure on any task: their mean is one, too."""
+    """The optimizers with a lower bound for this measure on any task: their mean is a lower bound, too."""
     rows = [row for task in content.get("tasks", []) for row in task.get("rows", [])]
     return {row["optimizer"] for row in rows if key.startswith("speed_up") and is_lower_bound(key, row)}
 

@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from lopt.evaluation.report import render
+from lopt.evaluation.page import render
 from tests.evaluation.browser import MISSING, Browser, browser
-from tests.evaluation.report_example import HORIZON, NAMES, TASKS, example, loss
+from tests.evaluation.page_example import HORIZON, NAMES, TASKS, example, loss
 
 # One browser serves all of these tests.
 pytestmark = [pytest.mark.skipif(bool(MISSING), reason=MISSING), pytest.mark.xdist_group("browser")]

@@ -14,11 +14,12 @@ from lopt.evaluation import cache as evaluation_cache
 from lopt.evaluation import runs as training
 from lopt.evaluation.baselines import BASELINES
 from lopt.evaluation.cache import EvaluationCache
-from lopt.evaluation.evaluation import Evaluation
+from lopt.evaluation.contestants import as_pretrained, contestants
+from lopt.evaluation.evaluate import evaluate
 from lopt.evaluation.measures import diverged
 from lopt.evaluation.plan import make_plan, num_steps
+from lopt.evaluation.protocol import Evaluation
 from lopt.evaluation.runs import Learned, Runner
-from lopt.evaluation.scores import score_task
 from lopt.names import InputError
 from lopt.optimizers import OPTIMIZERS
 from tests.toy_family import Bowl
@@ -34,6 +35,15 @@ def adam(*rates):
 def learnable_adam(rate=RATE):
     optimizer = OPTIMIZERS["learnable_adam"](learning_rate=rate)
     return optimizer, optimizer.init_theta(jax.random.key(0))
+
+
+def plan_of(evaluation, trained, family):
+    return make_plan(evaluation, contestants(as_pretrained(trained), evaluation.baselines), {family: family.load()})
+
+
+def run(evaluation, trained, family):
+    (result,) = plan_of(evaluation, trained, family).run(lambda line: None).values()
+    return result
 
 
 def plain_loop(transformation, family, data, key, num_steps):
@@ -66,9 +76,7 @@ def test_runs_equal_a_plain_loop(layout):
     optimizer = OPTIMIZERS["learnable_adam"](learning_rate=RATE, schedule_terms=1)  # a rule that reads the horizon
     initial_theta = optimizer.init_theta(jax.random.key(0))
     theta = {**initial_theta, "schedule": jnp.array([1.5])}
-    result = Evaluation(20, 2, seed=3, baselines=adam(1e-3, RATE), layout=layout).task_curves(
-        optimizer, theta, initial_theta, family, family.load()
-    )
+    result = run(Evaluation(20, 2, seed=3, baselines=adam(1e-3, RATE), layout=layout), (optimizer, theta), family)
     entries = result.entries
     assert (result.num_params, result.horizon, list(entries)) == (
         8,
@@ -96,15 +104,14 @@ def test_runs_equal_a_plain_loop(layout):
 
 def test_adam_in_disguise_is_adam():
     """Curve for curve, and in every score; on a straight slope, and no grid can be below its best rate."""
-    family, (optimizer, theta) = Bowl(power=1, start=100.0), learnable_adam()
-    result = Evaluation(100, 2, baselines=adam(RATE / 4, RATE), layout=LAYOUTS[0]).task_curves(
-        optimizer, theta, theta, family, family.load()
-    )
-    learned, tuned = (result.entries[name] for name in ("learned", "adam"))
+    family = Bowl(power=1, start=100.0)
+    settings = {"horizon": 100, "num_seeds": 2, "baselines": adam(RATE / 4, RATE), "say": None}
+    report = evaluate(learnable_adam(), family, **settings)
+    learned, tuned = (report.results["bowl"].entries[name] for name in ("learned", "adam"))
     assert tuned.best == {"mean_loss": 1, "final_loss": 1}
     for ours, theirs in zip(learned.chosen["final_loss"], tuned.chosen["final_loss"], strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-5)
-    scores = score_task(result)
+    scores = report.scores["bowl"]
     assert scores.speed_up == scores.rows["adam"].speed_up == 1
     assert scores.rows["learned"].speed_up_envelope == 1
     assert scores.ratios["best_adam_by_mean_loss"] == pytest.approx(1, rel=1e-5)
@@ -114,19 +121,15 @@ def test_adam_in_disguise_is_adam():
 @pytest.fixture
 def small():
     """An evaluation whose programs the tests below share, and what it takes."""
-    optimizer, theta = learnable_adam()
-    family = Bowl(start=2.0)
-    evaluation = Evaluation(20, 2, baselines=adam(1e-3, 0.1, 1e30), layout=LAYOUTS[0])
-    return evaluation, (optimizer, theta, theta), family
+    return Evaluation(20, 2, baselines=adam(1e-3, 0.1, 1e30), layout=LAYOUTS[0]), learnable_adam(), Bowl(start=2.0)
 
 
 def test_one_program_for_each_task_and_kind_of_optimizer(small):
-    evaluation, contestants, family = small
-    evaluation.task_curves(*contestants, family, family.load())  # compiled here, or in another test
+    evaluation, trained, family = small
+    run(evaluation, trained, family)  # compiled here, or in another test
     Bowl.traces.clear()
-    first = evaluation.task_curves(*contestants, Bowl(start=2.0), family.load()).entries
-    other = dataclasses.replace(evaluation, seed=1, baselines=adam(1e-4, 0.1, 1e30))
-    again = other.task_curves(*contestants, Bowl(start=2.0), family.load()).entries
+    first = run(evaluation, trained, Bowl(start=2.0)).entries
+    again = run(dataclasses.replace(evaluation, seed=1, baselines=adam(1e-4, 0.1, 1e30)), trained, family).entries
     assert not Bowl.traces  # Adam, with its grid, both sets of seeds and the long runs; and the learned rule
     assert not np.isclose(first["learned"].chosen["mean_loss"].loss, again["learned"].chosen["mean_loss"].loss).any()
     # A rate that overflows has diverged, and does not disturb the rest.
@@ -171,30 +174,29 @@ def test_rules_are_equal_by_value():
 
 def test_runs_are_made_once(small, tmp_path, monkeypatch):
     """An interrupted evaluation goes on; a second one makes no runs; a change of a source makes them all again."""
-    evaluation, contestants, family = small
+    evaluation, trained, family = small
     evaluation = dataclasses.replace(evaluation, cache=EvaluationCache(tmp_path / "cache"))
-    data = {family: family.load()}
-    plan = make_plan(evaluation, evaluation.contestants(*contestants), data)
+    plan = plan_of(evaluation, trained, family)
     assert len(plan.flops) == 4
     assert plan.describe().startswith("tasks: 1; optimizers: 4; devices: 2; training steps to make: 480, about ")
     assert [num_steps(evaluation, x) for x in plan.contestants] == [40, 40, 40, (3 + 2 + 4) * 40]
 
-    run, made = Evaluation.run, []
+    make, made = Evaluation.run, []
 
     def counted(self, contestant, *rest):
         if made == ["learned", "untrained"]:
             raise KeyboardInterrupt
         made.append(contestant.name)
-        return run(self, contestant, *rest)
+        return make(self, contestant, *rest)
 
     monkeypatch.setattr(Evaluation, "run", counted)
     with pytest.raises(KeyboardInterrupt):
         plan.run(lambda line: None)
     made.clear()
-    plan = make_plan(evaluation, evaluation.contestants(*contestants), data)
+    plan = plan_of(evaluation, trained, family)
     first = plan.run(lambda line: None)["bowl"].entries
     assert made == ["adam_default", "adam"]
-    plan = make_plan(evaluation, evaluation.contestants(*contestants), data)
+    plan = plan_of(evaluation, trained, family)
     assert not plan.flops
     assert "of 4 entries 4 are in the cache; training steps to make: 0, about 0 s" in plan.describe()
     again = plan.run(lambda line: None)["bowl"].entries
@@ -206,7 +208,7 @@ def test_runs_are_made_once(small, tmp_path, monkeypatch):
     monkeypatch.setattr(
         evaluation_cache, "read_source", lambda file: read(file) + b"#" if "baselines" in file else read(file)
     )
-    plan = make_plan(evaluation, evaluation.contestants(*contestants), data)
+    plan = plan_of(evaluation, trained, family)
     assert [name for _, name in plan.flops] == ["adam_default", "adam"]
 
 
@@ -216,7 +218,7 @@ def test_runs_are_made_once(small, tmp_path, monkeypatch):
         ({"horizon": 19}, "horizon"),
         ({"num_seeds": 0}, "num_seeds"),
         ({"split": "train"}, "split"),
-        ({"baselines": ()}, "must have 'adam'"),
+        ({"baselines": ()}, "'adam' must be among"),
         ({"baselines": adam(0.1)}, "at least two"),
     ],
 )

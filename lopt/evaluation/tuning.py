@@ -1,4 +1,7 @@
-"""All runs of one optimizer on one task: it is tuned on seeds of its own, and the best rates are run on others."""
+"""All runs of one optimizer on one task: it is tuned on tuning seeds, and its best rates run on the evaluation seeds.
+
+Which rate is best is decided here, once; the entry keeps the decision.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,8 +10,8 @@ import jax
 import numpy as np
 
 from lopt.distributed import PairLayout
-from lopt.evaluation.entries import Curves, Entry
 from lopt.evaluation.measures import LONG, MEASURES, best_rate
+from lopt.evaluation.results import Curves, Entry
 from lopt.evaluation.runs import Rule, Runner, flops_per_step
 from lopt.types import Data, PyTree, TaskFamily
 
@@ -34,21 +37,21 @@ def make_entry(
     """Tunes an optimizer on `num_seeds` seeds, and runs the rate that is best by each measure on as many others.
 
     Args:
-      rule: of the runs.
-      hypers: what the runs may have, stacked: learning rates `[G]`, or theta with a leading axis of 1.
-      rates: `[G]` learning rates to choose from; one for what is not tuned, whose runs all have the first of `hypers`.
+      rule: the optimizer of the runs.
+      hypers: what the runs may differ in, stacked: learning rates `[G]`, or theta with a leading axis of 1.
+      rates: learning rates to choose from, `[G]`; a single one for what is not tuned: all runs use `hypers[0]`.
       family: the task.
-      data: what `family.load` gave.
-      horizon: T, steps of a training.
-      num_seeds: S.
-      seed: a run with the run seed i has the key fold_in(key(seed), i). Seeds 0 to S - 1 evaluate, S to 2 S - 1 tune.
-      split: what the trained parameters are judged on.
-      layout: of the runs over the devices.
-      long: whether the rate of the lowest final loss is run for `LONG` horizons too.
-      max_steps: of the compiled program, at least the steps of the longest run.
+      data: what `family.load` returned.
+      horizon: T, the steps of a training.
+      num_seeds: S; seeds 0 to S - 1 evaluate, and seeds S to 2 S - 1 tune.
+      seed: a run with the run seed i has the key fold_in(key(seed), i).
+      split: the split that the trained parameters are judged on.
+      layout: how the runs are spread over devices.
+      long: whether the rate of the lowest final loss also runs for `LONG` horizons.
+      max_steps: steps that the compiled program has room for, at least those of the longest run.
       flops: `flops_per_step`, where it is known already.
-      label: for people.
-      kind: of `entries.KINDS`.
+      label: the name that people read.
+      kind: one of `results.KINDS`.
     """
     num_rates, num_hypers = len(rates), len(jax.tree.leaves(hypers)[0])
     runner = Runner(
@@ -77,6 +80,7 @@ def make_entry(
         kind=kind,
         rates=np.asarray(rates),
         tuning=Curves(*(x[None][:0] for x in groups[0])) if tuning is None else tuning,
+        best=best,
         chosen={measure: groups[index] for measure, index in best.items()},
         long=runner(_product([best["final_loss"]], seeds), LONG * horizon) if long else None,
         flops_per_step=flops or flops_per_step(rule, hypers, family, data),
