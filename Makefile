@@ -3,6 +3,7 @@
 
 PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 python3.11,$(shell \
 	$(name) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $(name))))
+LOWEST_PYTHON ?= python3.11
 BIN := .venv/bin
 DEMO := runs/demo
 PAPER := influence_balancing toy_regression ridge_l2 lstm_variance lorenz swimmer char_rnn many_hyperparameters lr_schedule \
@@ -11,12 +12,12 @@ PAPER := influence_balancing toy_regression ridge_l2 lstm_variance lorenz swimme
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/runs/cache/jax
 export TFDS_DATA_DIR ?= $(CURDIR)/runs/data
 
-.PHONY: help demo test test-slow check paper bench clean
+.PHONY: help demo test test-slow test-lowest check paper bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@sed -n '1,2s/^# //p' Makefile
-	@echo 'Also: test-slow (minutes), check (linter and type checker), paper (experiments, minutes), bench (speed), clean (all that these made).'
+	@echo 'Also: test-slow (minutes), test-lowest (minutes, lowest versions), check (linter and type checker), paper (experiments, minutes), bench (speed), clean (all that these made).'
 
 .venv/ready: requirements.txt
 	@test -n "$(PYTHON)" || { echo 'lopt needs Python 3.11 or newer: make PYTHON=/path/to/python demo'; exit 1; }
@@ -36,6 +37,16 @@ test: .venv/ready
 
 test-slow: .venv/ready
 	$(BIN)/python -m pytest -m slow
+
+# Before each release, and when a bound changes: the lowest versions that requirements.txt and pyproject.toml allow.
+test-lowest: runs/lowest/ready
+	runs/lowest/bin/python -m pytest
+
+runs/lowest/ready: requirements.txt
+	$(LOWEST_PYTHON) -m venv runs/lowest
+	sed -E 's/>=([^, ]+)(,[^ ]+)?/==\1/' requirements.txt > runs/lowest/requirements.txt
+	runs/lowest/bin/python -m pip install --quiet --disable-pip-version-check -r runs/lowest/requirements.txt
+	@touch $@
 
 check: .venv/ready
 	$(BIN)/ruff check .

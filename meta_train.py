@@ -4,14 +4,13 @@ python meta_train.py --workdir=runs/x
 python meta_train.py --workdir=runs/lstm --optimizer=lstm --tasks=image_mlp/digits --horizon=100:500
 python meta_train.py --workdir=runs/y --preset=mlp_digits --seed=1
 
-Stopped by Ctrl-C, SIGTERM or --stop_after, it saves; the same command goes on where it stopped. In the workdir it
-leaves metrics.jsonl, checkpoints/ and export/, which lopt.load and meta_eval.py read.
+Stopped by Ctrl-C, SIGTERM or --stop_after, it saves; the same command goes on where it stopped. The workdir then holds
+metrics.jsonl, checkpoints/ and export/, which lopt.load and meta_eval.py read. In Python: lopt.meta_train.
 """
 
 import dataclasses
 import logging
 import sys
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,17 +18,18 @@ from absl import app, flags
 from rich.console import Console
 from rich.logging import RichHandler
 
-from lopt.distributed import default_layout, num_cores
+from lopt.distributed import num_cores
 from lopt.meta_training.checkpoint import CheckpointError
 from lopt.meta_training.config import MetaTrainConfig
-from lopt.meta_training.loop import DivergedError, Run, train
+from lopt.meta_training.health import StuckError
+from lopt.meta_training.run import meta_train
 from lopt.names import InputError, check_known
-from lopt.optimizers import OPTIMIZERS
+from lopt.tracking import WANDB_MODES
 from presets import PRESETS
-from tasks import parse_mixture
 
+_FIELDS = dataclasses.fields(MetaTrainConfig)
 _DEFINE = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float}
-for _field in dataclasses.fields(MetaTrainConfig):
+for _field in _FIELDS:
     _DEFINE[type(_field.default)](_field.name, _field.default, _field.metadata["doc"])
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "folder of the run; made if absent, resumed if it holds this run")
@@ -40,17 +40,16 @@ _CHECKPOINT_EVERY = flags.DEFINE_integer("checkpoint_every", 100, "outer steps b
 _STOP_AFTER = flags.DEFINE_integer("stop_after", None, "stop after this many outer steps of this call", lower_bound=1)
 _DEVICES = flags.DEFINE_integer("devices", None, "devices that share the pairs; default: all that can", lower_bound=1)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "where data sets are; default: TFDS_DATA_DIR, or TFDS's own")
-_WANDB = flags.DEFINE_enum("wandb", "disabled", ["disabled", "offline", "online"], "log to Weights & Biases too")
+_WANDB = flags.DEFINE_enum("wandb", "disabled", WANDB_MODES, "log to Weights & Biases too")
 
 
-def read_config() -> MetaTrainConfig:
-    """The preset, or the defaults, with the flags that were given."""
-    names = [field.name for field in dataclasses.fields(MetaTrainConfig)]
-    given: dict[str, Any] = {name: flags.FLAGS[name].value for name in names if flags.FLAGS[name].present}
-    if _PRESET.value is None:
-        return MetaTrainConfig(**given)
-    check_known("preset", _PRESET.value, PRESETS)
-    return dataclasses.replace(PRESETS[_PRESET.value], **given)
+def read_settings() -> dict[str, Any]:
+    """Fields of `MetaTrainConfig`: the preset's, if there is one, and above them the flags that were given."""
+    settings: dict[str, Any] = {}
+    if _PRESET.value is not None:
+        check_known("preset", _PRESET.value, PRESETS)
+        settings = {field.name: getattr(PRESETS[_PRESET.value], field.name) for field in _FIELDS}
+    return settings | {f.name: flags.FLAGS[f.name].value for f in _FIELDS if flags.FLAGS[f.name].present}
 
 
 def main(argv: list[str]) -> int:
@@ -58,28 +57,26 @@ def main(argv: list[str]) -> int:
         raise InputError(f"unexpected argument {argv[1]!r}: flags are written --name=value")
     if not _WORKDIR.value:
         raise InputError("give a folder for the run: --workdir=runs/NAME")
-    config = read_config()
-    tasks = parse_mixture(config.tasks, data_dir=_DATA_DIR.value, optimizers=OPTIMIZERS)
-
+    settings = read_settings()
+    MetaTrainConfig(**settings)  # refuses bad settings before JAX is set up
     jax.config.update("jax_num_cpu_devices", _DEVICES.value or num_cores())
-    layout = default_layout(config.num_pairs, _DEVICES.value)
-    training = config.build(tasks, layout)
-    run = Run(
-        workdir=Path(_WORKDIR.value),
+    run = meta_train(
+        **settings,
+        workdir=_WORKDIR.value,
         checkpoint_every=_CHECKPOINT_EVERY.value,
         stop_after=_STOP_AFTER.value,
+        devices=_DEVICES.value,
+        data_dir=_DATA_DIR.value,
         wandb=_WANDB.value,
         command=("python", *sys.argv),
     )
-    outcome = train(training, config, run)
-
-    done = f"step {outcome.step} of {config.outer_steps}"
-    if outcome.finished:
-        print(f"finished, {done}. The trained optimizer: {outcome.export}")
+    done = f"step {run.step} of {run.outer_steps}"
+    if run.finished:
+        print(f"finished, {done}. The trained optimizer: {run.export}")
         print(f"compare it with Adam: python meta_eval.py --checkpoint={run.workdir}")
     else:
         print(f"stopped at {done}, saved. The same command goes on from there.")
-    return 0 if outcome.signal is None else 128 + outcome.signal
+    return 0 if run.signal is None else 128 + run.signal
 
 
 def _main(argv: list[str]) -> int:
@@ -92,9 +89,18 @@ def _main(argv: list[str]) -> int:
     except InputError as error:
         print(f"meta_train: {error}", file=sys.stderr)
         return 2
-    except (CheckpointError, DivergedError) as error:
+    except (CheckpointError, OSError) as error:
         print(f"meta_train: {error}", file=sys.stderr)
         return 1
+    except StuckError as error:
+        print(f"meta_train: {error}. What {_WORKDIR.value} had saved before is intact.", file=sys.stderr)
+        return 3
+    except KeyboardInterrupt:
+        print(
+            "meta_train: stopped. What was saved before is intact; the same command goes on from there.",
+            file=sys.stderr,
+        )
+        return 130
 
 
 def _parse_flags(argv: list[str]) -> list[str]:

@@ -1,15 +1,16 @@
 """What an update costs: `python -m benchmarks.apply [NAME...] [--sizes=1e5,1e6,1e7]`, minutes on two cores.
 
-Each learned optimizer, with a fresh theta, beside optax.adam, optax.adamw and optax.contrib.muon, on the shapes of an
-MLP (ten square matrices and their biases) and of a transformer (embedding, and per block four width^2 matrices, two of
-4 width^2, norms). One jitted update with its state donated; the rules take turns, so that all meet the same noise.
-Printed are milliseconds (median of the turns), the same as a multiple of Adam's, numbers of state a parameter, working
-memory that XLA reserves (memory_analysis of the compiled program) and seconds to compile.
+Each learned optimizer, with a fresh theta, is compared with optax.adam, optax.adamw and optax.contrib.muon on the
+shapes of an MLP (ten square matrices and their biases) and of a transformer (an embedding; per block, four matrices of
+width^2, two of 4 width^2, and norms). One jitted update is timed, with its state donated. The rules take turns, so that
+all meet the same noise. The first table has milliseconds (median of the turns), the same as a multiple of Adam's,
+numbers of state per parameter, the working memory that XLA reserves (memory_analysis of the compiled program) and
+seconds to compile.
 
-A second table says how far rules are from what memory or arithmetic alone would take, by `WORK` and by what the
-machine gives in the same turns: bytes a second of sums of arrays, multiplications and additions a second of products
-512^3 and of a fused loop. --write puts both tables into docs/optimizers.md.
---rows=FILE keeps measured rows in a file, and does not measure again what is there.
+The second table compares some rules with the time that memory or arithmetic alone would take. That time follows from
+`WORK` and from rates that are measured in the same turns: bytes per second in sums of arrays, and multiplications and
+additions per second in products 512^3 and in a fused loop. --write puts both tables into docs/optimizers.md.
+--rows=FILE keeps measured rows in a file and does not measure them again.
 """
 
 import argparse
@@ -41,13 +42,13 @@ from lopt.optimizers import OPTIMIZERS
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "optimizers.md"
 MARK = "<!-- python -m benchmarks.apply --write -->\n"
 MODELS = ("MLP", "transformer")
-TURNS, SECONDS = 4, 4.0  # turns at least; seconds after which there are no more
+TURNS, SECONDS = 4, 4.0  # least number of turns; seconds after which no turn begins
 
-# Of a matrix, per parameter: bytes that a program which keeps nothing of the features must move, and floating-point
-# operations; and where the latter run. All read g, p and state and write state for the mean squares, then read all but
-# the old state again and write the update. adafac_mlp: state m[3], v; 272 for the MLP, 45 for features, twice. celo2:
-# the same, then the direction to be read twice and scaled; 624 + 2 x 50. mlp: state m[6]; 8-32-32-2 and 20. rnn_mlp:
-# state m[5], v[5], whose means come before their variances; 23-32-32-2, a sum of 32, and features twice, 45 each.
+# Per parameter of a matrix: the bytes that a program which keeps no features must move, the floating-point operations,
+# and where those run. All rules read g, p and state and write state for the mean squares, then read all but the old
+# state again and write the update. adafac_mlp: state m[3], v; 272 for the MLP, 45 for features, twice. celo2: the same,
+# then the direction is read twice and scaled; 624 + 2 x 50. mlp: state m[6]; 8-32-32-2 and 20. rnn_mlp: state m[5],
+# v[5], whose means come before their variances; 23-32-32-2, a sum of 32, and features twice, 45 each.
 WORK = {
     "adafac_mlp": (4 * (6 + 4 + 6 + 1), 272 + 90, "fused"),
     "celo2": (4 * (6 + 4 + 6 + 1 + 3), 624 + 100, "fused"),
@@ -57,7 +58,16 @@ WORK = {
 
 
 class Rule(NamedTuple):
-    """Attributes: program, compiled; arguments but for the state; state; its numbers; bytes; seconds to compile."""
+    """A compiled update, ready to run.
+
+    Attributes:
+      program: the compiled update.
+      arguments: its arguments without the state.
+      state: the first state.
+      state_size: floating-point numbers in the state.
+      working_bytes: memory that XLA reserves.
+      compile_seconds: seconds to compile.
+    """
 
     program: Any
     arguments: tuple
@@ -68,6 +78,7 @@ class Rule(NamedTuple):
 
 
 def prepare(name: str, params: Any, grads: Any) -> Rule:
+    """Compiles the update of a rule."""
     init, update = functions(name)
     theta, state = init(params)
     arguments = (theta, grads, params)
@@ -80,7 +91,7 @@ def prepare(name: str, params: Any, grads: Any) -> Rule:
 
 
 def take_turns(rules: dict[str, Rule], programs: dict[str, Rate]) -> dict[str, float]:
-    """Median seconds of an update, and of a run of a program, of calls in turn."""
+    """Median seconds of each rule's update and of each program; all are called in turn."""
     times: dict[str, list[float]] = {name: [] for name in (*rules, *programs)}
     states = {name: rule.state for name, rule in rules.items()}
 
@@ -104,14 +115,14 @@ def take_turns(rules: dict[str, Rule], programs: dict[str, Rate]) -> dict[str, f
 
 
 def measure(name: str, kind: str, size: float, blocks: int) -> tuple[list[str], list[str]]:
-    """One row of the table of costs, and one of the table of limits, or []."""
+    """One row of the table of costs, and one of the table of limits; the second is [] for a rule without limits."""
     shapes = mlp_shapes(size) if kind == "MLP" else transformer_shapes(size, blocks)
     generator = np.random.default_rng(0)
     params = {k: jnp.asarray(0.1 * generator.normal(size=shape), jnp.float32) for k, shape in shapes.items()}
     count = sum(x.size for x in params.values())
     start = [f"{kind} {count:.1e}", f"`{name}`"]
     grads = jax.tree.map(lambda p: 0.1 * p + 0.01, params)
-    # Two at a time, so that the states of all of them are never in memory together.
+    # Two rules at a time, so that the states of all rules are never in memory together.
     rules = {"adam": prepare("adam", params, grads)}
     rules[name] = rules["adam"] if name == "adam" else prepare(name, params, grads)
     with_limits = name in WORK and count > 5e6
@@ -133,17 +144,17 @@ def measure(name: str, kind: str, size: float, blocks: int) -> tuple[list[str], 
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
-    """The command line, checked; `names`, `sizes` and `models` become lists, of what was typed.
+    """The command line, checked; `names`, `sizes` and `models` become lists of what was typed.
 
     Raises:
-      InputError: an unknown rule or model, a bad setting, a size out of range, a folder that is not there.
+      InputError: an unknown rule or model, a bad setting, a size out of range, a missing folder.
     """
     parser = argparse.ArgumentParser(description="What an update costs; see the module's docstring.")
-    parser.add_argument("names", nargs="*", help="NAME[:setting=value]...; all, and some variants, if left out")
-    parser.add_argument("--sizes", default="1e5,1e6,1e7", help="comma list of numbers of parameters")
-    parser.add_argument("--models", default=",".join(MODELS), help=f"comma list of {' and '.join(MODELS)}")
-    parser.add_argument("--blocks", type=int, default=4, help="of the transformer")
-    parser.add_argument("--rows", type=Path, help="file of the rows measured so far; made if it is not there")
+    parser.add_argument("names", nargs="*", help="NAME[:setting=value]...; default: all rules and some variants")
+    parser.add_argument("--sizes", default="1e5,1e6,1e7", help="numbers of parameters, separated by commas")
+    parser.add_argument("--models", default=",".join(MODELS), help=f"{' or '.join(MODELS)}, or both with a comma")
+    parser.add_argument("--blocks", type=int, default=4, help="number of blocks of the transformer")
+    parser.add_argument("--rows", type=Path, help="file of the rows measured so far; created if it does not exist")
     parser.add_argument("--write", action="store_true", help="put the tables into docs/optimizers.md")
     args = parser.parse_args(arguments)
     check_rules(args.names)
@@ -155,11 +166,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     for size in args.sizes:
         read_count("--sizes", size)
     if not args.sizes or not args.models:
-        raise InputError("--sizes and --models must name something, as --sizes=1e5 --models=MLP")
+        raise InputError("--sizes and --models must not be empty; write for example --sizes=1e5 --models=MLP")
     if args.blocks < 1:
         raise InputError(f"--blocks must be at least 1, not {args.blocks}")
     if args.rows and (args.rows.is_dir() or not args.rows.parent.is_dir()):
-        raise InputError(f"--rows must be a file in a folder that is there, not {args.rows}")
+        raise InputError(f"--rows must be a file in an existing folder, not {args.rows}")
     return args
 
 
@@ -184,9 +195,9 @@ def main() -> None:
                 if args.rows and (name, kind, size) not in known:
                     with args.rows.open("a") as file:
                         file.write(json.dumps([[name, kind, size], row, far]) + "\n")
-    head = ["model", "rule", "ms", "x Adam", "state a parameter", "working memory, MiB", "compile, s"]
+    head = ["model", "rule", "ms", "x Adam", "state per parameter", "working memory, MiB", "compile, s"]
     times = ["memory alone, ms", "arithmetic alone, ms", "measured, ms", "measured / the longer"]
-    limits_head = ["model", "rule", "a parameter", "memory", "arithmetic", *times]
+    limits_head = ["model", "rule", "per parameter", "memory", "arithmetic", *times]
     if args.write:
         page = PAGE.read_text()
         PAGE.write_text(page[: page.index(MARK)] + MARK + f"\n{_table(head, rows)}\n{_table(limits_head, limits)}")

@@ -1,11 +1,12 @@
 """Memory and time of every estimator against T, K and the sizes of theta and state: `python -m benchmarks.estimators`.
 
-One pair (for gradient methods one trajectory), its two halves one after another, on a recurrence of S numbers driven by
-P numbers, s' = tanh(s / 2 + theta, summed or repeated to S numbers), loss mean(s'^2), float32. Four measurements each:
-  carried: numbers in the estimator's state but for keys and counts, compared with theory exactly;
-  working: bytes that XLA reserves for one estimate beyond arguments and results (memory_analysis of the compiled
+One pair (for gradient methods, one trajectory), its two halves one after another, runs a recurrence of S numbers driven
+by P numbers in float32: s' = tanh(s / 2 + theta, summed or repeated to S numbers), with the loss mean(s'^2). Each
+estimator is measured three times:
+  carried: the numbers in its state except for keys and counts; a test compares them with the theory, exactly;
+  working: the bytes that XLA reserves for one estimate beyond arguments and results (memory_analysis of the compiled
     program, no clock involved), as a factor when T, K, P or S is quadrupled;
-  time: of one estimate, best of several, as a factor when T, K or P is quadrupled; noisy, as every clock.
+  time: the best of several times of one estimate, as a factor when T, K or P is quadrupled; noisy, as every clock is.
 --write puts the table into docs/estimators.md.
 """
 
@@ -28,7 +29,14 @@ MARK = "<!-- python -m benchmarks.estimators --write -->\n"
 
 
 class Sizes(NamedTuple):
-    """Attributes: horizon T, truncation K, theta P, state S; P and S are one a multiple of the other."""
+    """The sizes of a measurement. One of P and S is a multiple of the other.
+
+    Attributes:
+      horizon: T.
+      truncation: K.
+      theta: P.
+      state: S.
+    """
 
     horizon: int = 64
     truncation: int = 16
@@ -43,12 +51,12 @@ THEORY: Mapping[str, tuple[str, str, str]] = {
     "pes": ("2 S + P", "S + P", "2 K"),
     "nres": ("2 S", "S + P", "2 K"),
     "gpes": ("2 S + P", "S + P", "2 K"),
-    "pes_analytic": ("3 S + P", "K S + P", "2 K, and forth and back K"),
+    "pes_analytic": ("3 S + P", "K S + P", "2 K, and K forward and backward"),
     "pes_telescoping": ("2 S + P + 2", "S + P", "2 K, and 2 evaluations"),
-    "bptt": ("0", "T S + P", "forth and back T, each step twice"),
-    "tbptt": ("S", "K S + P", "forth and back K, each step twice"),
+    "bptt": ("0", "T S + P", "T forward and backward, each step twice"),
+    "tbptt": ("S", "K S + P", "K forward and backward, each step twice"),
     "rtrl": ("S + S P", "S P", "K, each with P tangents"),
-    "uoro": ("2 S + P", "S + P", "K, each forth, back twice and with a tangent"),
+    "uoro": ("2 S + P", "S + P", "K, each forward, backward twice and with a tangent"),
     "forward": ("2 S + P", "S + P", "K, each with a tangent"),
 }
 
@@ -76,7 +84,7 @@ def make(name: str, sizes: Sizes) -> Any:
 
 
 def carried_numbers(name: str, sizes: Sizes) -> int:
-    """Floating-point numbers in the state of one pair, with the unperturbed or perturbed inner states."""
+    """Counts the floating-point numbers in the state of one pair, its inner states included."""
     estimator, inner = make(name, sizes), problem(sizes, final=name == "pes_telescoping")
     state = jax.eval_shape(
         lambda theta, key: estimator.init(inner, theta, key), jnp.zeros(sizes.theta), jax.random.key(0)
@@ -85,7 +93,7 @@ def carried_numbers(name: str, sizes: Sizes) -> int:
 
 
 def lowered(name: str, sizes: Sizes) -> tuple[Any, Any]:
-    """One estimate as a program to compile, and one that makes its arguments."""
+    """Returns one estimate as a program to compile, and a program that makes its arguments."""
     estimator, inner = make(name, sizes), problem(sizes, final=name == "pes_telescoping")
 
     def arguments(key):
@@ -103,7 +111,7 @@ def working_bytes(name: str, sizes: Sizes) -> int:
 
 
 def seconds(name: str, sizes: Sizes, tries: int = 7) -> float:
-    """Best of several tries, each long enough for the clock."""
+    """The best time of several tries, each long enough for the clock."""
     program, make_arguments = lowered(name, sizes)
     program, arguments = program.compile(), make_arguments(jax.random.key(1))
     best, calls = float("inf"), 1
@@ -122,9 +130,9 @@ def seconds(name: str, sizes: Sizes, tries: int = 7) -> float:
 
 
 def rows() -> list[list[str]]:
-    """The table, one row an estimator."""
+    """The table, one row per estimator."""
     base = Sizes()
-    narrow = Sizes(theta=64)  # P steps a step, for rtrl
+    narrow = Sizes(theta=64)  # rtrl takes the time of P steps per step
     table = []
     for name, (carried, working, steps) in THEORY.items():
         memory = {}
@@ -151,7 +159,7 @@ def main() -> None:
     args = parser.parse_args()
     base = Sizes()
     head = ["estimator", "carries", f"at P = {base.theta}, S = {base.state:,}", "working memory"]
-    head += ["x4 T", "x4 K", "x4 P", "x4 S", "inner steps an estimate", "time, x4 T", "x4 K", "x4 P"]
+    head += ["x4 T", "x4 K", "x4 P", "x4 S", "inner steps per estimate", "time, x4 T", "x4 K", "x4 P"]
     lines = [head, ["---"] * len(head), *rows()]
     text = MARK + "\n" + "".join("| " + " | ".join(line) + " |\n" for line in lines)
     if args.write:

@@ -1,6 +1,6 @@
-"""Two training loops as a person would write them for one task, without this project: for benchmarks/tasks.py.
+"""Two training loops as a person would write them for one task, without this project; benchmarks/tasks.py uses them.
 
-Each is a jitted step in a Python loop over numpy arrays, with the models written out.
+Each is a jitted step in a Python loop over numpy arrays, and the models are written out.
 """
 
 import time
@@ -16,7 +16,7 @@ Loss = Callable[[Any, Any, Any], jax.Array]
 
 
 def convnet_loss(params: Any, images: jax.Array, labels: jax.Array) -> jax.Array:
-    """Mean cross-entropy of `tasks.image_conv` with its default settings: images [B, 8, 8, 1], labels [B]."""
+    """Mean cross-entropy of `tasks.images.image_conv` with its default settings: images [B, 8, 8, 1], labels [B]."""
     x = images
     for name, stride in (("stage_0", 1), ("stage_1", 2)):
         dimensions = ("NHWC", "HWIO", "NHWC")
@@ -28,7 +28,7 @@ def convnet_loss(params: Any, images: jax.Array, labels: jax.Array) -> jax.Array
 
 
 def transformer_loss(params: Any, read: jax.Array, wanted: jax.Array) -> jax.Array:
-    """Mean cross-entropy of `tasks.text_transformer` with its default settings: int32 [B, L] each."""
+    """Mean cross-entropy of `tasks.sequences.text_transformer` with its default settings: int32 [B, L] each."""
 
     def dense(name, x):
         return x @ params[name]["kernel"] + params[name]["bias"]
@@ -54,7 +54,7 @@ def transformer_loss(params: Any, read: jax.Array, wanted: jax.Array) -> jax.Arr
 
 
 def train(loss: Loss, params: Any, draw: Callable[[np.random.Generator], tuple], num_steps: int) -> float:
-    """Adam at 1e-3 on batches drawn by numpy: seconds a step, without compiling."""
+    """Trains with Adam at 1e-3 on batches drawn by numpy; returns seconds per step, without compiling."""
     optimizer = optax.adam(1e-3)
 
     @jax.jit

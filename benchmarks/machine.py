@@ -1,4 +1,4 @@
-"""What this machine can do: bytes a second of sums of arrays, operations a second of products and of a fused loop."""
+"""This machine's speed: bytes per second in sums, operations per second in products and in a fused loop."""
 
 import functools
 from collections.abc import Callable
@@ -9,14 +9,19 @@ import jax.numpy as jnp
 
 
 class Rate(NamedTuple):
-    """Attributes: run, which starts a compiled program; amount, of bytes or of floating-point operations in it."""
+    """A program whose speed is measured.
+
+    Attributes:
+      run: starts the compiled program.
+      amount: bytes or floating-point operations in it.
+    """
 
     run: Callable[[], Any]
     amount: float
 
 
 def rates() -> dict[str, Rate]:
-    """`bytes` moved; operations of a `product` of 512 x 512 matrices, and of a `fused` loop over an array."""
+    """Programs by what they measure: `bytes` moved, a `product` of 512 x 512 matrices, a `fused` loop over an array."""
     x, y = (jnp.full((2**25,), value, jnp.float32) for value in (0.5, 0.25))
     square = jnp.full((512, 512), 0.5, jnp.float32)
 

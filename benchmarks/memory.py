@@ -1,7 +1,7 @@
-"""What an update of a large model needs in memory: `python -m benchmarks.memory [NAME...] [--size=1e8]`.
+"""How much memory an update of a large model needs: `python -m benchmarks.memory [NAME...] [--size=1e8]`.
 
-Printed are the MiB that XLA reserves beside state, parameters, gradients and updates (memory_analysis of the compiled
-program), for one square matrix and for ten. Nothing is allocated.
+It prints the MiB that XLA reserves in addition to state, parameters, gradients and updates (memory_analysis of the
+compiled program), for one square matrix and for ten. Nothing is allocated.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from lopt.optimizers import OPTIMIZERS
 
 
 def working_bytes(name: str, shapes: dict[str, tuple[int, ...]]) -> int:
-    """What a jitted update needs besides its arguments and results; nothing is allocated."""
+    """Memory that a jitted update needs in addition to its arguments and results; nothing is allocated."""
     init, update = functions(name)
     params = {name: jax.ShapeDtypeStruct(shape, jnp.float32) for name, shape in shapes.items()}
     theta, state = jax.eval_shape(init, params)
@@ -28,7 +28,7 @@ def working_bytes(name: str, shapes: dict[str, tuple[int, ...]]) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="The working memory of an update; see the module's docstring.")
-    parser.add_argument("names", nargs="*", help="NAME[:setting=value]...; all, and some variants, if left out")
+    parser.add_argument("names", nargs="*", help="NAME[:setting=value]...; default: all rules and some variants")
     parser.add_argument("--size", default="1e8", help="number of parameters")
     args = parser.parse_args()
     try:

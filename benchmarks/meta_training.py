@@ -3,13 +3,13 @@
 Setting: the `mlp` optimizer on an MLP 64-32-10 (digits, batch 128), PES with 16 pairs, K = 50, horizon 200:2000,
 training loss as the meta-loss. An outer step is pairs x 2 x K inner steps.
 
-GFLOP/s counts the matrix products that are run, 2 a multiply-add, and nothing else. An inner step has
+GFLOP/s counts the matrix products that are run, 2 operations per multiply-add, and nothing else. An inner step has
   task: forward, and backward to weights and hidden layer, B (2 * 64 32 + 3 * 32 10) multiply-adds for B = 128;
   rule: n (8 32 + 32 32 + 32 2) for n = 2,410 parameters (the 11 time features are folded into a bias, and not counted).
-The peak beside it is that of 512^3 float32 products in the same process: the better of one product on all cores and of
+The peak beside it is that of 512^3 float32 products in the same process: the better of one product on all cores and
 one product on each device. A shared machine may give a process one of two cores for seconds at a time, or half of a
 cache, so blocks of outer steps and of products take turns, a third of a second each. Two comparisons are printed: the
-medians over the blocks, each block held against the products just before and after it; and the best of each, which is
+medians over the blocks, each block compared with the products just before and after it; and the best of each, which is
 what the machine can do.
 """
 
@@ -36,7 +36,7 @@ STEPS, REPEATS = 4, 25
 
 
 def flops_per_inner_step() -> int:
-    """Of the matrix products; see the module's docstring."""
+    """Floating-point operations in the matrix products; see the module's docstring."""
     task = BATCH * (2 * PIXELS * HIDDEN + 3 * HIDDEN * CLASSES)
     num_params = PIXELS * HIDDEN + HIDDEN + HIDDEN * CLASSES + CLASSES
     rule = num_params * (NUM_FEATURES * 32 + 32 * 32 + 32 * 2)
@@ -50,7 +50,7 @@ def seconds(function, *args) -> float:
 
 
 def product_rates(layout: PairLayout, size: int = 512, count: int = 200) -> Callable[[], float]:
-    """Returns a function that measures the peak anew: GFLOP/s of products over all cores, or one a device."""
+    """Returns a function that measures the peak anew: GFLOP/s of one product over all cores, or one per device."""
 
     def products(a):
         return jax.lax.fori_loop(0, count, lambda _, x: x @ a / size, a)
@@ -109,7 +109,7 @@ def main() -> None:
     print(f"{platform.machine()}, {num_cores()} cores, JAX {jax.__version__}; devices: {args.devices}, particles {how}")
     print(f"start of the trajectories, compilation included: {start_s:.1f} s")
     print(f"first outer step less a later one, that is compilation: {first_s - statistics.median(times):.1f} s")
-    print(f"{flops_per_inner_step() / 1e6:.2f} MFLOP an inner step; {REPEATS} blocks of {STEPS} outer steps")
+    print(f"{flops_per_inner_step() / 1e6:.2f} MFLOP per inner step; {REPEATS} blocks of {STEPS} outer steps")
     for name, step_s, rate, peak, share in (
         ("median", *map(statistics.median, (times, gflops, peaks, shares))),
         ("best", min(times), max(gflops), max(peaks), max(gflops) / max(peaks)),

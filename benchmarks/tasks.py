@@ -1,12 +1,13 @@
 """Size, cost and learnability of every task family: `python -m benchmarks.tasks`, several minutes on two cores.
 
 For each family at its default settings: parameters; FLOPs of loss and gradient, counted in the program (2 for each
-product of a matrix product or convolution, 1 for each other number computed); training steps a second with one
-training on each core, Adam included; the share of a step that goes if its batch is one of two instead of drawn, for
-families without data the making of it; normalised loss at the start, after 500 steps of Adam at 1e-3 (median of runs,
-mean of the last 25 steps), and the lowest known, of Adam at seven rates from 1e-4 to 0.1 after 2,000 steps.
+product of a matrix product or convolution, 1 for each other number computed); training steps per second with one
+training on each core, Adam included; the share of a step's time that is saved by taking two batches in turn instead of
+drawing (or, without data, making) one; the normalised loss at the start and after 500 steps of Adam at 1e-3 (median of
+runs, mean of the last 25 steps); and the lowest known loss, that of Adam at the best of seven rates from 1e-4 to 0.1
+after 2,000 steps.
 
-Two families are then held against a loop written by hand for one task (benchmarks/handwritten.py), whose loss is
+Two families are then compared with a loop written by hand for one task (benchmarks/handwritten.py); its loss is
 checked to be the same. --write puts table and figure into docs/.
 """
 
@@ -43,7 +44,11 @@ LAYOUT = PairLayout(2)
 
 
 class Row(NamedTuple):
-    """Attributes: see the module's docstring; curves `[runs, STEPS]`, normalised."""
+    """What is measured of a family; see the module's docstring.
+
+    Attributes:
+      curves: `[runs, STEPS]`, normalised losses.
+    """
 
     name: str
     params: int
@@ -57,7 +62,7 @@ class Row(NamedTuple):
 
 
 def count_flops(jaxpr: Any) -> float:
-    """Of a jaxpr; a scan's body counts as often as it runs, of branches the dearest."""
+    """FLOPs of a jaxpr: the body of a scan counts as often as it runs, and of several branches the most expensive."""
     total = 0.0
     for equation in jaxpr.eqns:
         inner = [count_flops(sub) for sub in jaxprs_in_params(equation.params)]
@@ -96,9 +101,9 @@ def train_pairs(family: TaskFamily, data: Data, runs: tuple[jax.Array, jax.Array
 
 @dataclasses.dataclass(frozen=True)
 class TwoBatches:
-    """A family's task on two batches in turn, which are the data: what is left of a step without drawing.
+    """A family's task on two batches in turn, which are the data: a step without the drawing.
 
-    Of a single batch the compiler would compute more than the drawing once for all steps.
+    With a single batch the compiler would compute more than the drawing once for all steps.
     """
 
     family: Any
@@ -147,7 +152,7 @@ def measure(name: str) -> Row:
 
 
 def against_hand(name: str) -> tuple[float, float]:
-    """Milliseconds a step of a family's training and of the loop by hand, best of several, taken in turns."""
+    """Milliseconds per step of a family's training and of the loop by hand, best of several, taken in turns."""
     family: Any = parse_tasks(name)[0]
     numpy_data = family.load()
     data = jax.tree.map(jnp.asarray, numpy_data)
@@ -182,7 +187,7 @@ def against_hand(name: str) -> tuple[float, float]:
 
 
 def draw_figure(rows: list[Row]) -> "Figure":
-    """One panel a family: default Adam's normalised loss, each run and the best known."""
+    """One panel per family: default Adam's normalised loss, each run and the best known."""
     from matplotlib.figure import Figure
 
     columns = 4
@@ -206,7 +211,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="put table and figure into docs/tasks.md, docs/tasks.png")
     args = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", LAYOUT.num_devices)
-    head = ["task", "parameters", "FLOPs a step", "steps/s", "drawing", "loss at start", "after Adam", "lowest known"]
+    head = ["task", "parameters", "FLOPs per step", "steps/s", "drawing", "loss at start", "after Adam", "lowest known"]
     lines, rows = [head, ["---"] * len(head)], []
     for name in FAMILIES:
         row = measure(name)
@@ -219,7 +224,7 @@ def main() -> None:
     text += "\nOne training, against a loop written by hand for the same model (`benchmarks/handwritten.py`):\n\n"
     for name in ("image_conv/digits", "text_transformer/python_docs"):
         ours, hand = against_hand(name)
-        text += f"- `{name}`: {ours:.2f} ms a step, by hand {hand:.2f}: {ours / hand:.2f} times\n"
+        text += f"- `{name}`: {ours:.2f} ms per step, by hand {hand:.2f}: {ours / hand:.2f} times\n"
     print(text[text.index("One training") :])
     if args.write:
         page = (DOCS / "tasks.md").read_text()

@@ -1,4 +1,4 @@
-"""The models, and the update, whose costs `benchmarks.apply` (time) and `benchmarks.memory` (memory) measure."""
+"""The models and the updates that `benchmarks.apply` (time) and `benchmarks.memory` (memory) measure."""
 
 import contextlib
 import math
@@ -14,16 +14,17 @@ from lopt.optimizers import OPTIMIZERS
 
 BASELINES = {"adam": optax.adam, "adamw": optax.adamw, "muon": optax.contrib.muon}
 VARIANTS = ("celo2:orthogonalize=True", "adafac_mlp:hidden_sizes=(32,32)")
-SMALLEST = 1000  # parameters: of fewer, the shapes would have no width
+SMALLEST = 1000  # parameters: with fewer, the shapes would have no width
 
 
 def mlp_shapes(size: float) -> dict[str, tuple[int, ...]]:
+    """Ten square matrices and their biases, with about `size` parameters."""
     side = round(math.sqrt(size / 10))
     return {f"layer_{i}/{name}": shape for i in range(10) for name, shape in (("w", (side, side)), ("b", (side,)))}
 
 
 def transformer_shapes(size: float, blocks: int) -> dict[str, tuple[int, ...]]:
-    """blocks (12 width^2 + 4 width) + 97 width parameters, with the width that comes nearest to `size`."""
+    """blocks (12 width^2 + 4 width) + 97 width parameters; the width is the one that comes nearest to `size`."""
     width = round((math.sqrt(97**2 + 4 * 12 * blocks * size) - 97) / (2 * 12 * blocks))
     shapes: dict[str, tuple[int, ...]] = {"embedding": (97, width)}
     for block in range(blocks):
@@ -36,10 +37,11 @@ def transformer_shapes(size: float, blocks: int) -> dict[str, tuple[int, ...]]:
 
 
 def compile_update(update: Callable[..., tuple[Any, Any]], *arguments: Any) -> Any:
-    """The program `(*arguments) -> (state, updates)`; the state is the last of the arguments, and donated.
+    """The program `(*arguments) -> (state, updates)`; the state is the last argument, and donated.
 
-    In this order, as a donated array turns into the first result of its shape: updates in front would take its place,
-    and XLA copies the new state. A training step, which returns parameters and state, has no such copies either.
+    The state comes first because a donated array becomes the first result of its shape. If the updates came first, they
+    would take its place, and XLA would copy the new state. A training step, which returns parameters and state, has no
+    such copies either.
     """
 
     def program(*arguments: Any) -> tuple[Any, Any]:
@@ -50,7 +52,11 @@ def compile_update(update: Callable[..., tuple[Any, Any]], *arguments: Any) -> A
 
 
 def functions(name: str) -> tuple[Callable[[Any], tuple[Any, Any]], Callable[..., tuple[Any, Any]]]:
-    """A rule as typed: `init(params)` gives (theta, state), `update(theta, grads, params, state)` (updates, state)."""
+    """The two functions of a rule as typed.
+
+    Returns:
+      `init(params) -> (theta, state)` and `update(theta, grads, params, state) -> (updates, state)`.
+    """
     if name in BASELINES:
         transformation = BASELINES[name](1e-3)
         return (
@@ -70,7 +76,7 @@ def functions(name: str) -> tuple[Callable[[Any], tuple[Any, Any]], Callable[...
 
 
 def check_rules(names: list[str]) -> None:
-    """Raises InputError unless each is one of BASELINES, or `NAME[:setting=value]...` of a learned optimizer."""
+    """Raises InputError unless each name is in BASELINES or is a learned optimizer, `NAME[:setting=value]...`."""
     for name in names:
         if name not in BASELINES:
             check_known("rule", name.partition(":")[0], [*BASELINES, *OPTIMIZERS])
@@ -78,8 +84,8 @@ def check_rules(names: list[str]) -> None:
 
 
 def read_count(flag: str, text: str) -> float:
-    """A number of parameters as typed, such as 1e6; InputError unless it is a finite one of at least SMALLEST."""
+    """A number of parameters as typed, such as 1e6; raises InputError unless it is finite and at least SMALLEST."""
     with contextlib.suppress(ValueError):
         if SMALLEST <= float(text) < math.inf:
             return float(text)
-    raise InputError(f"{flag} must be numbers of parameters of at least {SMALLEST}, as 1e6, not {text}")
+    raise InputError(f"{flag} takes numbers of parameters of at least {SMALLEST}, such as 1e6, not {text}")

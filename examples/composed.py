@@ -1,4 +1,4 @@
-"""A learned rule for kernels, decayed and scheduled, Adam for biases, clipped; an update is of two batches:
+"""A learned rule for kernels with weight decay and a schedule, Adam for biases, clipping, two batches per update:
 `python examples/composed.py [EXPORT]`."""
 
 import sys
@@ -14,7 +14,7 @@ import lopt
 
 STEPS = 400
 learned = lopt.scale_by_learned(sys.argv[1] if len(sys.argv) > 1 else "demo_mlp", num_steps=STEPS // 2)
-schedule = optax.cosine_decay_schedule(1.0, STEPS // 2)  # a factor: the rule has a step size of its own
+schedule = optax.cosine_decay_schedule(1.0, STEPS // 2)  # a factor: the rule has its own step size
 decayed = optax.chain(learned, optax.add_decayed_weights(1e-4), optax.scale_by_learning_rate(schedule))
 rules = optax.partition({"learned": decayed, "adam": optax.adam(1e-2)}, {"kernel": "learned", "bias": "adam"})
 clipped = optax.chain(optax.clip_by_global_norm(1.0), optax.apply_if_finite(rules, max_consecutive_errors=3))

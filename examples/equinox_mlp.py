@@ -21,7 +21,7 @@ def loss_fn(model: eqx.nn.MLP, x: jax.Array, y: jax.Array) -> jax.Array:
 @eqx.filter_jit
 def train_step(model: eqx.nn.MLP, state, x: jax.Array, y: jax.Array):
     loss, grads = loss_fn(model, x, y)
-    # Activations are leaves of an Equinox module too: the rule is given the arrays alone.
+    # Activation functions are leaves of an Equinox module too: give the rule only the arrays.
     updates, state = tx.update(grads, state, eqx.filter(model, eqx.is_array), value=loss)
     return eqx.apply_updates(model, updates), state, loss
 

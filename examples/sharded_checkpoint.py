@@ -1,6 +1,6 @@
-"""Parameters and state sharded over all devices, saved and restored half-way: `python examples/sharded_checkpoint.py`.
+"""Parameters and state sharded over all devices, saved and restored halfway: `python examples/sharded_checkpoint.py`.
 
-JAX_NUM_CPU_DEVICES=2 in front of it makes two devices of a CPU. As for the other examples, [EXPORT] may follow.
+JAX_NUM_CPU_DEVICES=2 in front of the command makes two devices of a CPU. As in the other examples, [EXPORT] may follow.
 """
 
 import sys
@@ -18,7 +18,7 @@ import lopt
 tx = lopt.load(sys.argv[1] if len(sys.argv) > 1 else "demo_mlp", num_steps=200)
 mesh = jax.make_mesh((jax.device_count(),), ("rows",))
 params = jax.device_put(jnp.zeros((64, 8)), jax.NamedSharding(mesh, jax.P("rows")))
-state = tx.init(params)  # outside of jit: sharded like params
+state = tx.init(params)  # outside jit, so that it is sharded like params
 target = jax.random.normal(jax.random.key(0), (64, 8))
 
 
@@ -32,8 +32,8 @@ def train_step(params, state):
 params, state, first = train_step(params, state)
 with tempfile.TemporaryDirectory() as folder:
     for step in range(1, 200):
-        params, state, last = jax.block_until_ready(train_step(params, state))  # several in flight may hang on a CPU
+        params, state, last = jax.block_until_ready(train_step(params, state))  # on a CPU, several in flight may hang
         if step == 100:
             ocp.save(f"{folder}/middle", (params, state))
-            params, state = ocp.load(f"{folder}/middle", (params, state))  # placed as these are
+            params, state = ocp.load(f"{folder}/middle", (params, state))  # placed like these
 print(f"first loss {first:.4f}, last loss {last:.4f}")

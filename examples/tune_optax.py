@@ -1,4 +1,4 @@
-"""Tunes AdamW's learning-rate schedule and weight decay on a loss of one's own: `python examples/tune_optax.py`."""
+"""Tunes AdamW's learning-rate schedule and weight decay on your own loss: `python examples/tune_optax.py`."""
 
 import sys
 from pathlib import Path
@@ -30,7 +30,7 @@ def train_loss(params, key, data):  # a batch of the first 1,000 images
     return loss_on(jax.random.randint(key, (64,), 0, 1000), params, data)
 
 
-def valid_loss(params, key, data):  # a batch of the others
+def valid_loss(params, key, data):  # a batch of the rest
     return loss_on(jax.random.randint(key, (64,), 1000, len(labels)), params, data)
 
 

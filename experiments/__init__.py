@@ -1,1 +1,1 @@
-"""Published experiments on small problems, one a file: `python -m experiments.NAME` runs one and checks its finding."""
+"""Published experiments on small problems, one per file; `python -m experiments.NAME` runs one and checks it."""

@@ -1,17 +1,18 @@
 """Training a recurrent network by gradient estimators: its weights are theta, its memory is the inner state.
 
 Claim (Vicol, Metz, Sohl-Dickstein, ICML 2021, arXiv 2112.13835; NRES: Li, Harrison, Sohl-Dickstein, Smith, Metz,
-NeurIPS 2023, arXiv 2304.12180): unbiased estimators can be used online to train a recurrent network on what reaches
-beyond a window, which methods that see one window only cannot.
+NeurIPS 2023, arXiv 2304.12180): unbiased estimators can train a recurrent network online on dependences that reach
+beyond a window; methods that see a single window cannot.
 
 Setting: m' = tanh(input[symbol] + m hidden + bias), 8 units, a softmax of m' output + output bias. Copy task: symbols
-are 0 or 1 at random, and after each one the symbol read 4 steps before is to be told (P = 106); chance is ln 2 = 0.693
-nats, the least possible 0. Text: Genesis, 37 symbols, the next one is to be predicted (P = 701); the last tenth is for
-judging, beside the entropy of single symbols. Windows of K = 1 step for all methods, so that theta changes after every
-symbol; trajectories of 32 steps, starts staggered. Evolution strategies have 500 pairs (on the text 250), sigma = 0.05;
-gradient methods 16 trajectories (on the text 8). All make the same number of updates, and so of steps along each
-trajectory: 3,000 (on the text 1,000), by Adam. A method is judged by the cross-entropy with the theta reached at the
-end: over 128 fresh streams of 100 random symbols, or over the text for judging.
+are 0 or 1 at random, and after each one the network must tell the symbol read 4 steps before (P = 106); chance is ln 2
+= 0.693 nats, the least possible loss is 0. Text: Genesis, 37 symbols, the network must predict the next one (P = 701);
+the last tenth is for judging, beside the entropy of single symbols. Windows of K = 1 step for all methods, so that
+theta changes after every symbol; trajectories of 32 steps, starts staggered. Evolution strategies have 500 pairs (on
+the text 250), sigma = 0.05; gradient methods 16 trajectories (on the text 8). All methods make the same number of
+updates, 3,000 (on the text 1,000), by Adam, and so the same number of steps along each trajectory. A method is judged
+by the cross-entropy with the theta reached at the end: over 128 fresh streams of 100 random symbols, or over the text
+for judging.
 
 The learning rate is 0.001, 0.003 or 0.01 (on the text 0.003 or 0.01), whichever ended lowest in the first of 4
 runs (on the text of 2); that run is left out of what is reported, the median of the others. Runs differ in their
@@ -64,9 +65,14 @@ RECORDS = 25
 
 
 class Size(NamedTuple):
-    """Attributes: learning_rates to choose from. updates of theta. runs, the first one for choosing.
+    """How large the experiment is.
 
-    num_pairs, of evolution strategies; trajectories, of gradient methods.
+    Attributes:
+      learning_rates: to choose from.
+      updates: of theta.
+      runs: the first one chooses the learning rate.
+      num_pairs: for evolution strategies.
+      trajectories: for gradient methods.
     """
 
     learning_rates: tuple[float, ...]
@@ -120,7 +126,7 @@ def _losses(theta: dict[str, jax.Array], task: str) -> jax.Array:
 
 
 def losses(runs: Mapping[str, Run]) -> dict[str, np.ndarray]:
-    """Nats a symbol at each record, `{label: [num_runs, num_records + 1]}`; infinite where theta has diverged."""
+    """Nats per symbol at each record, `{label: [num_runs, num_records + 1]}`; infinite where theta has diverged."""
     found = {label: np.asarray(_losses(run.theta, label.split()[0])) for label, run in runs.items()}
     return {label: np.where(np.isfinite(loss), loss, np.inf) for label, loss in found.items()}
 
@@ -151,7 +157,7 @@ def findings(quick: bool, runs: Mapping[str, Run]) -> dict[str, list[Finding]]:
 
 
 def _bounds(quick: bool, final: Mapping[tuple[str, str], float]) -> dict[str, dict[str, float]]:
-    """Of the median on the copy task."""
+    """The bounds on the medians of the copy task."""
     if quick:
         tbptt = final["copy", "tbptt"]
         return {"pes": {"below": min(0.3, tbptt)}, "rtrl": {"below": min(0.1, tbptt)}}

@@ -1,7 +1,7 @@
 """A small recurrent network as an inner problem: theta is its weights, the inner state holds its memory.
 
-Two streams of symbols: random ones, to be repeated after a lag, and English, of which each next symbol is to be
-predicted. A step reads one symbol; its loss is the cross-entropy in nats.
+There are two streams of symbols: random ones, which the network must repeat after a lag, and English, whose next symbol
+it must predict. A step reads one symbol; its loss is the cross-entropy in nats.
 """
 
 import functools
@@ -40,7 +40,13 @@ def no_memory(theta: PyTree) -> jax.Array:
 
 
 class CopyState(NamedTuple):
-    """Attributes: memory `[units]`; recent, the symbols read last, newest first, int32 `[lag]`; t, how many were."""
+    """The state of the copy task.
+
+    Attributes:
+      memory: `[units]`.
+      recent: the symbols read last, newest first, int32 `[lag]`.
+      t: number of symbols read, int32.
+    """
 
     memory: jax.Array
     recent: jax.Array
@@ -48,7 +54,7 @@ class CopyState(NamedTuple):
 
 
 def copy_problem(num_symbols: int, lag: int) -> InnerProblem:
-    """Symbols are uniform and independent; after x_t, x_{t - lag} is to be told. The first `lag` steps have loss 0."""
+    """Symbols are uniform and independent; after x_t, x_{t - lag} is the target. The first `lag` steps have loss 0."""
 
     def init(theta, key, horizon):
         del key, horizon
@@ -65,7 +71,7 @@ def copy_problem(num_symbols: int, lag: int) -> InnerProblem:
 
 @functools.cache
 def texts() -> tuple[np.ndarray, np.ndarray]:
-    """Genesis for training and, its last tenth, for judging; as numbers, one for each symbol that it uses, uint8."""
+    """Genesis but its last tenth, for training, and that tenth, for judging; a number per distinct symbol, uint8."""
     symbols = np.unique(list(genesis()), return_inverse=True)[1].astype(np.uint8)
     cut = 9 * len(symbols) // 10
     return symbols[:cut], symbols[cut:]
@@ -76,7 +82,12 @@ def num_text_symbols() -> int:
 
 
 class TextState(NamedTuple):
-    """Attributes: memory `[units]`; place, of the symbol to be read next, int32."""
+    """The state of the text task.
+
+    Attributes:
+      memory: `[units]`.
+      place: index of the symbol that is read next, int32.
+    """
 
     memory: jax.Array
     place: jax.Array
@@ -101,7 +112,7 @@ def text_problem() -> InnerProblem:
 
 
 def copy_loss(theta: PyTree, lag: int, num_streams: int, num_steps: int) -> jax.Array:
-    """Nats a symbol over the steps that have a target, mean over fresh streams: the same ones for every theta."""
+    """Nats per symbol over the steps that have a target, mean over fresh streams: the same ones for every theta."""
     problem = copy_problem(len(theta["output_bias"]), lag)
 
     def stream(key):
@@ -115,7 +126,7 @@ def copy_loss(theta: PyTree, lag: int, num_streams: int, num_steps: int) -> jax.
 
 
 def text_loss(theta: PyTree) -> jax.Array:
-    """Nats a symbol on the text for judging, read in one go."""
+    """Nats per symbol on the text for judging, read in one go."""
     text = jnp.asarray(texts()[1]).astype(jnp.int32)
 
     def body(memory, pair):
@@ -125,7 +136,7 @@ def text_loss(theta: PyTree) -> jax.Array:
 
 
 def unigram_loss() -> float:
-    """Nats a symbol on the text for judging, by the frequencies in the other one, each count raised by one."""
+    """Nats per symbol on the text for judging, by the frequencies in the training text, each count raised by one."""
     train, valid = texts()
     counts = np.bincount(train, minlength=num_text_symbols()) + 1
     return float(-np.log(counts[valid] / counts.sum()).mean())

@@ -18,7 +18,7 @@ from lopt.types import GradientEstimator, InnerProblem, PyTree, Theta
 
 UNENDING = Horizon(1_000_000, 1_000_000)  # longer than any run: a trajectory that is never reset
 ALL_AT_ONCE = PairLayout(1, sequential=False)  # these problems are tiny: one vmap over particles is fastest
-CALLS = 20  # of the compiled loop in a run, so that progress shows
+CALLS = 20  # of the compiled loop per run, so that progress shows
 
 
 class Job(NamedTuple):
@@ -27,7 +27,7 @@ class Job(NamedTuple):
     Attributes:
       problem: what is unrolled.
       estimator: a name in ESTIMATORS.
-      settings: of the estimator; those that it does not have are ignored, so that methods can share theirs.
+      settings: for the estimator, which ignores those that it does not have, so that methods can share them.
       optimizer: `(**optimizer_settings) -> optax transformation` of theta.
       theta: where to start, with a leading axis of independent runs.
       num_steps: updates of theta.
@@ -66,9 +66,9 @@ class Run(NamedTuple):
 
     Attributes:
       steps: `[num_records + 1]`, updates made at each record of theta.
-      theta: from the start on, so with one record more than the others.
+      theta: from the start on, so it has one record more than the others.
       grad: the mean of the estimates since the record before.
-      seconds: with compiling.
+      seconds: of the run, compilation included.
     """
 
     steps: np.ndarray
@@ -78,7 +78,7 @@ class Run(NamedTuple):
 
 
 def _describe_array(x: jax.Array) -> Any:
-    """The numbers, or if they are many how many."""
+    """The numbers, or dtype and shape if there are more than 16."""
     return np.asarray(x).tolist() if x.size <= 16 else f"{x.dtype}{list(x.shape)}"
 
 

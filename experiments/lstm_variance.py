@@ -18,8 +18,8 @@ max(r, s) on. The estimate of one pair is sum_{r, s} eps_r (A[r, s] . eps_s) / s
 
 which is computed here for every U by one backward pass for each window. Where gradients do not reach beyond their
 window and are equal this is P (U + 1) / (2 U) + 1 / U times |g_true|^2, half as much for many windows as for one; where
-they are independent P (U + 1) / 2 + 1, linear in U. Of U = 1, and of NRES (like full ES) with any U, it is P + 1. The
-mean over 500 pairs has a 500th of it.
+they are independent P (U + 1) / 2 + 1, linear in U. For U = 1, and for NRES (like full ES) with any U, it is P + 1.
+The mean over 500 pairs has a 500th of it.
 
 Precision: float32, as in the paper's code.
 
@@ -59,7 +59,15 @@ TEXTS = {"genesis": "Genesis", "repeated": "one symbol, repeated", "random": "ra
 
 
 class Size(NamedTuple):
-    """Attributes: steps, T. windows, each U of PES; nres_windows, each of NRES. num_pairs. episodes, to average."""
+    """How large the experiment is.
+
+    Attributes:
+      steps: T, symbols per episode.
+      windows: each U that PES is measured at.
+      nres_windows: each U that NRES is measured at.
+      num_pairs: antithetic pairs.
+      episodes: to average over.
+    """
 
     steps: int
     windows: tuple[int, ...]
@@ -74,7 +82,7 @@ QUICK = Size(50, (1, 50), (), 40, 10)
 
 @functools.cache
 def theory(text: str, num_windows: int, quick: bool) -> float:
-    """The variance of PES, as it is measured; with one window that of NRES too."""
+    """The variance that PES must have, in the units of the measurement; with one window, also that of NRES."""
     size = QUICK if quick else FULL
     return float(pair_variance(init_theta(), symbols(text, size.steps), num_windows)) / size.num_pairs
 
@@ -136,7 +144,7 @@ def findings(quick: bool, runs: Mapping[str, Run]) -> dict[str, list[Finding]]:
 
 
 def growth(quick: bool, text: str, variance: Mapping[int, float]) -> list[Finding]:
-    """What the variance of PES does as U grows."""
+    """How the variance of PES changes as U grows."""
     if quick:
         end = {"genesis": {"above": 3.0}, "repeated": {"below": 0.7}, "random": {"above": 10.0}}[text]
     else:

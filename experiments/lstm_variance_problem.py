@@ -66,7 +66,7 @@ def problem(text: np.ndarray) -> InnerProblem:
 
 @jax.jit
 def true_gradient(theta: PyTree, text: jax.Array) -> jax.Array:
-    """Of the mean loss over the text, by backpropagation, `[P]`."""
+    """The gradient of the mean loss over the text, by backpropagation, `[P]`."""
 
     def mean_loss(theta):
         start = jnp.zeros((2, UNITS), theta["bias"].dtype)
@@ -93,7 +93,7 @@ def pair_variance(theta: PyTree, text: jax.Array, num_windows: int) -> jax.Array
     windows = jnp.arange(num_windows)
 
     def step_back(carry, step, counts):
-        """Of all r at once, `[U, ...]`; `counts` is whether the losses of this window do."""
+        """One step backward for all r at once, `[U, ...]`; `counts` says whether the losses of this window count."""
         of_memory, a = carry
         memory, pair = step
         _, pull = jax.vjp(lambda flat_theta, memory: read(flat_theta, memory, pair), flat_theta, memory)

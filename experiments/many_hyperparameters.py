@@ -24,7 +24,7 @@ each gets 120,000 a run.
 The curves are running bests, mean over the runs, of the mean of 4 whole trainings with the same seeds everywhere, which
 are not counted: for PES and truncated ES those of theta itself, recorded 20 times; for random search those of each draw
 whose one counted training was better than all before it. By these trainings themselves, as in the paper, random search
-looks better than it is, because the best of many is lucky; that number is told too.
+looks better than it is, because the best of many is lucky; that number is reported too.
 
 Precision: float32, as in the paper's code.
 
@@ -62,11 +62,17 @@ NUM_PAIRS = 5
 SIGMA = 0.3
 LEARNING_RATE = {"pes": 0.03, "truncated_es": 0.1}
 RECORDS = 20
-COST = {"pes": 2 * NUM_PAIRS * TRUNCATION, "truncated_es": 3 * NUM_PAIRS * TRUNCATION}  # inner steps an update
+COST = {"pes": 2 * NUM_PAIRS * TRUNCATION, "truncated_es": 3 * NUM_PAIRS * TRUNCATION}  # inner steps per update
 
 
 class Size(NamedTuple):
-    """Attributes: inner_steps of a run; num_runs; num_seeds, trainings that judge a theta."""
+    """How large the experiment is.
+
+    Attributes:
+      inner_steps: of one run.
+      num_runs: runs per method.
+      num_seeds: trainings that judge a theta.
+    """
 
     inner_steps: int
     num_runs: int
@@ -117,7 +123,7 @@ def judge(thetas: Theta, num_seeds: int) -> np.ndarray:
 
 
 def judge_run(run: Run, num_seeds: int) -> np.ndarray:
-    """Of every recorded theta, `[num_runs, num_records]`."""
+    """Mean objective of every recorded theta, `[num_runs, num_records]`."""
     num_runs, num_records, _ = run.theta["width"].shape
     thetas = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), run.theta)
     return judge(thetas, num_seeds).reshape(num_runs, num_records)
@@ -125,7 +131,7 @@ def judge_run(run: Run, num_seeds: int) -> np.ndarray:
 
 @functools.cache
 def random_search(quick: bool) -> tuple[np.ndarray, np.ndarray]:
-    """The running best after each draw, judged, and as the trainings that were paid for had it, `[num_runs, draws]`."""
+    """The running best after each draw, by fresh trainings and by those that were paid for, `[num_runs, draws]`."""
     size = size_of(quick)
     theta_key, key = jax.random.split(jax.random.key(13))
     total = size.num_runs * size.inner_steps // STEPS

@@ -1,7 +1,7 @@
 """Inner problem of `many_hyperparameters`: widths, learning rates and momenta of an MLP with five hidden layers.
 
-theta, 29 numbers: `{"width": [5], "learning_rate": [12], "momentum": [12]}`, one a hidden layer or one a tensor, in the
-order of the layers, weights before bias. Widths and momenta are logits, learning rates natural logarithms.
+theta, 29 numbers: `{"width": [5], "learning_rate": [12], "momentum": [12]}`, one per hidden layer or one per tensor, in
+the order of the layers, weights before bias. Widths and momenta are logits, learning rates natural logarithms.
 """
 
 import functools
@@ -27,7 +27,12 @@ FULL_RANGES = {"width": (0.01, 0.999), "learning_rate": (1e-8, 10.0), "momentum"
 
 
 class State(NamedTuple):
-    """Attributes: params and momentum, alike."""
+    """An inner training.
+
+    Attributes:
+      params: of the MLP.
+      momentum: a tree like params.
+    """
 
     params: Params
     momentum: Params
@@ -35,7 +40,7 @@ class State(NamedTuple):
 
 @functools.cache
 def load() -> Data:
-    """240 kB, as bytes: few enough to be constants of the compiled program."""
+    """The data, 240 kB as bytes: small enough for constants of the compiled program."""
     return FAMILY.load()
 
 
@@ -56,7 +61,7 @@ def kept_units(logit: jax.Array) -> jax.Array:
 
 
 def masked_loss(params: Params, kept: jax.Array, images: jax.Array, labels: jax.Array) -> jax.Array:
-    """Mean cross-entropy in nats of the MLP in which hidden layer i has its first `kept[i]` units alone."""
+    """Mean cross-entropy in nats of the MLP in which hidden layer i has only its first `kept[i]` units."""
     x = images
     for i, layer in enumerate(LAYERS):
         x = x @ params[layer]["w"] + params[layer]["b"][None, :]
@@ -67,7 +72,7 @@ def masked_loss(params: Params, kept: jax.Array, images: jax.Array, labels: jax.
 
 
 def by_tensor(values: jax.Array) -> Params:
-    """`[12]` as params: one scalar a tensor."""
+    """Values `[12]` as a tree like params: one scalar per tensor."""
     return {layer: {"w": values[2 * i], "b": values[2 * i + 1]} for i, layer in enumerate(LAYERS)}
 
 
@@ -121,7 +126,7 @@ def _objectives(data: Data, thetas: Theta, keys: jax.Array, horizon: int) -> jax
 def objectives(data: Data, thetas: Theta, keys: jax.Array, horizon: int) -> np.ndarray:
     """Mean over the steps of one whole training for each theta `[n, ...]` and key `[n]`, `[n]`."""
     size = min(BLOCK, len(keys))
-    blocks = np.arange(-(-len(keys) // size) * size).reshape(-1, size) % len(keys)  # of one shape: compiled once
+    blocks = np.arange(-(-len(keys) // size) * size).reshape(-1, size) % len(keys)  # all of one shape, so compiled once
     means = []
     for block in blocks:
         thetas_of_block, keys_of_block = jax.tree.map(lambda x, block=block: x[block], (thetas, keys))

@@ -47,9 +47,9 @@ NAMES = {
 
 
 class Finding(NamedTuple):
-    """One number that a method reached, and the open interval that it must lie in; no bounds: told, not required.
+    """One number that a method reached, and the open interval that it must lie in; without bounds, it is only reported.
 
-    What is not finite has diverged: it is above everything.
+    A number that is not finite comes from a run that diverged: it counts as above everything.
     """
 
     what: str
@@ -69,14 +69,14 @@ class Finding(NamedTuple):
 
 
 class Experiment(NamedTuple):
-    """Everything that the command needs.
+    """All that the command needs.
 
     Attributes:
-      name: of the module and of its folder of results.
+      name: the module's, and that of its folder of results.
       jobs: `(quick) -> {label: job}`.
       findings: `(quick, runs) -> {label: findings}`.
       draw: `(quick, runs) -> figure`.
-      constants: the problem's, as plain values.
+      constants: those of the problem, as plain values.
       x64: whether float64 is needed.
     """
 
@@ -95,8 +95,10 @@ def main(experiment: Experiment, description: str, arguments: list[str] | None =
         description=description,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--quick", action="store_true", help="seconds instead of minutes, and a weaker finding")
-    parser.add_argument("--out", type=Path, help=f"folder; default: results/{experiment.name}, or a new one if --quick")
+    parser.add_argument("--quick", action="store_true", help="seconds instead of minutes, with a weaker finding")
+    parser.add_argument(
+        "--out", type=Path, help=f"folder; default: results/{experiment.name}; with --quick, a new temporary folder"
+    )
     parser.add_argument("--seed", type=int, default=3, help="of everything random; default: 3, as in the paper's code")
     args = parser.parse_args(arguments)
     out = args.out or (Path(tempfile.mkdtemp()) if args.quick else Path("results")) / experiment.name
@@ -150,7 +152,7 @@ def _row(finding: Finding) -> dict[str, Any]:
 
 
 def table(numbers: Mapping[str, Any]) -> str:
-    """One line a finding: method, measure, reached, required, whether it holds."""
+    """One line per finding: method, measure, reached, required, whether it holds."""
     lines = [("method", "measure", "reached", "required", "")]
     for label, method in numbers["methods"].items():
         for row in method["findings"]:

@@ -54,7 +54,12 @@ RECORD_EVERY = 50
 
 
 class Split(NamedTuple):
-    """Attributes: x `[rows, 6]`, y `[rows]`, float64."""
+    """One part of the data, float64.
+
+    Attributes:
+      x: `[rows, 6]`.
+      y: `[rows]`.
+    """
 
     x: np.ndarray
     y: np.ndarray
@@ -96,7 +101,7 @@ def best_weights(theta: jax.Array) -> jax.Array:
 
 
 def validation_loss(theta: jax.Array) -> jax.Array:
-    """Of the weights that fit best under this strength."""
+    """The validation loss of the weights that fit best under this strength."""
     return half_square(VALIDATION, best_weights(theta))
 
 
@@ -107,7 +112,7 @@ def hypergradient(theta: float) -> float:
 
 
 def one_step_gradient(theta: float) -> float:
-    """What a window of one step shows of it, from weights that fit best: -1e-3 exp(theta) g' w."""
+    """The part of it that a window of one step sees, from the weights that fit best: -1e-3 exp(theta) g' w."""
     _, w, g = _at(theta)
     return float(-INNER_LEARNING_RATE * np.exp(theta) * g @ w)
 

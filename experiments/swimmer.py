@@ -13,14 +13,14 @@ drawn with standard deviation 0.1. Reward of a step: forward velocity of the hea
 share of the largest; the loss is minus it, so that the return is the distance over 0.04 s.
 
 Theta starts at 0; 10 pairs, sigma 0.3, starts staggered, Adam on theta at 0.1 for K = 100 and whole episodes, 0.03 for
-K = 10: the better of 0.03 and 0.1 for each K. Every method has 200,000 environment steps, the unperturbed trajectories
-of truncated ES counted; 8 runs each. Returns are means of 10 episodes of theta itself.
+K = 10: the better of 0.03 and 0.1 for each K. Every method has 200,000 environment steps, which include the unperturbed
+trajectories of truncated ES; 8 runs each. Returns are means of 10 episodes of theta itself.
 
 Precision: float32.
 
 Deviations: our own simulator and units, Adam in place of the paper's rewards over their standard deviation, and K = 10
 beside K = 100. With K = 100, which is 4 s and holds several strokes, the paper's order does not come out: here
-truncated ES is as good as any, since what a stroke brings is seen within its window. With K = 10, less than a stroke,
+truncated ES is as good as any, since what a stroke gains is seen within its window. With K = 10, less than a stroke,
 all but one of 8 runs of truncated ES stay where they are, and NRES swims; PES, whose credit then sums up to 100
 noises, is between.
 
@@ -64,7 +64,7 @@ def centres(q: jax.Array) -> jax.Array:
 
 
 def mass_matrix(q: jax.Array) -> jax.Array:
-    """`[5, 5]`; kinetic energy is v M v / 2."""
+    """M, `[5, 5]`: kinetic energy is v M v / 2."""
     jacobian = jax.jacfwd(centres)(q)
     rotation = jnp.diag(jnp.array([0.0, 0.0] + [MASS * LENGTH**2 / 12] * RODS))
     return MASS * jnp.einsum("rxi,rxj->ij", jacobian, jacobian) + rotation

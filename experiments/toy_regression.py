@@ -17,8 +17,8 @@ Finding asserted, of the mean of L over the last 1,000 updates: PES, NRES and fu
 truncated ES with sigma = 0.3 above 2,000; truncated ES with sigma = 1 above 1,000. --quick (3,000 updates, of which the
 last 500 count; TBPTT, truncated ES with sigma = 0.3, PES and NRES): PES and NRES below 700, the others above 2,000.
 
-Deviations: lopt's estimates are of mean losses, the paper's of sums; to Adam that is all the same. NRES and full ES are
-not in the paper's figure. The weight decay of 1e-10 in the paper's code is left out.
+Deviations: lopt's estimates are of mean losses, the paper's of sums; to Adam that makes no difference. NRES and full ES
+are not in the paper's figure. The weight decay of 1e-10 in the paper's code is left out.
 """
 
 import sys

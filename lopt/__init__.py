@@ -4,28 +4,63 @@ tx = lopt.load("demo_mlp")
 state = tx.init(params)
 updates, state = tx.update(grads, state, params, value=loss)
 params = optax.apply_updates(params, updates)
+
+Meta-training and evaluation in Python: `lopt.meta_train`, `lopt.evaluate`.
 """
 
-from lopt.meta_training.tunables import Tunable
-from lopt.meta_training.tuning import Tuned, tune
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from lopt.names import InputError
 from lopt.trained.guard import GuardState, guard
 from lopt.trained.pretrained import Pretrained, load, load_pretrained, scale_by_learned
 from lopt.trained.transform import LearnedState, as_optax
 from lopt.version import __version__
 
+if TYPE_CHECKING:
+    from lopt.evaluation.evaluate import evaluate
+    from lopt.evaluation.report import Report
+    from lopt.meta_training.run import Run, meta_train
+    from lopt.meta_training.tunables import Tunable
+    from lopt.meta_training.tuning import Tuned, tune
+
 __all__ = [
     "GuardState",
     "InputError",
     "LearnedState",
     "Pretrained",
+    "Report",
+    "Run",
     "Tunable",
     "Tuned",
     "__version__",
     "as_optax",
+    "evaluate",
     "guard",
     "load",
     "load_pretrained",
+    "meta_train",
     "scale_by_learned",
     "tune",
 ]
+
+# Loaded at first use: a training loop does not need them, and they bring orbax, rich and Flax.
+_LATER = {
+    "Report": "lopt.evaluation.report",
+    "Run": "lopt.meta_training.run",
+    "Tunable": "lopt.meta_training.tunables",
+    "Tuned": "lopt.meta_training.tuning",
+    "evaluate": "lopt.evaluation.evaluate",
+    "meta_train": "lopt.meta_training.run",
+    "tune": "lopt.meta_training.tuning",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module 'lopt' has no attribute {name!r}")
+    return getattr(importlib.import_module(_LATER[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -22,8 +22,8 @@ class PairLayout:
 
     Attributes:
       num_devices: how many devices; must divide the number of pairs.
-      sequential: each device takes its particles one after another (best on a CPU core, whose cache then holds the
-        particle) rather than all at once by vmap (best on an accelerator).
+      sequential: whether each device takes its particles one after another (best on a CPU core, whose cache then holds
+        the particle) rather than all at once by vmap (best on an accelerator).
     """
 
     num_devices: int = 1
@@ -36,25 +36,25 @@ class PairLayout:
 
     @property
     def replicated(self) -> NamedSharding:
-        """The sharding of what every device holds."""
+        """The sharding of arrays that every device holds in full."""
         return NamedSharding(self.mesh, PartitionSpec())
 
     @property
     def split(self) -> NamedSharding:
         """The sharding of arrays with a leading pair axis."""
-        # On one device jit itself writes the split as no split; agreeing with it keeps one program.
+        # On one device jit itself describes a split axis as not split; the same description keeps one program.
         return NamedSharding(self.mesh, PartitionSpec(AXIS) if self.num_devices > 1 else PartitionSpec())
 
     def map(self, function: Callable[..., PyTree], xs: PyTree) -> PyTree:
-        """`function` over the leading axis of `xs`, within one device."""
+        """Maps `function` over the leading axis of `xs`, within one device."""
         return jax.lax.map(function, xs) if self.sequential else jax.vmap(function)(xs)
 
     def map_pairs(self, function: Callable[[Any], PyTree], pairs: PyTree) -> PyTree:
-        """`function` of every pair; arguments and results have a leading pair axis."""
+        """Maps `function` over pairs, across devices; arguments and results have a leading pair axis."""
         return self.sum_pairs(lambda pair: ((), function(pair)), pairs)[1]
 
     def sum_pairs(self, function: Callable[[Any], tuple[PyTree, PyTree]], pairs: PyTree) -> tuple[PyTree, PyTree]:
-        """Maps `function: pair -> (terms, kept)`; returns the sum of `terms` over all pairs, and `kept` for each."""
+        """Maps `function: pair -> (terms, kept)`; returns the sum of `terms` over all pairs, and each pair's `kept`."""
         if self.sequential and self.num_devices > 1:
             return self._sum_on_each_device(function, pairs)
         terms, kept = self.map(function, pairs)
@@ -63,7 +63,7 @@ class PairLayout:
         return jax.tree.map(lambda x: x.sum(0), terms), kept
 
     def _sum_on_each_device(self, function: Callable[[Any], tuple[PyTree, PyTree]], pairs: PyTree) -> Any:
-        """For a loop over pairs, which the compiler would run in full on every device."""
+        """The sum by `shard_map`: without it, every device would run a loop over all pairs."""
         one_pair = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), pairs)
         explicit, captured = _capture(function, one_pair)
 
@@ -77,16 +77,19 @@ class PairLayout:
             mesh=self.mesh,
             in_specs=(PartitionSpec(), PartitionSpec(AXIS)),
             out_specs=(PartitionSpec(), PartitionSpec(AXIS)),
-            check_vma=False,  # the bodies are other people's functions: they need not know about the axis
+            check_vma=False,  # the function is the problem's, which need not know about the axis
         )(captured, pairs)
 
 
 def _capture(function: Callable[[Any], PyTree], example: PyTree) -> tuple[Callable[[list, Any], PyTree], list]:
-    """`function` with the arrays that it closes over made its first argument: `(captured, x) -> function(x)`.
+    """Makes the arrays that a function closes over an argument.
 
-    Theta and the problem's data reach a pair's function by closure; shard_map wants them as arguments.
+    Theta and the problem's data reach a pair's function by closure; `shard_map` wants them as arguments.
+
+    Returns:
+      `(explicit, captured)`, with `explicit(captured, x)` equal to `function(x)`.
     """
-    # jit makes it one equation, which is traced anew inside of shard_map: others would keep the mesh of theta.
+    # jit makes it one equation, which is traced again inside of shard_map; other equations would keep theta's mesh.
     closed, result = jax.make_jaxpr(jax.jit(function), return_shape=True)(example)
     structure = jax.tree.structure(result)
 
@@ -104,17 +107,32 @@ def num_cores() -> int:
 
 
 def default_layout(num_pairs: int, num_devices: int | None = None) -> PairLayout:
-    """The layout for this machine: the most devices, or the asked number of them, that divide `num_pairs`.
+    """The layout for this machine.
+
+    Args:
+      num_pairs: number of pairs to share.
+      num_devices: how many devices; None: the largest number of them that divides `num_pairs`.
 
     Raises:
-      InputError: `num_devices` is not there or does not divide `num_pairs`.
+      InputError: there are fewer devices than `num_devices`, or it does not divide `num_pairs`.
     """
     available = jax.device_count()
     sequential = jax.default_backend() == "cpu"
+    if sequential and num_devices is not None and num_devices > num_cores():
+        raise InputError(f"{num_devices} devices asked for, and this machine has {num_cores()} CPU cores, one for each")
     if num_devices is None:
         num_devices = max(n for n in range(1, available + 1) if num_pairs % n == 0)
     if not 1 <= num_devices <= available:
-        raise InputError(f"{num_devices} devices asked for, {available} there")
+        raise InputError(f"cannot use {num_devices} devices: this machine has {available}")
     if num_pairs % num_devices:
         raise InputError(f"{num_devices} devices cannot share {num_pairs} pairs equally: choose a divisor")
     return PairLayout(num_devices, sequential)
+
+
+def check_one_process() -> None:
+    """Raises InputError where this process is one of several: runs over many hosts are not there yet."""
+    if jax.process_count() > 1 or os.environ.get("JAX_COORDINATOR_ADDRESS"):
+        raise InputError(
+            "this process is started as one of a cluster's (JAX_COORDINATOR_ADDRESS, or jax.distributed.initialize), "
+            "and lopt runs on the devices of one process: start it outside of the cluster's launcher"
+        )

@@ -1,6 +1,7 @@
 """Figures as files."""
 
 import io
+import warnings
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # matplotlib is imported when something is drawn
@@ -12,5 +13,8 @@ def to_png(figure: "Figure") -> bytes:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
+    with warnings.catch_warnings():
+        # A name may have letters that the font lacks: they become boxes, and the picture is still right.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font", category=UserWarning)
+        FigureCanvasAgg(figure).print_png(buffer)
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Files that a reader can trust: replaced in one step, and folders whose files can be checked against a list."""
+"""Files that a reader can trust: each is replaced in one step, and a folder can be sealed with checksums."""
 
 import json
 import os
@@ -9,7 +9,7 @@ SEAL = "checksums.json"
 
 
 def write_atomic(path: str | os.PathLike, data: bytes | str) -> None:
-    """Replaces `path` by `data` in one step; text is written as UTF-8. On failure the old file is as it was."""
+    """Replaces the content of `path` in one step; text is written as UTF-8. On failure the old file is untouched."""
     path = Path(path)
     # In the same folder, because a rename is atomic only within one file system.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -23,13 +23,19 @@ def write_atomic(path: str | os.PathLike, data: bytes | str) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def check_writable(folder: Path) -> None:
+    """Writes and removes a small file in a folder. Raises OSError where that fails: a full disk, or no permission."""
+    write_atomic(folder / ".writable", bytes(4096))
+    (folder / ".writable").unlink()
+
+
 def seal(folder: Path) -> None:
-    """Writes the size and the CRC-32 of every file under `folder` into it."""
+    """Writes a file into `folder` that lists the size and the CRC-32 of every other file in it."""
     write_atomic(folder / SEAL, json.dumps(_checksums(folder), indent=1, sort_keys=True) + "\n")
 
 
 def check_seal(folder: Path) -> None:
-    """Compares a folder with its seal; one that has none passes. Raises ValueError that names a damaged file."""
+    """Compares a folder with its seal; a folder without one passes. Raises a ValueError that names a damaged file."""
     if not (folder / SEAL).exists():
         return
     try:

@@ -10,19 +10,26 @@ import numpy as np
 
 from lopt.names import InputError, check_known
 
+MAX_LENGTHS = 1_000_000  # of a range of horizons: they are kept as a table
 LAWS = ("log", "uniform")
 FORMS = "1000, 200:2000 (log-uniform), 200:2000:uniform or 200:2000:grow=500 (reached after 500 outer steps)"
 
 
 @dataclasses.dataclass(frozen=True)
 class Horizon:
-    """Log-uniform or uniform on [min_length, max_length] inner steps, rounded to multiples of a window's length.
+    """A law of lengths between min_length and max_length inner steps, rounded to multiples of a window's length.
 
-    Resets happen at window starts, so a trajectory has whole windows. The lengths that can occur are few; their
-    distribution is kept as a table, which makes the mean length, and the lengths seen at a random moment, exact.
+    Trajectories reset at window starts only, so each has whole windows. The lengths that can occur are few; their
+    distribution is kept as a table, which makes the mean length, and the lengths met at a random moment, exact.
 
     A horizon may grow: after `step` estimates the law is cut off at its quantile step / growth, so that the longest
-    trajectory rises from min_length, geometrically if log-uniform, to max_length after `growth` estimates.
+    trajectory rises from min_length to max_length over `growth` estimates, geometrically under the log-uniform law.
+
+    Attributes:
+      min_length: shortest trajectory, in inner steps.
+      max_length: longest trajectory, in inner steps.
+      law: `log` for log-uniform, or `uniform`.
+      growth: number of estimates until max_length is reached; 0: the law is complete from the start.
     """
 
     min_length: int
@@ -33,9 +40,9 @@ class Horizon:
     def __post_init__(self):
         check_known("law of horizons", self.law, LAWS)
         if self.growth < 0 or (self.growth and self.min_length == self.max_length):
-            raise InputError(f"horizon {self}: growth is a number of outer steps, for a range such as 200:2000")
+            raise InputError(f"horizon {self}: growth counts outer steps, from 0, and needs a range such as 200:2000")
         if not 1 <= self.min_length <= self.max_length:
-            raise InputError(f"horizon {self}: need 1 <= shortest <= longest, as in {FORMS}")
+            raise InputError(f"horizon {self}: lengths must be at least 1, and the shortest comes first, as in {FORMS}")
 
     def __str__(self) -> str:
         if self.min_length == self.max_length:
@@ -46,7 +53,7 @@ class Horizon:
 
     @staticmethod
     def parse(text: str) -> "Horizon":
-        """Reads `1000`, `200:2000`, `200:2000:uniform` or, growing over 500 outer steps, `200:2000:grow=500`."""
+        """Reads `1000`, `200:2000`, `200:2000:uniform` or `200:2000:grow=500`, which grows over 500 outer steps."""
         match = re.fullmatch(r"(\d+)(?::(\d+)(?::([a-z]+))?(?::grow=(\d+))?)?", text)
         if not match:
             raise InputError(f"cannot read horizon {text!r}: write it as in {FORMS}")
@@ -59,6 +66,11 @@ class Horizon:
             raise InputError(f"truncation must be at least 1 inner step, not {truncation}")
         if truncation > self.min_length:
             raise InputError(f"truncation {truncation} is longer than the shortest horizon, {self.min_length}")
+        if (self.max_length - self.min_length) // truncation >= MAX_LENGTHS:
+            raise InputError(
+                f"horizon {self} has more than {MAX_LENGTHS:,} different lengths, in windows of {truncation} inner "
+                "steps: take a narrower range or a longer truncation"
+            )
         if self.min_length == self.max_length and self.min_length % truncation:
             below = self.min_length // truncation * truncation
             raise InputError(
@@ -67,7 +79,14 @@ class Horizon:
             )
 
     def table(self, multiple_of: int = 1) -> tuple[np.ndarray, np.ndarray]:
-        """`(lengths [n] int32, probabilities [n] float64)`, full grown, rounded to multiples, at least one of them."""
+        """The lengths that can occur, when fully grown, and their probabilities.
+
+        Args:
+          multiple_of: lengths are rounded to multiples of this, and are at least this.
+
+        Returns:
+          `(lengths [n] int32, probabilities [n] float64)`.
+        """
         k = multiple_of
         first, last = (max(1, math.floor(x / k + 0.5)) for x in (self.min_length, self.max_length))
         lengths = k * np.arange(first, last + 1, dtype=np.int32)
@@ -79,7 +98,7 @@ class Horizon:
         return lengths, np.diff(heights) / (heights[-1] - heights[0])
 
     def mean(self, multiple_of: int = 1, step: int | jax.Array = 0) -> float | jax.Array:
-        """E[T] in inner steps, after `step` estimates if it grows."""
+        """E[T], in inner steps, of a trajectory that starts after `step` estimates."""
         lengths, probabilities = self.table(multiple_of)
         if not self.growth:
             return float(lengths @ probabilities)
@@ -88,21 +107,21 @@ class Horizon:
         return (jnp.asarray(lengths, cut.dtype) @ cut) / reached
 
     def sample(self, key: jax.Array, multiple_of: int = 1, step: int | jax.Array = 0) -> jax.Array:
-        """The horizon of a trajectory that starts after `step` estimates, int32."""
+        """Draws the length of a trajectory that starts after `step` estimates, int32."""
         lengths, probabilities = self.table(multiple_of)
         reached = self._reached(probabilities, step) if self.growth else 1
         return _draw(key, lengths, probabilities, reached)
 
     def sample_running(self, key: jax.Array, multiple_of: int = 1) -> jax.Array:
-        """The horizon of the trajectory met at a random moment: probability proportional to its length.
+        """Draws the length of the trajectory met at a random moment, with probability proportional to the length.
 
-        Before the first estimate, so the shortest one if it grows.
+        This is before the first estimate: a horizon that grows gives its shortest length.
         """
         lengths, probabilities = self.table(multiple_of)
         return jnp.asarray(lengths[0]) if self.growth else _draw(key, lengths, probabilities * lengths, 1)
 
     def _reached(self, probabilities: np.ndarray, step: int | jax.Array) -> jax.Array:
-        """The quantile at which the law is cut off; never less than the shortest length's share."""
+        """The quantile at which the law is cut off; at least the share of the shortest length."""
         return jnp.clip(jnp.asarray(step) / self.growth, float(probabilities[0]), 1)
 
 

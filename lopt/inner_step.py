@@ -36,10 +36,10 @@ def inner_step(
 
     Args:
       task: whose loss is descended.
-      update: the rule.
-      batch: of the train split.
-      key: consumed by the loss.
-      state: before the step.
+      update: the rule's update.
+      batch: a batch of the train split.
+      key: for the loss; consumed.
+      state: the training before the step.
 
     Returns:
       The state after the step, and the loss before it, a scalar.

@@ -1,14 +1,15 @@
-"""Names that people type: looking one up, reading its settings, and the error when something is wrong."""
+"""Names with settings, as people type them: reading, looking up, checking, and the errors when something is wrong."""
 
 import ast
 import builtins
 import contextlib
 import dataclasses
 import difflib
+import math
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 # What a person writes for a value of a type: one of them, and some of them.
@@ -24,8 +25,11 @@ _EXAMPLES = {int: (32, 32), float: (0.1, 0.2), bool: (True, False), str: ("bias"
 _FLAGS = {"horizon": "--horizon", "layout": "--devices"}
 
 
+MAX_WHOLE = 2**31 - 1  # the largest int32, which is what JAX counts with
+
+
 class InputError(ValueError):
-    """Something a person asked for cannot be done. The message says what was wrong, what is allowed, what to do."""
+    """What was asked for cannot be done. The message says what was wrong, what is allowed, and what to do."""
 
 
 class Spec(NamedTuple):
@@ -71,7 +75,7 @@ def _write_value(value: Any) -> str:
 
 
 def split_list(text: str) -> list[str]:
-    """Splits at the commas outside of parentheses and brackets; drops empty items."""
+    """Splits at commas outside parentheses and brackets, and drops empty items."""
     items = re.split(r",(?![^(\[]*[)\]])", text)
     return [item.strip() for item in items if item.strip()]
 
@@ -105,6 +109,25 @@ def build(kind: str, spec: Spec, table: Mapping[str, Callable[..., Any]], **defa
         raise InputError(f"{kind} {spec}: {error}") from error
 
 
+def spell(made: Any, table: Mapping[str, Callable[..., Any]]) -> str:
+    """The text that stands for an object that `build` makes from this table: `mlp:hidden_sizes=(4,4)`.
+
+    Settings at their defaults, and those that no text can hold, are left out. An object of a class outside of the table
+    is spelled with its module and class, `my_rules:MyRule:width=8`.
+    """
+    kind = type(made)
+    name = next((name for name, known in table.items() if known is kind), f"{kind.__module__}:{kind.__qualname__}")
+    if not dataclasses.is_dataclass(made):
+        return name
+    annotations = typing.get_type_hints(kind)
+    values = {
+        field.name: getattr(made, field.name)
+        for field in dataclasses.fields(made)
+        if _wanted(annotations[field.name], None) and getattr(made, field.name) != field.default
+    }
+    return str(Spec(name, values))
+
+
 def check_settings(kind: str, spec: Spec, constructor: Any) -> None:
     """Raises InputError unless each setting is a field of the dataclass `constructor`, of the type annotated there."""
     annotations = typing.get_type_hints(constructor)
@@ -118,6 +141,29 @@ def check_settings(kind: str, spec: Spec, constructor: Any) -> None:
         if not fits(value, annotations[key]):
             wanted = _wanted(annotations[key], fields[key].default)
             raise InputError(f"{kind} {spec.name}: {key} must be {wanted}, not {_write_value(value)}")
+
+
+def check_numbers(kind: str, made: Any) -> None:
+    """Raises InputError unless every number among a dataclass's settings is finite, and whole ones fit into an int32.
+
+    Looks into tuples and into dataclasses within; what is no dataclass passes.
+    """
+    for name, value in _numbers("", made):
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{kind}: {name} must be a finite number, not {value}")
+        if isinstance(value, int) and abs(value) > MAX_WHOLE:
+            raise InputError(f"{kind}: {name} must be at most {MAX_WHOLE:,}, not {value:,}")
+
+
+def _numbers(name: str, value: Any) -> Iterator[tuple[str, int | float]]:
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        yield name, value
+    elif isinstance(value, tuple):
+        for item in value:
+            yield from _numbers(name, item)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield from _numbers(field.name, getattr(value, field.name))
 
 
 def fits(value: Any, annotation: Any) -> bool:

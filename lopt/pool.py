@@ -1,6 +1,6 @@
 """The one door from the library to the package `tasks`: task names become families here, and nowhere else in lopt.
 
-`tasks` is imported when a name is read, so that `import lopt` stays light and families of one's own need no pool.
+`tasks` is imported when a name is read, so that `import lopt` stays light and your own families need no pool.
 """
 
 import types

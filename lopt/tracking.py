@@ -1,4 +1,4 @@
-"""Weights & Biases: where the rows of a run go besides its files. Nothing that goes wrong there stops a run."""
+"""Weights & Biases, to which a run can send its rows and pictures. No error there stops a run."""
 
 import contextlib
 import logging
@@ -107,7 +107,7 @@ class _Wandb:
         try:
             yield
         except Exception as error:
-            self._run = None  # one warning, not one a step
+            self._run = None  # one warning, not one per step
             logging.warning("going on without wandb, because %s it failed: %s", doing, " ".join(str(error).split()))
 
 

@@ -7,11 +7,11 @@ import jax
 
 from lopt.types import PyTree
 
-MOST_SHOWN = 3  # differences that a message lists
+MOST_SHOWN = 3  # number of differences that a message lists
 
 
 def leaf_name(path: Any) -> str:
-    """The name of the leaf at a path of JAX's: `mlp/kernel_0`."""
+    """The name of the leaf at a JAX key path: `mlp/kernel_0`."""
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
@@ -21,7 +21,7 @@ def by_name(tree: PyTree) -> dict[str, Any]:
 
 
 def map_with_name(function: Callable[..., Any], tree: PyTree, *rest: PyTree) -> PyTree:
-    """`function(name, leaf, ...)` of every leaf, a tree like `tree`."""
+    """Applies `function(name, leaf, ...)` to every leaf; returns a tree like `tree`."""
     return jax.tree.map_with_path(lambda path, *leaves: function(leaf_name(path), *leaves), tree, *rest)
 
 
@@ -36,11 +36,11 @@ def describe_leaves(tree: PyTree) -> dict[str, str]:
 
 
 def differences(found: Mapping[str, str], wanted: Mapping[str, str]) -> str:
-    """What differs between the leaves of two trees, in words; empty if nothing does.
+    """Says in words how the leaves of two trees differ; empty if they do not.
 
     Args:
-      found: descriptions by name of the leaves that there are.
-      wanted: of those that should be.
+      found: the description of each leaf that there is, by name.
+      wanted: the description of each leaf that there should be.
     """
     phrases = [
         f"{name} is {found.get(name, 'missing')}, and should be {wanted.get(name, 'absent')}"

@@ -1,7 +1,7 @@
-"""The types that everything else speaks: tasks, learned optimizers, inner problems, gradient estimators. No logic.
+"""The types that all rooms share: tasks, learned optimizers, inner problems, gradient estimators. No logic.
 
-Shapes are written `[num_pairs, K]`. Keys are `jax.random.key` scalars, consumed by the function that they are given to.
-A pytree argument is written by its meaning (`Params`, `Theta`); all of them are plain JAX pytrees of arrays.
+Shapes are written `[num_pairs, K]`. Keys are `jax.random.key` scalars, consumed by the function that gets them. Types
+of pytrees are named by their meaning (`Params`, `Theta`); all of them are plain JAX pytrees of arrays.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,7 +29,7 @@ class Task(NamedTuple):
       loss: `(params, key, batch) -> scalar`, in the task's own unit.
       normalize: `(loss) -> scalar`; 1 is the loss of the trivial predictor.
       metrics: `(params, key, batch) -> {name: scalar}`, `{"accuracy": ...}` where there is one, else `{}`.
-      corrupt: what befalls the gradients before the optimizer sees them, such as noise or delay.
+      corrupt: what happens to the gradients before the optimizer sees them, such as noise or delay.
     """
 
     init: Callable[[jax.Array], Params]
@@ -55,8 +55,8 @@ class TaskFamily(Protocol):
     def load(self, seed: int = 0, block: int = 0) -> Data:
         """Reads the arrays that batches are drawn from; the only method that touches files.
 
-        Where the family streams, these are a sample by (seed, block), of the same shapes for every block; where it does
-        not, all the data, whatever the arguments.
+        A family that streams returns a sample that depends on (seed, block), of the same shapes for every block. Any
+        other family returns all its data, whatever the arguments.
         """
         ...
 
@@ -74,7 +74,12 @@ class TaskFamily(Protocol):
 
 
 class TaskMixture(NamedTuple):
-    """Attributes: families; weights, how much each counts, above 0."""
+    """Task families that are trained on together.
+
+    Attributes:
+      families: the families.
+      weights: how much each family counts, above 0.
+    """
 
     families: tuple[TaskFamily, ...]
     weights: tuple[float, ...]
@@ -104,7 +109,7 @@ class LearnedOptimizer(Protocol):
 
 
 class InnerProblem(NamedTuple):
-    """One unrolled computation: all that a gradient estimator may see.
+    """One unrolled computation. A gradient estimator sees nothing else of what it differentiates.
 
     `init` starts a trajectory; `step` advances it by one inner step and returns that step's loss, already bounded if
     the problem has a `cap`. A problem with `final_loss` returns 0 before the last step of the horizon.
@@ -112,7 +117,7 @@ class InnerProblem(NamedTuple):
     Attributes:
       init: `(theta, key, horizon) -> state`; horizon is an int32 scalar.
       step: `(theta, state, key) -> (state, loss)`.
-      evaluate: `(theta, state, key) -> loss` of a state, without advancing it; None where there is no such thing.
+      evaluate: `(theta, state, key) -> loss` of a state, without advancing it; None where a state has no loss.
       differentiable: whether d loss / d theta exists and is wanted.
       cap: losses reach it only when a trajectory has diverged; None for an unbounded problem.
       final_loss: whether only the last step's loss counts.
@@ -147,6 +152,21 @@ class GradientEstimator(Protocol):
         """Starts the trajectories. Raises InputError if the method cannot handle the problem."""
         ...
 
-    def estimate(self, problem: InnerProblem, theta: Theta, state: PyTree, key: jax.Array) -> tuple[Estimate, PyTree]:
-        """One estimate from one window of every trajectory."""
+    def estimate(
+        self, problem: InnerProblem, theta: Theta, state: PyTree, key: jax.Array, *, step: jax.Array | None = None
+    ) -> tuple[Estimate, PyTree]:
+        """One estimate from one window of every trajectory.
+
+        Args:
+          problem: the unrolled computation.
+          theta: where the gradient is wanted.
+          state: of the trajectories, as `init` or the last estimate left it.
+          key: consumed.
+          step: outer steps done, int32, which schedules of sigma and growing horizons read. Of a mixture, a family may
+            be asked in some outer steps only. None: the number of estimates made from this state.
+
+        Returns:
+          The estimate, and the state after it. Without any usable pair, both are NaN. Where only final
+          losses count, `loss` is NaN if no trajectory has ended.
+        """
         ...

@@ -1,4 +1,4 @@
-"""Named complete settings of `meta_train.py`, one a file, whose docstring gives command, hardware, time and score."""
+"""Complete settings of `meta_train.py` by name, one per file; its docstring has command, hardware, time and score."""
 
 from presets import (
     adafac_mlp_digits,

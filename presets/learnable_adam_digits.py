@@ -3,9 +3,9 @@
     python meta_train.py --preset=learnable_adam_digits --workdir=runs/learnable_adam
     python meta_eval.py --checkpoint=runs/learnable_adam --horizon=500 --out=runs/learnable_adam/eval
 
-Hardware and time: 2 CPU cores; 0.3 processor minutes of meta-training, so at most as many of the clock when
+Hardware and time: 2 CPU cores; 0.3 processor minutes of meta-training, which take at most as long by the clock when
 nothing else runs, and 0.2 of evaluation.
-Expected, T = 500, mean training loss over 5 held-out seeds (seed 0; the first two are the learned rule over Adam):
+Expected, T = 500, mean training loss over 5 evaluation seeds (seed 0; the first two columns are ratios to Adam):
 
 | task | over Adam 1e-3 | over best Adam of 15 rates | learned rule's valid loss | best Adam's (by mean loss) |
 |---|---|---|---|---|

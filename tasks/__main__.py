@@ -5,8 +5,13 @@ python -m tasks prepare glyphs kjv        write built-in data sets into the data
 python -m tasks show image_vit/glyphs     a page of samples, and how Adam trains it: runs/tasks/NAME.png
 """
 
+import contextlib
+import errno
+import os
+import signal
 import sys
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +31,8 @@ from tasks.page import draw_page
 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "where data sets are; default: TFDS_DATA_DIR, or TFDS's own")
 _OUT = flags.DEFINE_string("out", "runs/tasks", "folder for the pages of show")
-_STEPS = flags.DEFINE_integer("steps", 200, "training steps that show draws", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 0, "of what show draws", lower_bound=0)
+_STEPS = flags.DEFINE_integer("steps", 200, "training steps that show draws", lower_bound=1, upper_bound=100_000)
+_SEED = flags.DEFINE_integer("seed", 0, "seed of the tasks and batches that show draws", 0, 2**31 - 1)
 
 
 def show_lists(names: list[str]) -> None:
@@ -103,7 +108,11 @@ def prepare(names: list[str]) -> None:
         datasets.describe(name, _DATA_DIR.value)
     for name in names or datasets.BUILTIN:
         print(f"{name} ...", end=" ", flush=True)
-        print(datasets.prepare(name, _DATA_DIR.value), flush=True)
+        try:
+            print(datasets.prepare(name, _DATA_DIR.value), flush=True)
+        except BaseException:
+            print()  # so that the message has a line of its own
+            raise
 
 
 def show(names: list[str]) -> None:
@@ -111,15 +120,36 @@ def show(names: list[str]) -> None:
         raise InputError("say what to show: python -m tasks show image_mlp/digits")
     families = parse_tasks(",".join(names), data_dir=_DATA_DIR.value, optimizers=OPTIMIZERS)
     folder = Path(_OUT.value)
-    try:
+    with _writable(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot use {folder} for the pages: {error}") from error
+        if not os.access(folder, os.W_OK):  # before anything is trained
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
     for family in families:
-        path = folder / f"{''.join(c if c.isalnum() or c in '._-' else '_' for c in family.name)}.png"
-        write_atomic(path, to_png(draw_page(family, _STEPS.value, _SEED.value)))
+        page = to_png(draw_page(family, _STEPS.value, _SEED.value))
+        path = folder / f"{_file_name(family.name)}.png"
+        with _writable(folder):
+            write_atomic(path, page)
         print(path, flush=True)
 
+
+@contextlib.contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    """Turns what the operating system refuses about the folder of the pages into an InputError."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot write pages to {folder}: {error.strerror or error}. Choose another --out.") from error
+
+
+def _file_name(name: str) -> str:
+    """The name of a task as that of a file; a long one is cut, and ends in its checksum."""
+    text = "".join(c if c.isalnum() or c in "._-" else "_" for c in name)
+    if len(text.encode()) <= MOST_BYTES:
+        return text
+    return f"{text.encode()[:MOST_BYTES].decode(errors='ignore')}-{zlib.crc32(name.encode()):08x}"
+
+
+MOST_BYTES = 200  # of a file's name, of the 255 that file systems allow
 
 ACTIONS: dict[str, Callable[[list[str]], None]] = {"list": show_lists, "prepare": prepare, "show": show}
 
@@ -132,6 +162,13 @@ def main(argv: list[str]) -> int:
     except InputError as error:
         print(f"tasks: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would print a traceback
+        print("tasks: interrupted; what was not finished has left no files", file=sys.stderr)
+        return 130  # as shells have it
+    except BrokenPipeError:  # whoever read the output has gone: python -m tasks list | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return 0
 
 

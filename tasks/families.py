@@ -34,8 +34,8 @@ class Family(NamedTuple):
     Attributes:
       constructor: a frozen dataclass that implements `TaskFamily`.
       description: one line on what is trained.
-      kind: of the data sets that it reads: image, text or table; empty where it reads none of a person's choice.
-      datasets: those that the family's name alone stands for.
+      kind: what the data sets that people choose for it hold: image, text or table; empty if there is no choice.
+      datasets: the data sets that the bare name of the family stands for.
     """
 
     constructor: type[Any]
@@ -70,8 +70,8 @@ FAMILIES: dict[str, Family] = {
 def parse_family(text: str, data_dir: str | None, optimizers: Mapping[str, type[Any]]) -> list[TaskFamily]:
     """Reads `FAMILY[/DATASET][:setting=value]...[+AUGMENTATION[:setting=value]...]...`.
 
-    A family that has data sets but names none stands for one family on each of its default sets. The meta-task is
-    `train_optimizer[OPTIMIZER][FAMILY...]`, with specifications of both in brackets.
+    If a family has data sets and the text names none, the result has one family for each of its default sets. The
+    meta-task is `train_optimizer[OPTIMIZER][FAMILY...]`, with the specifications of both in brackets.
 
     Args:
       optimizers: the learned optimizers that tasks may train, by name.
@@ -111,7 +111,7 @@ _META_TASK = re.compile(r"(train_optimizer)(?:\[(?P<optimizer>[^\[\]]+)\]\[(?P<t
 
 
 def _take_inner(text: str, data_dir: str | None, optimizers: Mapping[str, type[Any]]) -> tuple[str, Mapping[str, Any]]:
-    """Takes the two brackets out of the meta-task's text: what is left, and the fields that they stand for."""
+    """Splits the meta-task's text into the text without brackets, and the fields that the brackets stand for."""
     if not text.startswith("train_optimizer"):
         return text, {}
     match = _META_TASK.fullmatch(text)
@@ -130,7 +130,7 @@ def _take_inner(text: str, data_dir: str | None, optimizers: Mapping[str, type[A
 
 
 def _found(dataset: str, kind: str, data_dir: str | None) -> dict[str, Any]:
-    """The fields that a data set decides; a family takes those that it has."""
+    """The fields that a data set decides; `build` passes on those that the family has."""
     info = datasets.describe(dataset, data_dir)
     datasets.check_kind(info, kind)
     found = {"dataset": dataset, "num_classes": info.num_classes, "data_dir": data_dir}

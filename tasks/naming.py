@@ -5,7 +5,7 @@ from typing import Any
 
 from lopt.names import Spec
 
-# The metadata of a field that is no setting: the data set stands in the name, and decides other fields.
+# Metadata of a field that is not a setting: the name has the data set already, and the data set decides the others.
 UNNAMED = {"unnamed": True}
 
 

@@ -1,4 +1,4 @@
-"""What the networks of several families share: activations, initialisation in one draw, an MLP."""
+"""What the networks of several families share: activations, initialisation in one draw, an MLP, losses of classes."""
 
 import math
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from lopt.types import Params
 
-# Activation, and the weight variance times fan-in that keeps the size of its outputs: He's 2 where half is cut off.
+# Activation, and the weight variance times fan-in that keeps the size of its outputs: He's 2 if half is cut off.
 ACTIVATIONS = {"relu": (jax.nn.relu, 2.0), "gelu": (jax.nn.gelu, 2.0), "tanh": (jnp.tanh, 1.0)}
 
 EMBEDDING_STD = 0.02
@@ -30,11 +30,11 @@ def init_params(
     normal of standard deviation 0.02; biases are zero, scales one.
 
     Args:
-      module: called with float32 of `input_shape`.
+      module: takes float32 of `input_shape`.
       key: consumed.
-      input_shape: with the batch axis, of any length.
-      gain: of kernels in general.
-      gains: of the kernels under a submodule of that name, instead.
+      input_shape: includes the batch axis, of any length.
+      gain: for every kernel that `gains` does not name.
+      gains: for the kernels under the submodule of each name.
     """
     variables = jax.eval_shape(lambda key: module.init(key, jnp.zeros(input_shape)), key)
     leaves, structure = jax.tree_util.tree_flatten_with_path(variables["params"])
@@ -92,3 +92,8 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
     # A mask rather than an index: the gradient of an indexing is a scatter, which is slow in the inner loop.
     classes = jnp.arange(logits.shape[-1]).reshape((1,) * labels.ndim + (-1,))
     return -jnp.sum(jax.nn.log_softmax(logits), axis=-1, where=labels[..., None] == classes)
+
+
+def accuracy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """The share of labels, int [...], whose logit is the largest of its row of [..., C]."""
+    return jnp.mean(jnp.argmax(logits, axis=-1) == labels)

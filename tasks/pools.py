@@ -1,16 +1,16 @@
 """Named sets of tasks, and a mixture of tasks from its text.
 
-Nothing of `held_out` is in the other two: each of its tasks has a family or a data set that they do not have. So
-`held_out` measures what a meta-training on them has not seen.
+Each task of `held_out` has a family or a data set that the other two pools lack. So `held_out` measures what a
+meta-training on them has not seen.
 """
 
-import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lopt.names import InputError, split_list
 from lopt.types import TaskFamily, TaskMixture
+from tasks.checks import LARGEST, SMALLEST
 from tasks.families import parse_family
 
 POOLS: dict[str, tuple[str, ...]] = {
@@ -76,13 +76,13 @@ def parse_mixture(
 ) -> TaskMixture:
     """Reads a list of tasks, `[WEIGHT*]FAMILY[/DATASET][:setting=value]...[+AUGMENTATION...]`, separated by commas.
 
-    A name in `POOLS` stands for all of its tasks, the weight in front multiplying theirs; a family that has data sets
-    but names none for one on each of its default sets: `image_mlp:size=4` is
-    `image_mlp/digits:size=4,image_mlp/mnist_5k:size=4`. For each family of the result, its name stands for it alone.
+    A name in `POOLS` stands for all of its tasks, and a weight in front multiplies theirs. If a family has data sets
+    and the text names none, it stands for one task on each of its default sets: `image_mlp:size=4` is
+    `image_mlp/digits:size=4,image_mlp/mnist_5k:size=4`. The name of a resulting family stands for that family alone.
 
     Args:
       text: the list.
-      data_dir: where data sets are looked for; None for the default.
+      data_dir: directory that holds the data sets; None for the default.
       optimizers: the learned optimizers that tasks may train, by name.
 
     Raises:
@@ -99,7 +99,7 @@ def parse_mixture(
     names = [family.name for family in families]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise InputError(f"named more than once: {', '.join(twice)}. A weight in front counts one more: 2*{twice[0]}")
+        raise InputError(f"named more than once: {', '.join(twice)}. To count a task twice, write 2*{twice[0]}")
     return TaskMixture(tuple(families), tuple(weights))
 
 
@@ -119,7 +119,7 @@ def _items(text: str, factor: float) -> Iterator[tuple[float, str]]:
             weight = factor * (1.0 if match[1] is None else float(match[1]))
         except ValueError:
             weight = 0.0
-        if not 0 < weight < math.inf:
+        if not SMALLEST <= weight <= LARGEST:
             raise InputError(f"the weight {match[1]!r} in {item!r} must be a number above 0, as in 2*{match[2]}")
         if match[2] in POOLS:
             yield from _items(",".join(POOLS[match[2]]), weight)

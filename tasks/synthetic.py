@@ -1,9 +1,6 @@
-"""What families without data share: nothing to load, a stream of keys for each split, random spectra and rotations."""
-
-import math
+"""What families without data share: nothing to load, and for each split a stream of keys of its own."""
 
 import jax
-import jax.numpy as jnp
 
 from lopt.types import SPLITS, Data
 
@@ -18,23 +15,10 @@ class Synthetic:
 
     @property
     def streams(self) -> bool:
+        """Never: there are no data."""
         return False
 
 
 def split_key(key: jax.Array, split: str) -> jax.Array:
-    """The key of a batch of one split. Splits draw from streams of their own: one key gives each another batch."""
+    """The key of a batch of one split: each split has a stream of its own, so that one key gives each another batch."""
     return jax.random.fold_in(key, SPLITS.index(split))
-
-
-def log_uniform(key: jax.Array, number: int, condition: float) -> jax.Array:
-    """float32 [number] in (1 / condition, 1], their logarithms uniform: a spectrum of at most that condition."""
-    return jnp.exp(-math.log(condition) * jax.random.uniform(key, (number,)))
-
-
-def rotation(normal: jax.Array) -> jax.Array:
-    """float32 [d, d], independent N(0, 1) -> an orthogonal matrix, uniform (Haar) over all of them.
-
-    The QR decomposition made unique by a positive diagonal of R (Mezzadri 2007, arXiv:math-ph/0609050).
-    """
-    q, r = jnp.linalg.qr(normal)
-    return q * jnp.where(jnp.diagonal(r) < 0, -1.0, 1.0)[None, :]

@@ -14,10 +14,12 @@ from tasks.naming import UNNAMED, family_name
 from tasks.synthetic import split_key
 
 # Entries of the inner parameters and gradients are held within these bounds. Both lie far beyond where the loss has
-# reached the cap, and low enough that their squares are finite: a bounded loss passes back 0, and 0 times what is
-# infinite would be NaN.
+# reached the cap, and low enough that their squares are finite: a bounded loss passes back 0, and 0 times infinity
+# would be NaN.
 _PARAMS_BOUND = 1e6
 _GRADS_BOUND = 1e12
+
+MOST_STEPS = 10_000  # the gradient keeps the states of all of them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,15 +31,15 @@ class TrainOptimizer:
     the cap in all later steps. The gradient is exact, through all the steps. 1 is an inner training that stays at the
     trivial predictor.
 
-    The fields are objects, since a family imports neither optimizers nor other families: who builds it looks the
-    names up, and gives the optimizer's own along for the name.
+    The fields are objects, because this file imports neither optimizers nor other families. The caller looks up their
+    names, and passes the optimizer's on as `optimizer_name`.
 
     Attributes:
-      optimizer: the learned optimizer to be trained; all in it must be differentiable.
-      task_family: the family whose tasks it is trained on; one draw of it is one task of this family.
-      optimizer_name: what the optimizer is called in this family's name; its class where empty.
+      optimizer: the learned optimizer to train; all of it must be differentiable.
+      task_family: the family whose tasks it trains on; one draw of that family is one task of this one.
+      optimizer_name: what this family's name calls the optimizer; if empty, the name of its class.
       num_steps: inner steps of an unroll.
-      cap: bound of an inner step's normalised loss.
+      cap: upper bound of an inner step's normalised loss.
     """
 
     optimizer: LearnedOptimizer = dataclasses.field(metadata=UNNAMED)
@@ -47,7 +49,7 @@ class TrainOptimizer:
     cap: float = 2.0
 
     def __post_init__(self):
-        check_whole(self, num_steps=1)
+        check_whole(self, num_steps=1, most=MOST_STEPS)
         check_number(self, cap=1)
 
     @property
@@ -81,12 +83,12 @@ class TrainOptimizer:
         """`{"batches": inner batches of the split, stacked [num_steps, ...], "key": for the start and the losses}`."""
         batch_key, unroll_key = jax.random.split(split_key(key, split))
         keys = jax.random.split(batch_key, self.num_steps)
-        data = jax.tree.map(jnp.asarray, data)  # numpy arrays take no index that is mapped
+        data = jax.tree.map(jnp.asarray, data)  # a numpy array cannot be indexed by a mapped index
         draw = jax.vmap(lambda key: self.task_family.sample_batch(data, key, config, split))
         return {"batches": draw(keys), "key": unroll_key}
 
     def _unroll(self, theta: Params, config: Config, batch: Batch) -> jax.Array:
-        task = self.task_family.task(config)
+        task, cap = self.task_family.task(config), float(self.cap)
         init_key, loss_key = jax.random.split(batch["key"])
         params = task.init(init_key)
         state = self.optimizer.init(theta, params, num_steps=self.num_steps)
@@ -96,10 +98,10 @@ class TrainOptimizer:
             t, inner_batch = inputs
             value, grads = jax.value_and_grad(task.loss)(params, jax.random.fold_in(loss_key, t), inner_batch)
             normalized = task.normalize(value)
-            bounded = jnp.where((normalized < self.cap) & ~lost, normalized, self.cap)  # False for NaN
+            bounded = jnp.where((normalized < cap) & ~lost, normalized, cap)  # False for NaN
             grads = jax.tree.map(lambda leaf: _hold(leaf, _GRADS_BOUND), grads)
             grads, corruption = task.corrupt.update(grads, corruption, params)
-            value = jnp.where(jnp.isfinite(value), value, self.cap)
+            value = jnp.where(jnp.isfinite(value), value, cap)
             updates, state = self.optimizer.update(theta, grads, state, params, value=value)
             for update in jax.tree.leaves(updates):
                 lost |= jnp.any(jnp.isnan(update))

@@ -12,23 +12,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = ("meta_train.py", "meta_eval.py", "tasks/__main__.py")
 HOUSE = ("lopt", "tasks", "presets", "experiments", "examples", "benchmarks", "meta_train.py", "meta_eval.py")
-HOUSE_PACKAGES = (
-    "lopt",
-    "tasks",
-    "presets",
-    "experiments",
-    "examples",
-    "benchmarks",
-    "tests",
-    "meta_train",
-    "meta_eval",
-)
+HOUSE_PACKAGES = tuple(place.removesuffix(".py") for place in (*HOUSE, "tests"))
 
 # Who imports whom: a room is a file or a folder, and this is all that its files import from other rooms.
 TYPES, SETTINGS = ("lopt.types",), ("lopt.types", "lopt.names")
 FAMILY = (*SETTINGS, "tasks.checks", "tasks.naming")
 ROOMS: dict[str, tuple[str, ...]] = {
-    "lopt": ("lopt.names", "lopt.version", "lopt.trained", "lopt.meta_training"),
+    "lopt": ("lopt.names", "lopt.version", "lopt.trained", "lopt.meta_training", "lopt.evaluation"),
     "lopt.types": (),
     "lopt.names": (),
     "lopt.version": (),
@@ -48,21 +38,12 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *("lopt.optimizers", "lopt.optimizers.parts"),
     ),
     "lopt.meta_training": (
-        *(
-            *SETTINGS,
-            "lopt.files",
-            "lopt.trees",
-            "lopt.seeds",
-            "lopt.inner_step",
-            "lopt.horizons",
-            "lopt.distributed",
-            "lopt.tracking",
-        ),
-        *("lopt.optimizers", "lopt.estimators", "lopt.trained"),
+        *(*SETTINGS, "lopt.files", "lopt.figures", "lopt.trees", "lopt.seeds", "lopt.inner_step", "lopt.horizons"),
+        *("lopt.distributed", "lopt.tracking", "lopt.pool", "lopt.optimizers", "lopt.estimators", "lopt.trained"),
     ),
     "lopt.evaluation": (
-        *(*SETTINGS, "lopt.version", "lopt.files", "lopt.inner_step", "lopt.distributed", "lopt.tracking"),
-        "lopt.trained",
+        *(*SETTINGS, "lopt.version", "lopt.files", "lopt.figures", "lopt.trees", "lopt.seeds", "lopt.inner_step"),
+        *("lopt.distributed", "lopt.tracking", "lopt.trained", "lopt.pool"),
     ),
     "lopt.inspect": (*SETTINGS, "lopt.files", "lopt.figures", "lopt.trained"),
     "lopt.pool": (*SETTINGS, "lopt.optimizers", "tasks", "tasks.sweeps"),  # the one door from the library to the tasks
@@ -78,12 +59,12 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "tasks.tables": (*FAMILY, "tasks.networks", "tasks.sampling", "tasks.datasets"),
     "tasks.functions": (*FAMILY, "tasks.synthetic"),
     "tasks.train_optimizer": (*TYPES, "tasks.checks", "tasks.naming", "tasks.synthetic"),
-    "tasks.augmentations": (*SETTINGS, "tasks.naming"),
+    "tasks.augmentations": (*SETTINGS, "tasks.checks", "tasks.naming"),
     "tasks.families": (
         *(*SETTINGS, "tasks.naming", "tasks.datasets", "tasks.augmentations"),
         *("tasks.images", "tasks.sequences", "tasks.tables", "tasks.functions", "tasks.train_optimizer"),
     ),
-    "tasks.pools": (*SETTINGS, "tasks.families"),
+    "tasks.pools": (*SETTINGS, "tasks.checks", "tasks.families"),
     "tasks.sweeps": (*SETTINGS, "tasks.datasets", "tasks.augmentations", "tasks.families"),
     "tasks.page": (*TYPES, "tasks.datasets"),
     "tasks.__main__": (  # a command
@@ -94,7 +75,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
 # Folders whose files do not import each other, but for these, which are shared.
 APART = {
     "lopt.optimizers": ("parts",),
-    "lopt.estimators": ("pairs", "windows", "evolution", "gradients"),
+    "lopt.estimators": ("problems", "pairs", "windows", "evolution", "gradients", "carrying"),
 }
 
 
@@ -121,6 +102,12 @@ def is_module(name: str) -> bool:
 def floor_of(room: str) -> int:
     """0 for a room that imports none, else one above the highest that it imports."""
     return 1 + max(map(floor_of, ROOMS[room]), default=-1)
+
+
+# What `import lopt` loads of ours; the other public names load their modules at first use.
+LIGHT = {"lopt", "lopt.types", "lopt.names", "lopt.version", "lopt.files", "lopt.trees", "lopt.trained"} | {
+    f"lopt.trained.{name}" for name in ("transform", "export", "pretrained", "guard", "watch")
+}
 
 
 def sources(*places: str) -> list[str]:
@@ -253,10 +240,12 @@ def run(program: str) -> str:
 def test_import_lopt_brings_only_what_it_needs():
     # What jax and optax bring (optax: absl, for its logging) is theirs; Flax comes when a rule is loaded.
     program = "import sys, jax, optax; before = set(sys.modules); import lopt; print(*set(sys.modules) - before)"
-    modules = {name.partition(".")[0] for name in run(program).split()}
-    assert {"lopt", "safetensors"} <= modules
+    modules = set(run(program).split())
+    assert {name for name in modules if within(name, "lopt")} == LIGHT
     heavy = {"tensorflow_datasets", "tensorflow", "wandb", "matplotlib", "sklearn", "scipy", "orbax", "rich", "absl"}
-    assert modules & (heavy | {"flax", "tasks", "mlxtend", "PIL"}) == set()
+    packages = {name.partition(".")[0] for name in modules}
+    assert packages & (heavy | {"flax", "tasks", "mlxtend", "PIL"}) == set()
+    assert "safetensors" in packages
 
 
 def test_import_lopt_starts_no_backend():

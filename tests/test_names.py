@@ -169,13 +169,13 @@ def test_the_costs_of_updates_are_asked_for_by_what_was_typed():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--sizes=abc"], "--sizes must be numbers of parameters of at least 1000, as 1e6, not abc"),
-        (["--sizes=1e5,0"], "--sizes must be .* not 0"),
-        (["--sizes=inf"], "--sizes must be .* not inf"),
-        (["--sizes="], "--sizes and --models must name something"),
+        (["--sizes=abc"], "--sizes takes numbers of parameters of at least 1000, such as 1e6, not abc"),
+        (["--sizes=1e5,0"], "--sizes takes .* not 0"),
+        (["--sizes=inf"], "--sizes takes .* not inf"),
+        (["--sizes="], "--sizes and --models must not be empty"),
         (["--models=cnn"], r"unknown model 'cnn'\. Known: MLP, transformer\."),
         (["--blocks=0"], "--blocks must be at least 1, not 0"),
-        (["--rows=missing/rows.jsonl"], "--rows must be a file in a folder that is there, not missing/rows.jsonl"),
+        (["--rows=missing/rows.jsonl"], "--rows must be a file in an existing folder, not missing/rows.jsonl"),
         (["--rows=."], "--rows must be a file"),
         (["adm"], r"unknown rule 'adm'\. Did you mean 'adam'\?"),
         (["mlp:hidden_sizes=3"], "hidden_sizes must be whole numbers in brackets"),

@@ -51,7 +51,7 @@ class Quadratic:
 
 @dataclasses.dataclass(frozen=True)
 class Bowl:
-    """mean(|w - batch|^power), w and batch `[8]`: noisy batches around the data set's value, a scale for each task."""
+    """mean(|w - batch|^power), w and batch `[8]`: noisy batches around the data set's value, one scale per task."""
 
     power: int = 2
     start: float = 1.0

@@ -1,4 +1,4 @@
-"""Gradient estimators, one a file. A new one is a file, a row here and a row of the contract test."""
+"""Gradient estimators, one per file. A new one is a file, a row here and its expectation in an exact test."""
 
 from lopt.estimators.bptt import BPTT
 from lopt.estimators.forward import Forward

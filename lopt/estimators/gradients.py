@@ -1,66 +1,33 @@
-"""What gradients through unrolled computations share: splitting a state, walking a window forward or back, the mean.
+"""What methods that differentiate share: splitting a state into what has a derivative and the rest, and reverse mode.
 
 The methods see a state as one vector `[S]`, its floating leaves, and `rest`: integers, booleans and keys, whose tangent
 is zero. Nothing here differentiates through a `cond` or a mask: a branch that is not taken, or a step after the end of
 a trajectory, cannot turn a gradient into NaN.
 """
 
-import dataclasses
 from collections.abc import Callable
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from lopt.estimators import pairs, windows
+from lopt.estimators import problems
 from lopt.names import InputError
 from lopt.types import InnerProblem, PyTree, Theta
 
-# Functions of `[P]` theta and `[S]` state that can be differentiated. What they return last is carried along.
+# Differentiable functions of `[P]` theta and `[S]` state. They return `rest`, which has no derivative, last.
 InitFn = Callable[[jax.Array], tuple[jax.Array, PyTree]]  # theta -> state, rest
 StepFn = Callable[
     [jax.Array, jax.Array], tuple[tuple[jax.Array, jax.Array], PyTree]
 ]  # theta, state -> (state, loss), rest
 
 
-class Trajectory(NamedTuple):
-    """Every array has a leading axis of `num_pairs` outside of a window.
-
-    Attributes:
-      state: inner state.
-      carried: what the method knows of d state / d theta; () if nothing.
-      clock: where it stands.
-    """
-
-    state: PyTree
-    carried: PyTree
-    clock: windows.Clock
-
-
-class Started(NamedTuple):
-    """Attributes: state, `[S]`; rest; carried, the method's account of d state / d theta."""
-
-    state: jax.Array
-    rest: PyTree
-    carried: PyTree
-
-
-class Advanced(NamedTuple):
-    """Attributes: state, `[S]`; rest; carried; loss of the step; grad, `[P]`, estimate of d loss / d theta."""
-
-    state: jax.Array
-    rest: PyTree
-    carried: PyTree
-    loss: jax.Array
-    grad: jax.Array
-
-
 def check_differentiable(name: str, problem: InnerProblem) -> None:
     """Raises InputError if d loss / d theta does not exist or is not wanted."""
     if not problem.differentiable:
         raise InputError(
-            f"{name} follows derivatives, and this problem's loss has none that could be used. "
+            f"{name} follows derivatives, and this problem is not differentiable. "
             "Take an evolution strategy: pes, truncated_es or full_es."
         )
 
@@ -110,18 +77,19 @@ def step_function(problem: InnerProblem, theta: Theta, state: PyTree, rest: PyTr
 
 
 def count_capped(problem: InnerProblem, loss: jax.Array) -> jax.Array:
-    """1 for a step at the problem's cap, int32."""
+    """1 for a step whose loss reached the problem's cap, else 0; int32."""
     return jnp.zeros((), jnp.int32) if problem.cap is None else (loss >= problem.cap).astype(jnp.int32)
 
 
-def _loss_dtype(problem: InnerProblem, theta: Theta, state: PyTree) -> jnp.dtype:
-    return jax.eval_shape(problem.step, theta, state, jax.random.key(0))[1].dtype
-
-
 class Reversed(NamedTuple):
-    """Attributes: state after the steps; loss, their sum; capped, how many are at the cap.
+    """What going through a trajectory's steps and back gives.
 
-    grad: `[P]`, d loss / d theta at a fixed first state. cotangent: `[S]`, d loss / d first state.
+    Attributes:
+      state: inner state after the steps.
+      loss: sum over the steps.
+      capped: number of steps whose loss reached the problem's cap.
+      grad: `[P]`, d loss / d theta at a fixed first state.
+      cotangent: `[S]`, d loss / d first state.
     """
 
     state: PyTree
@@ -136,8 +104,9 @@ def reverse(
 ) -> Reversed:
     """Runs `num_steps` <= `max_steps` inner steps, then goes back through them; the key of step i is `fold_in(key, i)`.
 
-    Written out rather than left to `jax.grad`, which cannot go back through a loop of a length known at run time. The
-    way there stores the states, `max_steps` of them, and no more; the way back repeats each step to differentiate it.
+    It is written out since `jax.grad` cannot go back through a loop whose length is known at run time only. The forward
+    pass stores the states, `max_steps` of them, and nothing else; the backward pass repeats each step to differentiate
+    it.
     """
     flat_theta, _ = ravel_pytree(theta)
     first, first_rest = split(state)
@@ -145,7 +114,7 @@ def reverse(
     def step_at(i, rest):
         return step_function(problem, theta, state, rest, jax.random.fold_in(key, i))
 
-    def there(i, carry):
+    def forward(i, carry):
         flat, rest, loss, capped, visited = carry
         visited = jax.tree.map(
             lambda store, x: jax.lax.dynamic_update_index_in_dim(store, x, i, 0), visited, (flat, rest)
@@ -153,13 +122,13 @@ def reverse(
         (flat, step_loss), rest = step_at(i, rest)(flat_theta, flat)
         return flat, rest, loss + step_loss, capped + count_capped(problem, step_loss), visited
 
-    zero_loss = jnp.zeros((), _loss_dtype(problem, theta, state))
+    zero_loss = jnp.zeros((), problems.check_step(problem, theta, state, key))
     visited = jax.tree.map(lambda x: jnp.broadcast_to(x, (max_steps, *x.shape)), (first, first_rest))
     last, last_rest, loss, capped, visited = jax.lax.fori_loop(
-        0, num_steps, there, (first, first_rest, zero_loss, jnp.zeros((), jnp.int32), visited)
+        0, num_steps, forward, (first, first_rest, zero_loss, jnp.zeros((), jnp.int32), visited)
     )
 
-    def back(j, carry):
+    def backward(j, carry):
         grad, cotangent = carry
         i = num_steps - 1 - j
         flat, rest = jax.tree.map(lambda store: jax.lax.dynamic_index_in_dim(store, i, keepdims=False), visited)
@@ -167,7 +136,7 @@ def reverse(
         of_theta, of_state = pull((cotangent, jnp.ones_like(step_loss)))
         return grad + of_theta, of_state
 
-    grad, cotangent = jax.lax.fori_loop(0, num_steps, back, (jnp.zeros_like(flat_theta), jnp.zeros_like(first)))
+    grad, cotangent = jax.lax.fori_loop(0, num_steps, backward, (jnp.zeros_like(flat_theta), jnp.zeros_like(first)))
     return Reversed(merger(state)(last, last_rest), loss, capped, grad, cotangent)
 
 
@@ -177,83 +146,8 @@ def pull_init(init: InitFn, flat_theta: jax.Array, cotangent: jax.Array) -> jax.
     return pull(cotangent)[0]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class GradientMethod(windows.WindowedEstimator):
-    """A method without noise on theta that gives an estimate for every window of `num_pairs` trajectories."""
-
-    name: ClassVar[str]
-
-    def check(self, problem: InnerProblem, theta: Theta) -> None:
-        check_differentiable(self.name, problem)
-
-    def _place(self, theta: jax.Array, state: jax.Array) -> PyTree:
-        """Zeros in the shape of what is carried, for theta `[P]` and state `[S]`."""
-        del theta, state
-        return ()
-
-    def _blank(self, problem: InnerProblem, theta: Theta, clock: windows.Clock) -> Trajectory:
-        zeros = [jnp.zeros(shape.shape, shape.dtype) for shape in flat_shapes(problem, theta)]
-        return Trajectory(pairs.blank_state(problem, theta, clock.horizon), self._place(*zeros), clock)
-
-    def _after(
-        self,
-        clock: windows.Clock,
-        grad: jax.Array,
-        loss: jax.Array,
-        capped: jax.Array,
-        state: PyTree,
-        carried: PyTree,
-        keys: pairs.WindowKeys,
-    ) -> tuple[pairs.PairTerms, Trajectory]:
-        """A trajectory's share in the mean, from sums over the window's steps, and the trajectory one window on."""
-        k = self.truncation
-        terms = self._terms(grad / k, loss[None] / k, clock, capped[None])  # one loss, not a pair
-        return terms, Trajectory(state, carried, self._tick(clock, keys.horizon))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class CarryingMethod(GradientMethod):
-    """A gradient method that carries what it knows of d state / d theta along, step by step."""
-
-    def _begin(self, init: InitFn, theta: jax.Array, key: jax.Array) -> Started:
-        """The first state of a trajectory, and what is carried of it; theta `[P]`."""
-        raise NotImplementedError
-
-    def _advance(self, step: StepFn, theta: jax.Array, state: jax.Array, carried: PyTree, key: jax.Array) -> Advanced:
-        """One inner step; theta `[P]`, state `[S]`."""
-        raise NotImplementedError
-
-    def _window(
-        self, problem: InnerProblem, theta: Theta, state: Trajectory, key: jax.Array
-    ) -> tuple[pairs.PairTerms, Trajectory]:
-        """One window of one trajectory."""
-        clock, keys = state.clock, pairs.window_keys(key)
-        begin_key, advance_key = jax.random.split(keys.noise)
-        flat_theta, _ = ravel_pytree(theta)
-        init = init_function(problem, theta, keys.init, clock.horizon)
-        first = jax.lax.cond(
-            clock.starts,
-            lambda: self._begin(init, flat_theta, begin_key),
-            lambda: Started(*split(state.state), state.carried),
-        )
-
-        def body(i, carry):
-            before, loss, grad, capped = carry
-            step = step_function(problem, theta, state.state, before.rest, jax.random.fold_in(keys.steps, i))
-            after = self._advance(step, flat_theta, before.state, before.carried, jax.random.fold_in(advance_key, i))
-            capped += count_capped(problem, after.loss)
-            return Started(after.state, after.rest, after.carried), loss + after.loss, grad + after.grad, capped
-
-        zero_loss = jnp.zeros((), _loss_dtype(problem, theta, state.state))
-        end, loss, grad, capped = jax.lax.fori_loop(
-            0, self.truncation, body, (first, zero_loss, jnp.zeros_like(flat_theta), jnp.zeros((), jnp.int32))
-        )
-        new_state = merger(state.state)(end.state, end.rest)
-        return self._after(clock, grad, loss, capped, new_state, end.carried, keys)
-
-
 def flat_shapes(problem: InnerProblem, theta: Theta) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
-    """Theta `[P]` and the state's floating leaves `[S]`, as shapes."""
+    """The shapes of theta `[P]` and of the state's floating leaves `[S]`, as vectors."""
 
     def flatten(theta, key, horizon):
         return ravel_pytree(theta)[0], split(problem.init(theta, key, horizon))[0]

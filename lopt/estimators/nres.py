@@ -1,4 +1,4 @@
-"""`nres`: Noise-Reuse Evolution Strategies, one noise a trajectory.
+"""`nres`: Noise-Reuse Evolution Strategies, one noise per trajectory.
 
 Oscar Li, James Harrison, Jascha Sohl-Dickstein, Virginia Smith, Luke Metz, "Variance-reduced gradient estimation via
 noise-reuse in online evolution strategies", NeurIPS 2023 (arXiv 2304.12180); the same as ES-Single: Paul Vicol, Zico
@@ -7,13 +7,15 @@ Kolter, Kevin Swersky, "Low-variance gradient estimation in unrolled computation
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import NamedTuple, final
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from lopt.distributed import PairLayout
 from lopt.estimators import evolution, pairs, windows
+from lopt.horizons import Horizon
 from lopt.types import InnerProblem, PyTree, Theta
 
 
@@ -33,13 +35,42 @@ class NRESState(NamedTuple):
     clock: windows.Clock
 
 
+@final
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class NRES(evolution.WindowedEvolutionStrategy):
+class NRES(windows.WindowedEstimator):
     """g = 1 / (sigma^2 N) sum_i eps_i (L_i+ - L_i-) / 2, with the same eps_i in all windows of a trajectory.
 
     The estimates of a trajectory add up to full ES with its noise. Unbiased for the loss smoothed as a whole, where PES
     smooths every window on its own; the variance of a window's estimate does not grow along the trajectory.
+
+    Attributes:
+      num_pairs: N, number of antithetic pairs.
+      sigma: standard deviation of the noise on theta; with a schedule, the first one.
+      sigma_last: the value that sigma reaches, geometrically, after `sigma_steps` estimates; None: sigma is constant.
+      sigma_steps: number of estimates until sigma reaches `sigma_last`.
+      signed: whether only the sign of L+ - L- counts, for outer optimizers that rescale. Biased in size, not in sign.
+      truncation: K, inner steps per window.
+      horizon: T, lengths of trajectories.
+      staggered: whether trajectories start spread out over their horizons, rather than all at their first step.
+      layout: which device runs which pair.
     """
+
+    num_pairs: int = 16
+    sigma: float = 0.01
+    sigma_last: float | None = None
+    sigma_steps: int = 0
+    signed: bool = False
+    truncation: int = 50
+    horizon: Horizon = Horizon(200, 2000)
+    staggered: bool = True
+    layout: PairLayout = PairLayout()
+
+    def __post_init__(self):
+        windows.check_windows(self)
+        evolution.check_noise(self)
+
+    def check(self, problem: InnerProblem, theta: Theta) -> None:
+        """Accepts every problem."""
 
     def _blank(self, problem: InnerProblem, theta: Theta, clock: windows.Clock) -> NRESState:
         states = evolution.blank_halves(problem, theta, clock.horizon)
@@ -51,9 +82,9 @@ class NRES(evolution.WindowedEvolutionStrategy):
         clock, keys = state.clock, pairs.window_keys(key)
         noise_key = jnp.where(clock.starts, keys.noise, state.noise_key)
         noise_step = jnp.where(clock.starts, clock.step, state.noise_step)
-        noise = self._noise(noise_key, noise_step, ravel_pytree(theta)[0])
-        unrolled = self._unroll_halves(problem, theta, noise, clock, state.states, keys)
+        noise = evolution.noise_at(self, noise_key, noise_step, ravel_pytree(theta)[0])
+        unrolled = evolution.unroll_halves(self, problem, theta, noise, clock, state.states, keys)
         losses = unrolled.loss / self.truncation
-        grad = self._gradient(self._credit(noise, noise_step), losses)
-        terms = self._terms(grad, losses, clock, unrolled.capped)
-        return terms, NRESState(unrolled.state, noise_key, noise_step, self._tick(clock, keys.horizon))
+        grad = evolution.gradient(self, evolution.credit_of(self, noise, noise_step), losses)
+        terms = self.terms(grad, losses, clock, unrolled.capped)
+        return terms, NRESState(unrolled.state, noise_key, noise_step, self.tick(clock, keys.horizon))

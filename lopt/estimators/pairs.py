@@ -1,44 +1,34 @@
-"""What all estimators share: settings, keys, unrolling, and the mean over pairs."""
+"""What all estimators share: keys, unrolling one particle, and the mean over pairs."""
 
-import dataclasses
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from lopt.distributed import PairLayout
-from lopt.horizons import Horizon
+from lopt.estimators import problems
 from lopt.names import InputError
 from lopt.types import Estimate, InnerProblem, PyTree, Theta
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class PairEstimator:
-    """The settings of every estimator.
-
-    Attributes:
-      num_pairs: N, antithetic pairs; for methods without noise on theta, trajectories.
-      horizon: lengths of trajectories.
-      layout: which device runs which pair.
-    """
-
-    num_pairs: int = 16
-    horizon: Horizon = Horizon(200, 2000)
-    layout: PairLayout = PairLayout()
-
-    def __post_init__(self):
-        if self.num_pairs < 1:
-            raise InputError(f"num_pairs must be at least 1, not {self.num_pairs}")
-
-    def _no_estimates(self) -> jax.Array:
-        """A count of estimates for each pair, int32 `[num_pairs]`, lying as it will after the first one."""
-        return jax.lax.with_sharding_constraint(jnp.zeros(self.num_pairs, jnp.int32), self.layout.split)
+def check_num_pairs(num_pairs: int) -> None:
+    """Raises InputError unless there is a pair."""
+    if num_pairs < 1:
+        raise InputError(f"num_pairs must be at least 1, not {num_pairs}")
 
 
 class WindowKeys(NamedTuple):
-    """The keys of one window of one pair. Equal use in all estimators makes their noise comparable."""
+    """The keys of one window of one pair. All estimators use them alike, so that their noise can be compared.
+
+    Attributes:
+      noise: for the noise on theta, or for whatever else the method draws.
+      init: for the initial state, where the window starts a trajectory.
+      steps: for the inner steps; that of step i is `fold_in(steps, i)`.
+      horizon: for the length of the next trajectory, where the window ends one.
+      evaluate: for `InnerProblem.evaluate`.
+    """
 
     noise: jax.Array
     init: jax.Array
@@ -48,16 +38,23 @@ class WindowKeys(NamedTuple):
 
 
 def window_keys(key: jax.Array) -> WindowKeys:
+    """Splits the key of one window of one pair."""
     return WindowKeys(*jax.random.split(key, len(WindowKeys._fields)))
 
 
 def pair_keys(key: jax.Array, num_pairs: int) -> jax.Array:
-    """One key a pair `[num_pairs]`."""
+    """One key per pair, `[num_pairs]`."""
     return jax.random.split(key, num_pairs)
 
 
 class Unrolled(NamedTuple):
-    """Attributes: state after the steps; loss, sum over the steps; capped, number of steps at the problem's cap."""
+    """What a particle's inner steps result in.
+
+    Attributes:
+      state: inner state after the steps.
+      loss: sum over the steps.
+      capped: number of steps whose loss reached the problem's cap.
+    """
 
     state: PyTree
     loss: jax.Array
@@ -72,23 +69,34 @@ def unroll(problem: InnerProblem, theta: Theta, state: PyTree, key: jax.Array, n
         capped = jnp.zeros((), bool) if problem.cap is None else loss >= problem.cap
         return Unrolled(new_state, carry.loss + loss, carry.capped + capped)
 
-    _, loss_shape = jax.eval_shape(problem.step, theta, state, key)
-    zero = Unrolled(state, jnp.zeros((), loss_shape.dtype), jnp.zeros((), jnp.int32))
+    loss_dtype = problems.check_step(problem, theta, state, key)
+    zero = Unrolled(state, jnp.zeros((), loss_dtype), jnp.zeros((), jnp.int32))
     return jax.lax.fori_loop(0, num_steps, body, zero)
 
 
 class PairTerms(NamedTuple):
-    """What one pair adds to the sums over pairs. Every field is 0 for a pair that is left out, but the last four.
+    """What one pair adds to the sums over pairs. For a pair that is left out, all fields but the last four are 0.
 
     Attributes:
-      grad: `[P]`. square: |grad|^2. loss: mean loss of the steps just run. used: 1 unless left out.
-      capped, started: share of steps at the cap, and of trajectories started. position, position_square: inner step.
+      grad: the pair's estimate, `[P]`.
+      square: |grad|^2.
+      loss: mean loss of the steps just run.
+      used: 1, or 0 for a pair that is left out.
+      final: for a trajectory that ended, the sum of the losses of the steps just run, which is its final loss if only
+        that counts.
+      ended: 1 if the trajectory ended.
+      capped: share of the steps whose loss reached the problem's cap.
+      started: 1 if a trajectory started.
+      position: inner step at which the window started.
+      position_square: its square.
     """
 
     grad: jax.Array
     square: jax.Array
     loss: jax.Array
     used: jax.Array
+    final: jax.Array
+    ended: jax.Array
     capped: jax.Array
     started: jax.Array
     position: jax.Array
@@ -96,13 +104,25 @@ class PairTerms(NamedTuple):
 
 
 def pair_terms(
-    grad: jax.Array, losses: jax.Array, *, capped: jax.Array, started: jax.Array, position: jax.Array
+    grad: jax.Array,
+    losses: jax.Array,
+    *,
+    final: jax.Array,
+    ended: jax.Array,
+    capped: jax.Array,
+    started: jax.Array,
+    position: jax.Array,
 ) -> PairTerms:
-    """One pair's share in the mean; left out if it is not finite: one diverged particle must not reach theta.
+    """One pair's share in the mean. A pair that is not finite is left out: one diverged particle must not reach theta.
 
     Args:
       grad: the pair's estimate, `[P]`.
-      losses: mean losses of its two halves, `[2]`.
+      losses: mean losses of its particles: `[2]` for the halves of a pair, `[1]` for a single trajectory.
+      final: what `PairTerms.final` is if the trajectory ended, of each particle.
+      ended: whether the trajectory ended.
+      capped: share of the steps whose loss reached the problem's cap.
+      started: whether a trajectory started.
+      position: inner step at which the window started.
     """
     used = jnp.isfinite(grad).all() & jnp.isfinite(losses).all()
     grad = jnp.where(used, grad, 0)
@@ -112,6 +132,8 @@ def pair_terms(
         square=grad @ grad,
         loss=jnp.where(used, losses.mean(), 0),
         used=used.astype(losses.dtype),
+        final=jnp.where(used & ended, final.mean(), 0),
+        ended=(used & ended).astype(losses.dtype),
         capped=capped.astype(losses.dtype),
         started=started.astype(losses.dtype),
         position=position,
@@ -119,15 +141,19 @@ def pair_terms(
     )
 
 
-def mean_over_pairs(sums: PairTerms, num_pairs: int, theta: Theta) -> Estimate:
-    """The mean over the pairs that are used, and what a person tunes by."""
-    used = jnp.maximum(sums.used, 1)
+def mean_over_pairs(sums: PairTerms, num_pairs: int, theta: Theta, *, final_loss: bool) -> Estimate:
+    """The mean over the pairs that are used, and the figures that a person tunes by.
+
+    Where only final losses count, the loss is the mean over the trajectories that ended, and NaN if none did. Without
+    any usable pair, loss and gradient are NaN: zero would be the best loss there is, and let momentum move theta.
+    """
+    used = jnp.where(sums.used > 0, sums.used, jnp.nan)  # what is divided by it is NaN without any usable pair
     grad = sums.grad / used
     norm_square = grad @ grad
     position = sums.position / num_pairs
     info: Mapping[str, jax.Array] = {
         "grad_norm": jnp.sqrt(norm_square),
-        # Of the mean, summed over theta; from the spread of the pairs.
+        # Variance of the mean, summed over theta, from the spread of the pairs.
         "grad_variance": jnp.maximum(sums.square / used - norm_square, 0) / jnp.maximum(used - 1, 1),
         "capped": sums.capped / num_pairs,
         "started": sums.started / num_pairs,
@@ -135,7 +161,34 @@ def mean_over_pairs(sums: PairTerms, num_pairs: int, theta: Theta) -> Estimate:
         "position": position,
         "position_std": jnp.sqrt(jnp.maximum(sums.position_square / num_pairs - position**2, 0)),
     }
-    return Estimate(ravel_pytree(theta)[1](grad), sums.loss / used, info)
+    loss = sums.final / sums.ended if final_loss else sums.loss / sums.used  # 0 / 0 of none
+    return Estimate(ravel_pytree(theta)[1](grad), loss, info)
+
+
+def estimate(
+    one_pair: Callable[[Any, jax.Array], tuple[PairTerms, Any]],
+    problem: InnerProblem,
+    theta: Theta,
+    state: PyTree,
+    key: jax.Array,
+    *,
+    num_pairs: int,
+    layout: PairLayout,
+) -> tuple[Estimate, PyTree]:
+    """Maps `one_pair: (pair's state, pair's key) -> (terms, new state)` over all pairs and takes the mean.
+
+    Raises:
+      InputError: `state` is not of `num_pairs` pairs, or `key` is not one key.
+    """
+    problems.check_call(num_pairs, state, key)
+    keys = pair_keys(key, num_pairs)
+    sums, new_state = layout.sum_pairs(lambda pair: one_pair(*pair), (state, keys))
+    return mean_over_pairs(sums, num_pairs, theta, final_loss=problem.final_loss), new_state
+
+
+def no_estimates(num_pairs: int, layout: PairLayout) -> jax.Array:
+    """Estimates made so far, int32 `[num_pairs]` zeros, sharded as they will be after the first estimate."""
+    return jax.lax.with_sharding_constraint(jnp.zeros(num_pairs, jnp.int32), layout.split)
 
 
 def blank_state(problem: InnerProblem, theta: Theta, horizon: jax.Array) -> PyTree:

@@ -5,13 +5,15 @@ Persistent Evolution Strategies", ICML 2021 (arXiv 2112.13835): PES+Analytic.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import NamedTuple, final
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from lopt.estimators import evolution, pairs, windows
+from lopt.distributed import PairLayout
+from lopt.estimators import evolution, gradients, pairs, windows
+from lopt.horizons import Horizon
 from lopt.names import InputError
 from lopt.types import InnerProblem, PyTree, Theta
 
@@ -32,26 +34,50 @@ class PESAnalyticState(NamedTuple):
     clock: windows.Clock
 
 
+@final
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PESAnalytic(evolution.WindowedEvolutionStrategy):
+class PESAnalytic(windows.WindowedEstimator):
     """g = c + 1 / (sigma^2 N) sum_i earlier_i ((L_i+ - L_i-) / 2 - eps_i . c_i), with c the mean of the c_i.
 
     c_i is the gradient of the window's mean loss with respect to the window's theta, from pair i's unperturbed state;
     earlier_i is the credit without the window's own noise eps_i. A loss that depends on its own window alone, and
     linearly, is estimated without any variance. For quadratics the mean is that of PES; else c is the gradient of the
     unsmoothed window.
+
+    Attributes:
+      num_pairs: N, number of antithetic pairs.
+      sigma: standard deviation of the noise on theta; with a schedule, the first one.
+      sigma_last: the value that sigma reaches, geometrically, after `sigma_steps` estimates; None: sigma is constant.
+      sigma_steps: number of estimates until sigma reaches `sigma_last`.
+      signed: must be False: the analytic gradient is subtracted from differences, whose size it needs.
+      truncation: K, inner steps per window.
+      horizon: T, lengths of trajectories.
+      staggered: whether trajectories start spread out over their horizons, rather than all at their first step.
+      layout: which device runs which pair.
     """
 
+    num_pairs: int = 16
+    sigma: float = 0.01
+    sigma_last: float | None = None
+    sigma_steps: int = 0
+    signed: bool = False
+    truncation: int = 50
+    horizon: Horizon = Horizon(200, 2000)
+    staggered: bool = True
+    layout: PairLayout = PairLayout()
+
     def __post_init__(self):
-        super().__post_init__()
+        windows.check_windows(self)
+        evolution.check_noise(self)
         if self.signed:
             raise InputError(
-                "pes_analytic subtracts a gradient from the differences, so it needs their size: not signed"
+                "pes_analytic subtracts a gradient from the differences of losses, so it needs their size: "
+                "take another estimator for signed differences"
             )
 
     def check(self, problem: InnerProblem, theta: Theta) -> None:
-        if not problem.differentiable:
-            raise InputError("pes_analytic differentiates the window, and the problem is not differentiable: take pes")
+        """Raises InputError unless the problem is differentiable."""
+        gradients.check_differentiable("pes_analytic", problem)
 
     def _blank(self, problem: InnerProblem, theta: Theta, clock: windows.Clock) -> PESAnalyticState:
         state = pairs.blank_state(problem, theta, clock.horizon)
@@ -62,7 +88,7 @@ class PESAnalytic(evolution.WindowedEvolutionStrategy):
     ) -> tuple[pairs.PairTerms, PESAnalyticState]:
         clock, keys = state.clock, pairs.window_keys(key)
         flat_theta, unravel = ravel_pytree(theta)
-        noise = self._noise(keys.noise, clock.step, flat_theta)
+        noise = evolution.noise_at(self, keys.noise, clock.step, flat_theta)
         earlier = jnp.where(clock.starts, 0, state.credit)
 
         def mean_loss(flat):
@@ -71,11 +97,11 @@ class PESAnalytic(evolution.WindowedEvolutionStrategy):
             return unrolled.loss / self.truncation, unrolled.state
 
         analytic, inner_state = jax.grad(mean_loss, has_aux=True)(flat_theta)
-        unrolled = self._unroll_halves(problem, theta, noise, clock, state.states, keys)
+        unrolled = evolution.unroll_halves(self, problem, theta, noise, clock, state.states, keys)
         losses = unrolled.loss / self.truncation
         # What the analytic gradient explains of the halves' losses is taken out, and added back without noise.
         unexplained = losses - jnp.stack([noise @ analytic, -noise @ analytic])
-        grad = analytic + self._gradient(earlier, unexplained)
-        terms = self._terms(grad, losses, clock, unrolled.capped)
-        credit = earlier + self._credit(noise, clock.step)
-        return terms, PESAnalyticState(unrolled.state, inner_state, credit, self._tick(clock, keys.horizon))
+        grad = analytic + evolution.gradient(self, earlier, unexplained)
+        terms = self.terms(grad, losses, clock, unrolled.capped)
+        credit = earlier + evolution.credit_of(self, noise, clock.step)
+        return terms, PESAnalyticState(unrolled.state, inner_state, credit, self.tick(clock, keys.horizon))

@@ -1,17 +1,19 @@
-"""`pes_telescoping`: PES for a final loss, which tells every window by how much it changed the loss so far.
+"""`pes_telescoping`: PES for a final loss, in which every window is credited with the change of the loss that it made.
 
 Paul Vicol, Luke Metz, Jascha Sohl-Dickstein, "Unbiased gradient estimation in unrolled computation graphs with
 Persistent Evolution Strategies", ICML 2021 (arXiv 2112.13835): telescoping sums.
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import NamedTuple, final
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from lopt.distributed import PairLayout
 from lopt.estimators import evolution, pairs, windows
+from lopt.horizons import Horizon
 from lopt.names import InputError
 from lopt.types import InnerProblem, PyTree, Theta
 
@@ -34,15 +36,42 @@ class PESTelescopingState(NamedTuple):
     clock: windows.Clock
 
 
+@final
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PESTelescoping(evolution.WindowedEvolutionStrategy):
+class PESTelescoping(windows.WindowedEstimator):
     """PES with L_i = (p_w - p_{w-1}) / K, where p_w is the problem's loss after the trajectory's window w, and p_0 = 0.
 
     The increments add up to the final loss: the mean is that of PES on the final loss, with a signal in every window.
     Increments with the credit of their own window have less variance than p_w credit_w - p_{w-1} credit_{w-1}.
+
+    Attributes:
+      num_pairs: N, number of antithetic pairs.
+      sigma: standard deviation of the noise on theta; with a schedule, the first one.
+      sigma_last: the value that sigma reaches, geometrically, after `sigma_steps` estimates; None: sigma is constant.
+      sigma_steps: number of estimates until sigma reaches `sigma_last`.
+      signed: whether only the sign of L+ - L- counts, for outer optimizers that rescale. Biased in size, not in sign.
+      truncation: K, inner steps per window.
+      horizon: T, lengths of trajectories.
+      staggered: whether trajectories start spread out over their horizons, rather than all at their first step.
+      layout: which device runs which pair.
     """
 
+    num_pairs: int = 16
+    sigma: float = 0.01
+    sigma_last: float | None = None
+    sigma_steps: int = 0
+    signed: bool = False
+    truncation: int = 50
+    horizon: Horizon = Horizon(200, 2000)
+    staggered: bool = True
+    layout: PairLayout = PairLayout()
+
+    def __post_init__(self):
+        windows.check_windows(self)
+        evolution.check_noise(self)
+
     def check(self, problem: InnerProblem, theta: Theta) -> None:
+        """Raises InputError unless the objective is a final loss of a problem with `evaluate`."""
         if not problem.final_loss or problem.evaluate is None:
             raise InputError(
                 "pes_telescoping is for a final-loss objective of a problem that can be evaluated on the way "
@@ -61,15 +90,15 @@ class PESTelescoping(evolution.WindowedEvolutionStrategy):
         evaluate = problem.evaluate
         assert evaluate is not None  # check refuses such a problem
         clock, keys = state.clock, pairs.window_keys(key)
-        noise = self._noise(keys.noise, clock.step, ravel_pytree(theta)[0])
-        own_credit = self._credit(noise, clock.step)
+        noise = evolution.noise_at(self, keys.noise, clock.step, ravel_pytree(theta)[0])
+        own_credit = evolution.credit_of(self, noise, clock.step)
         credit = jnp.where(clock.starts, own_credit, state.credit + own_credit)
         evaluate_key = jnp.where(clock.starts, keys.evaluate, state.evaluate_key)
-        unrolled = self._unroll_halves(problem, theta, noise, clock, state.states, keys)
+        unrolled = evolution.unroll_halves(self, problem, theta, noise, clock, state.states, keys)
         now = self.layout.map(
             lambda half: evaluate(half[0], half[1], evaluate_key), (evolution.perturb(theta, noise), unrolled.state)
         )
         losses = (now - jnp.where(clock.starts, 0, state.before)) / self.truncation
-        terms = self._terms(self._gradient(credit, losses), losses, clock, unrolled.capped)
-        clock = self._tick(clock, keys.horizon)
+        terms = self.terms(evolution.gradient(self, credit, losses), losses, clock, unrolled.capped, final=now)
+        clock = self.tick(clock, keys.horizon)
         return terms, PESTelescopingState(unrolled.state, credit, now, evaluate_key, clock)

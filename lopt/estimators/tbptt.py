@@ -1,42 +1,75 @@
-"""`tbptt`: backpropagation through one window, from a state that counts as given. Low variance, and biased.
+"""`tbptt`: backpropagation through one window, from a first state taken as given. Low variance, and biased.
 
-It misses how theta shaped the state in which the window starts. Ronald J. Williams, Jing Peng, "An efficient
+It does not see how theta shaped the state in which the window starts. Ronald J. Williams, Jing Peng, "An efficient
 gradient-based algorithm for on-line training of recurrent network trajectories", Neural Computation 2(4), 1990.
 """
 
 import dataclasses
-from typing import ClassVar
+from typing import NamedTuple, final
 
 import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
+from lopt.distributed import PairLayout
 from lopt.estimators import gradients, pairs, windows
+from lopt.horizons import Horizon
 from lopt.names import InputError
-from lopt.types import InnerProblem, Theta
+from lopt.types import InnerProblem, PyTree, Theta
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class TBPTT(gradients.GradientMethod):
-    """g = 1 / N sum_i d L_i / dtheta, L_i the mean loss of a window as a function of theta and a detached first state.
+class TBPTTState(NamedTuple):
+    """Every array has a leading axis of `num_pairs`.
 
-    Where a window starts a trajectory, its first state is init(theta), and is differentiated too. Memory K states a
-    trajectory, and the inside of one step.
+    Attributes:
+      state: inner state of the trajectory.
+      clock: where it stands.
     """
 
-    name: ClassVar[str] = "tbptt"
+    state: PyTree
+    clock: windows.Clock
+
+
+@final
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TBPTT(windows.WindowedEstimator):
+    """g = 1 / N sum_i d L_i / dtheta, L_i the mean loss of a window as a function of theta and a detached first state.
+
+    Where a window starts a trajectory, its first state is init(theta), and is differentiated too. Memory per
+    trajectory: K states, and what one step needs.
+
+    Attributes:
+      num_pairs: N, number of trajectories; nothing is paired.
+      truncation: K, inner steps per window.
+      horizon: T, lengths of trajectories.
+      staggered: whether trajectories start spread out over their horizons, rather than all at their first step.
+      layout: which device runs which trajectory.
+    """
+
+    num_pairs: int = 16
+    truncation: int = 50
+    horizon: Horizon = Horizon(200, 2000)
+    staggered: bool = True
+    layout: PairLayout = PairLayout()
+
+    def __post_init__(self):
+        windows.check_windows(self)
 
     def check(self, problem: InnerProblem, theta: Theta) -> None:
-        super().check(problem, theta)
+        """Raises InputError unless the problem is differentiable and every window has a loss."""
+        gradients.check_differentiable("tbptt", problem)
         if problem.final_loss and self.truncation < self.horizon.max_length:
             raise InputError(
                 "tbptt cannot follow a final-loss objective: all windows but the last have no loss. "
                 "Take bptt, rtrl, uoro or forward, another meta_loss, or a truncation equal to a fixed horizon."
             )
 
+    def _blank(self, problem: InnerProblem, theta: Theta, clock: windows.Clock) -> TBPTTState:
+        return TBPTTState(pairs.blank_state(problem, theta, clock.horizon), clock)
+
     def _window(
-        self, problem: InnerProblem, theta: Theta, state: gradients.Trajectory, key: jax.Array
-    ) -> tuple[pairs.PairTerms, gradients.Trajectory]:
+        self, problem: InnerProblem, theta: Theta, state: TBPTTState, key: jax.Array
+    ) -> tuple[pairs.PairTerms, TBPTTState]:
         clock, keys = state.clock, pairs.window_keys(key)
         flat_theta, _ = ravel_pytree(theta)
         first = windows.start_or_continue(problem, theta, clock, state.state, keys.init)
@@ -47,4 +80,6 @@ class TBPTT(gradients.GradientMethod):
             lambda: gradients.pull_init(init, flat_theta, ran.cotangent),
             lambda: jnp.zeros_like(flat_theta),
         )
-        return self._after(clock, ran.grad + through_init, ran.loss, ran.capped, ran.state, (), keys)
+        grad, losses = ran.grad + through_init, ran.loss[None]  # one loss, not a pair
+        terms = self.terms(grad / self.truncation, losses / self.truncation, clock, ran.capped[None])
+        return terms, TBPTTState(ran.state, self.tick(clock, keys.horizon))

@@ -1,16 +1,18 @@
 """`truncated_es`: evolution strategies on windows of one unperturbed trajectory. Cheap to tune, and biased.
 
-It misses how theta shaped the state in which the window starts. The baseline of Paul Vicol, Luke Metz, Jascha
+It does not see how theta shaped the state in which the window starts. The baseline of Paul Vicol, Luke Metz, Jascha
 Sohl-Dickstein, ICML 2021 (arXiv 2112.13835).
 """
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple, final
 
 import jax
 from jax.flatten_util import ravel_pytree
 
+from lopt.distributed import PairLayout
 from lopt.estimators import evolution, pairs, windows
+from lopt.horizons import Horizon
 from lopt.names import InputError
 from lopt.types import InnerProblem, PyTree, Theta
 
@@ -27,14 +29,41 @@ class TruncatedESState(NamedTuple):
     clock: windows.Clock
 
 
+@final
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TruncatedES(evolution.WindowedEvolutionStrategy):
-    """g = 1 / (sigma^2 N) sum_i eps_i (L_i+ - L_i-) / 2; both halves leave from the pair's unperturbed state.
+class TruncatedES(windows.WindowedEstimator):
+    """g = 1 / (sigma^2 N) sum_i eps_i (L_i+ - L_i-) / 2; both halves start from the pair's unperturbed state.
 
-    Each pair has an unperturbed trajectory of its own: 3 unrolls a pair and window.
+    Each pair has an unperturbed trajectory of its own: 3 unrolls per pair and window.
+
+    Attributes:
+      num_pairs: N, number of antithetic pairs.
+      sigma: standard deviation of the noise on theta; with a schedule, the first one.
+      sigma_last: the value that sigma reaches, geometrically, after `sigma_steps` estimates; None: sigma is constant.
+      sigma_steps: number of estimates until sigma reaches `sigma_last`.
+      signed: whether only the sign of L+ - L- counts, for outer optimizers that rescale. Biased in size, not in sign.
+      truncation: K, inner steps per window.
+      horizon: T, lengths of trajectories.
+      staggered: whether trajectories start spread out over their horizons, rather than all at their first step.
+      layout: which device runs which pair.
     """
 
+    num_pairs: int = 16
+    sigma: float = 0.01
+    sigma_last: float | None = None
+    sigma_steps: int = 0
+    signed: bool = False
+    truncation: int = 50
+    horizon: Horizon = Horizon(200, 2000)
+    staggered: bool = True
+    layout: PairLayout = PairLayout()
+
+    def __post_init__(self):
+        windows.check_windows(self)
+        evolution.check_noise(self)
+
     def check(self, problem: InnerProblem, theta: Theta) -> None:
+        """Raises InputError unless every window has a loss."""
         if problem.final_loss and self.truncation < self.horizon.max_length:
             raise InputError(
                 "truncated_es cannot follow a final-loss objective: all windows but the last have no loss. "
@@ -44,25 +73,15 @@ class TruncatedES(evolution.WindowedEvolutionStrategy):
     def _blank(self, problem: InnerProblem, theta: Theta, clock: windows.Clock) -> TruncatedESState:
         return TruncatedESState(pairs.blank_state(problem, theta, clock.horizon), clock)
 
-    def _burn_in(self, problem: InnerProblem, theta: Theta, state: TruncatedESState, key: jax.Array) -> Any:
-        """The unperturbed trajectory needs no noise: two thirds of a window's work are left out."""
-        return self._advance(problem, theta, state, pairs.window_keys(key))
-
-    def _advance(
-        self, problem: InnerProblem, theta: Theta, state: TruncatedESState, keys: pairs.WindowKeys
-    ) -> TruncatedESState:
-        """The unperturbed trajectory, one window on."""
-        inner_state = windows.start_or_continue(problem, theta, state.clock, state.state, keys.init)
-        unrolled = pairs.unroll(problem, theta, inner_state, keys.steps, self.truncation)
-        return TruncatedESState(unrolled.state, self._tick(state.clock, keys.horizon))
-
     def _window(
         self, problem: InnerProblem, theta: Theta, state: TruncatedESState, key: jax.Array
     ) -> tuple[pairs.PairTerms, TruncatedESState]:
         clock, keys = state.clock, pairs.window_keys(key)
-        noise = self._noise(keys.noise, clock.step, ravel_pytree(theta)[0])
-        unrolled = self._unroll_halves(problem, theta, noise, clock, evolution.twice(state.state), keys)
+        noise = evolution.noise_at(self, keys.noise, clock.step, ravel_pytree(theta)[0])
+        unrolled = evolution.unroll_halves(self, problem, theta, noise, clock, evolution.twice(state.state), keys)
         losses = unrolled.loss / self.truncation
-        grad = self._gradient(self._credit(noise, clock.step), losses)
-        terms = self._terms(grad, losses, clock, unrolled.capped)
-        return terms, self._advance(problem, theta, state, keys)
+        grad = evolution.gradient(self, evolution.credit_of(self, noise, clock.step), losses)
+        terms = self.terms(grad, losses, clock, unrolled.capped)
+        first = windows.start_or_continue(problem, theta, clock, state.state, keys.init)
+        unperturbed = pairs.unroll(problem, theta, first, keys.steps, self.truncation)
+        return terms, TruncatedESState(unperturbed.state, self.tick(clock, keys.horizon))

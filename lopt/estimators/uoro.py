@@ -4,20 +4,25 @@ Corentin Tallec, Yann Ollivier, "Unbiased online recurrent optimization", ICLR 2
 """
 
 import dataclasses
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple, final
 
 import jax
 import jax.numpy as jnp
 
-from lopt.estimators import gradients
+from lopt.distributed import PairLayout
+from lopt.estimators import carrying, gradients, pairs, windows
+from lopt.horizons import Horizon
+from lopt.types import InnerProblem, Theta
 
-DAMPING = 1e-7  # keeps the balance finite where a factor is zero; any value leaves the estimate unbiased
+DAMPING = 1e-7  # keeps the balance finite where a factor is zero; the estimate is unbiased with any value
 
 
 class RankOne(NamedTuple):
-    """d state / d theta is the mean of the outer product of these two.
+    """Two vectors whose outer product has the mean d state / d theta.
 
-    Attributes: state_side, `[S]`; theta_side, `[P]`.
+    Attributes:
+      state_side: s~, `[S]`.
+      theta_side: th~, `[P]`.
     """
 
     state_side: jax.Array
@@ -30,44 +35,70 @@ def draw_signs(key: jax.Array, like: jax.Array) -> jax.Array:
 
 
 def balance(large: jax.Array, small: jax.Array) -> jax.Array:
-    """rho = sqrt(|large| / |small|): with a factor rho for `small` and 1 / rho for `large`, both are of one size."""
+    """rho = sqrt(|large| / |small|): `small` times rho and `large` divided by rho have the same norm."""
     return jnp.sqrt((jnp.linalg.norm(large) + DAMPING) / (jnp.linalg.norm(small) + DAMPING))
 
 
+@final
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class UORO(gradients.CarryingMethod):
+class UORO(windows.WindowedEstimator):
     """g = 1 / (K N) sum_i sum_t (dl_t/ds . s~) th~ + dl_t/dtheta, where E[s~ th~^T] = d state / d theta.
 
-    Unbiased without smoothing, since the signs nu of every step have mean zero and covariance one. Memory S + P a
-    trajectory, with S the floating numbers in a state and P those in theta. Every step's signs add noise that later
-    steps carry along. The two factors refer to the thetas that made them.
+    Unbiased without smoothing, since the signs nu of every step have mean zero and covariance one. Every step's signs
+    add noise that later steps carry along. Memory per trajectory: S + P, with S the floating-point numbers in a state
+    and P those in theta. The two factors refer to the thetas that made them.
+
+    Attributes:
+      num_pairs: N, number of trajectories; nothing is paired.
+      truncation: K, inner steps per window.
+      horizon: T, lengths of trajectories.
+      staggered: whether trajectories start spread out over their horizons, rather than all at their first step.
+      layout: which device runs which trajectory.
     """
 
-    name: ClassVar[str] = "uoro"
+    num_pairs: int = 16
+    truncation: int = 50
+    horizon: Horizon = Horizon(200, 2000)
+    staggered: bool = True
+    layout: PairLayout = PairLayout()
 
-    def _place(self, theta: jax.Array, state: jax.Array) -> RankOne:
-        return RankOne(state, theta)
+    def __post_init__(self):
+        windows.check_windows(self)
 
-    def _begin(self, init: gradients.InitFn, theta: jax.Array, key: jax.Array) -> gradients.Started:
-        """nu (nu^T d init / d theta), whose mean over nu is d init / d theta."""
-        state, pull, rest = jax.vjp(init, theta, has_aux=True)
-        signs = draw_signs(key, state)
-        (pulled,) = pull(signs)
-        rho = balance(pulled, signs)
-        return gradients.Started(state, rest, RankOne(rho * signs, pulled / rho))
+    def check(self, problem: InnerProblem, theta: Theta) -> None:
+        """Raises InputError unless the problem is differentiable."""
+        gradients.check_differentiable("uoro", problem)
 
-    def _advance(
-        self, step: gradients.StepFn, theta: jax.Array, state: jax.Array, carried: RankOne, key: jax.Array
-    ) -> gradients.Advanced:
-        """s' = rho0 F_state s + rho1 nu, th' = th / rho0 + nu^T F_theta / rho1, and dl = (l_state s) th + l_theta."""
-        fixed_theta = jnp.zeros_like(theta)
-        _, (pushed, slope), _ = jax.jvp(step, (theta, state), (fixed_theta, carried.state_side), has_aux=True)
-        (new_state, loss), pull, rest = jax.vjp(step, theta, state, has_aux=True)
-        direct, _ = pull((jnp.zeros_like(new_state), jnp.ones_like(loss)))
-        grad = slope * carried.theta_side + direct
+    def _blank(self, problem: InnerProblem, theta: Theta, clock: windows.Clock) -> carrying.Trajectory:
+        return carrying.blank(problem, theta, clock, lambda theta, state: RankOne(state, theta))
 
-        signs = draw_signs(key, new_state)
-        pulled, _ = pull((signs, jnp.zeros_like(loss)))
-        rho0, rho1 = balance(carried.theta_side, pushed), balance(pulled, signs)
-        carried = RankOne(rho0 * pushed + rho1 * signs, carried.theta_side / rho0 + pulled / rho1)
-        return gradients.Advanced(new_state, rest, carried, loss, grad)
+    def _window(
+        self, problem: InnerProblem, theta: Theta, state: carrying.Trajectory, key: jax.Array
+    ) -> tuple[pairs.PairTerms, carrying.Trajectory]:
+        return carrying.window(self, _begin, _advance, problem, theta, state, key)
+
+
+def _begin(init: gradients.InitFn, theta: jax.Array, key: jax.Array) -> carrying.Started:
+    """nu (nu^T d init / d theta), whose mean over nu is d init / d theta."""
+    state, pull, rest = jax.vjp(init, theta, has_aux=True)
+    signs = draw_signs(key, state)
+    (pulled,) = pull(signs)
+    rho = balance(pulled, signs)
+    return carrying.Started(state, rest, RankOne(rho * signs, pulled / rho))
+
+
+def _advance(
+    step: gradients.StepFn, theta: jax.Array, state: jax.Array, carried: RankOne, key: jax.Array
+) -> carrying.Advanced:
+    """s' = rho0 F_state s + rho1 nu, th' = th / rho0 + nu^T F_theta / rho1, and dl = (l_state s) th + l_theta."""
+    fixed_theta = jnp.zeros_like(theta)
+    _, (pushed, slope), _ = jax.jvp(step, (theta, state), (fixed_theta, carried.state_side), has_aux=True)
+    (new_state, loss), pull, rest = jax.vjp(step, theta, state, has_aux=True)
+    direct, _ = pull((jnp.zeros_like(new_state), jnp.ones_like(loss)))
+    grad = slope * carried.theta_side + direct
+
+    signs = draw_signs(key, new_state)
+    pulled, _ = pull((signs, jnp.zeros_like(loss)))
+    rho0, rho1 = balance(carried.theta_side, pushed), balance(pulled, signs)
+    carried = RankOne(rho0 * pushed + rho1 * signs, carried.theta_side / rho0 + pulled / rho1)
+    return carrying.Advanced(new_state, rest, carried, loss, grad)

@@ -1,22 +1,24 @@
-"""What estimators that work window by window share: a trajectory's clock, its honest start, the map over pairs."""
+"""The base of estimators that work window by window: a trajectory's clock, the staggered start, the map over pairs."""
 
-import dataclasses
-from typing import Any, NamedTuple
+import abc
+from typing import Any, NamedTuple, final
 
 import jax
 import jax.numpy as jnp
 
-from lopt.estimators import pairs
+from lopt.distributed import PairLayout
+from lopt.estimators import pairs, problems
+from lopt.horizons import Horizon
 from lopt.types import Estimate, InnerProblem, PyTree, Theta
 
 
 class Clock(NamedTuple):
-    """Where a pair stands; int32, `[num_pairs]` outside of a window.
+    """Where a pair stands. All fields are int32, scalars inside of a window and `[num_pairs]` outside.
 
     Attributes:
       position: inner step; 0 for a trajectory that starts with the next window.
       horizon: the trajectory's length.
-      step: estimates made before the next one, which is what schedules read.
+      step: number of estimates made before the next one, which schedules read.
     """
 
     position: jax.Array
@@ -29,47 +31,45 @@ class Clock(NamedTuple):
         return self.position == 0
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class WindowedEstimator(pairs.PairEstimator):
-    """An estimator that gives an estimate for every window. The state of a pair is a NamedTuple with a `clock`.
+class WindowedEstimator(abc.ABC):
+    """A method that gives one estimate per window. A method defines one pair; this base maps it over all pairs.
 
-    Attributes:
-      truncation: K, inner steps a window.
-      staggered: whether trajectories start spread out over the horizon.
+    A subclass is a final dataclass that declares the settings below as its fields, with defaults, beside its own. It
+    implements the three abstract methods and overrides nothing else. The state of a pair is a NamedTuple with a
+    `clock`.
     """
 
-    truncation: int = 50
-    staggered: bool = True
+    num_pairs: int
+    truncation: int
+    horizon: Horizon
+    staggered: bool
+    layout: PairLayout
 
-    def __post_init__(self):
-        super().__post_init__()
-        self.horizon.check(self.truncation)
-
+    @abc.abstractmethod
     def check(self, problem: InnerProblem, theta: Theta) -> None:
         """Raises InputError if the method cannot handle the problem."""
 
+    @abc.abstractmethod
     def _blank(self, problem: InnerProblem, theta: Theta, clock: Clock) -> Any:
         """The state of a pair whose trajectory is about to start."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _window(self, problem: InnerProblem, theta: Theta, state: Any, key: jax.Array) -> tuple[pairs.PairTerms, Any]:
-        """One window of one pair."""
-        raise NotImplementedError
+        """One window of one pair: its share in the mean, and its state one window on."""
 
-    def _burn_in(self, problem: InnerProblem, theta: Theta, state: Any, key: jax.Array) -> Any:
-        """The state after a window of which no estimate is wanted."""
-        return self._window(problem, theta, state, key)[1]
-
+    @final
     def init(self, problem: InnerProblem, theta: Theta, key: jax.Array) -> Any:
         """States of all pairs, in the middle of trajectories as they would be met at a random moment.
 
-        A horizon (probability proportional to its length) and a phase (uniform over its windows) are drawn for each
-        pair, and `phase` windows are run with the estimator's own noise, so that states and credits are honest. Not
-        staggered, all trajectories start at once.
+        A horizon (with probability proportional to its length) and a phase (uniform over its windows) are drawn for
+        each pair, and `phase` windows are run with the estimator's own noise, so that states and credits follow their
+        long-run distribution. If not staggered, all trajectories start at once.
 
         Raises:
-          InputError: the method cannot handle the problem.
+          InputError: the method cannot handle the problem, or the problem's functions do not fit each other.
         """
+        problems.check_key(key)
+        problems.check(problem, theta)
         self.check(problem, theta)
         zero = jnp.zeros((), jnp.int32)
 
@@ -81,33 +81,68 @@ class WindowedEstimator(pairs.PairEstimator):
             phase = jax.random.randint(phase_key, (), 0, length // self.truncation)
 
             def body(i, state):
-                state = self._burn_in(problem, theta, state, jax.random.fold_in(run_key, i))
+                # Nobody reads the terms, so XLA drops whatever only they need.
+                _, state = self._window(problem, theta, state, jax.random.fold_in(run_key, i))
                 return state._replace(clock=state.clock._replace(step=zero))  # it is before the first estimate
 
             return jax.lax.fori_loop(0, phase, body, self._blank(problem, theta, Clock(zero, length, zero)))
 
         return self.layout.map_pairs(start_pair, pairs.pair_keys(key, self.num_pairs))
 
-    def estimate(self, problem: InnerProblem, theta: Theta, state: Any, key: jax.Array) -> tuple[Estimate, Any]:
-        """One window of every pair, and the mean of their estimates."""
-        keys = pairs.pair_keys(key, self.num_pairs)
-        sums, new_state = self.layout.sum_pairs(lambda pair: self._window(problem, theta, *pair), (state, keys))
-        return pairs.mean_over_pairs(sums, self.num_pairs, theta), new_state
+    @final
+    def estimate(
+        self, problem: InnerProblem, theta: Theta, state: Any, key: jax.Array, *, step: jax.Array | None = None
+    ) -> tuple[Estimate, Any]:
+        """One window of every pair, and the mean of their estimates; arguments as in `GradientEstimator`."""
+        if step is not None:
+            state = state._replace(clock=state.clock._replace(step=jnp.full_like(state.clock.step, step)))
 
-    def _tick(self, clock: Clock, key: jax.Array) -> Clock:
-        """The clock after a window: of the same trajectory, or at the start of the one that follows."""
+        def one_pair(pair_state, pair_key):
+            return self._window(problem, theta, pair_state, pair_key)
+
+        return pairs.estimate(one_pair, problem, theta, state, key, num_pairs=self.num_pairs, layout=self.layout)
+
+    @final
+    def tick(self, clock: Clock, key: jax.Array) -> Clock:
+        """The clock after a window: further along its trajectory, or at the start of the next trajectory."""
         position, step = clock.position + self.truncation, clock.step + 1
         ended = position >= clock.horizon
         next_length = self.horizon.sample(key, self.truncation, step)
         return Clock(jnp.where(ended, 0, position), jnp.where(ended, next_length, clock.horizon), step)
 
-    def _terms(self, grad: jax.Array, losses: jax.Array, clock: Clock, capped: jax.Array) -> pairs.PairTerms:
-        """A pair's share in the mean after a window; mean `losses` and steps `capped` are those of its particles."""
+    @final
+    def terms(
+        self, grad: jax.Array, losses: jax.Array, clock: Clock, capped: jax.Array, final: jax.Array | None = None
+    ) -> pairs.PairTerms:
+        """A pair's share in the mean after a window.
+
+        Args:
+          grad: the pair's estimate, `[P]`.
+          losses: mean loss of each of the pair's particles.
+          clock: the clock before the window.
+          capped: each particle's number of steps whose loss reached the problem's cap.
+          final: each particle's final loss if its trajectory ended; None: the sum of its losses in the window.
+        """
         return pairs.pair_terms(
-            grad, losses, capped=capped.mean() / self.truncation, started=clock.starts, position=clock.position
+            grad,
+            losses,
+            final=losses * self.truncation if final is None else final,
+            ended=clock.position + self.truncation >= clock.horizon,
+            capped=capped.mean() / self.truncation,
+            started=clock.starts,
+            position=clock.position,
         )
 
 
+def check_windows(method: WindowedEstimator) -> None:
+    """Raises InputError unless there is a pair, and trajectories can consist of whole windows."""
+    pairs.check_num_pairs(method.num_pairs)
+    method.horizon.check(method.truncation)
+
+
 def start_or_continue(problem: InnerProblem, theta: Theta, clock: Clock, state: PyTree, key: jax.Array) -> PyTree:
-    """The inner state in which the window starts. `cond`, as one after another the branch not taken costs nothing."""
+    """The inner state in which the window starts.
+
+    By `cond`, whose branch not taken costs nothing where particles run one after another.
+    """
     return jax.lax.cond(clock.starts, lambda: problem.init(theta, key, clock.horizon), lambda: state)

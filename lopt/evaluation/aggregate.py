@@ -1,8 +1,8 @@
 """Scores of many runs on many tasks, put together: interquartile means with intervals, profiles, who is better.
 
-A table of scores is a sequence with one array `[S]` for each task: the scores of its runs. Intervals come from the
-stratified bootstrap: runs are drawn again with replacement within each task, so they say how the numbers would vary
-with other seeds, and nothing of how they would with other tasks.
+A table of scores is a sequence with one array `[S]` per task: the scores of its runs. Intervals come from the
+stratified bootstrap, which draws runs again, with replacement, within each task. So they say how the numbers would vary
+with other seeds, and nothing about other tasks.
 
 Rishabh Agarwal, Max Schwarzer, Pablo Samuel Castro, Aaron Courville, Marc G. Bellemare, "Deep reinforcement learning at
 the edge of the statistical precipice", NeurIPS 2021 (arXiv 2108.13264).
@@ -16,10 +16,12 @@ import numpy as np
 
 MAX_SCORE = 10.0  # a loss of nearly zero on one task would outweigh all others
 RESAMPLES = 2000
+FEWEST_RUNS = 3  # runs per task from which intervals and probabilities are given
+ENOUGH_RUNS = 5  # runs per task below which they come with a caution
 
 
 class Interval(NamedTuple):
-    """An estimate and its 95 % bootstrap interval, NaN where a task has but one run to draw from."""
+    """An estimate and its 95 % bootstrap interval, which is NaN where a task has fewer than `FEWEST_RUNS` runs."""
 
     estimate: float
     low: float
@@ -27,13 +29,14 @@ class Interval(NamedTuple):
 
 
 def run_scores(losses: np.ndarray, reference: float) -> np.ndarray:
-    """reference / loss of every run, at most `MAX_SCORE`; 0 for a loss that is not finite: `[S]` -> `[S]`.
+    """Score of every run, reference / loss, at most `MAX_SCORE`; 0 for a loss that is not finite: `[S]` -> `[S]`.
 
     Args:
-      losses: of the runs, above 0 where finite.
-      reference: loss that scores 1; where it is infinite, a finite loss scores `MAX_SCORE`.
+      losses: one loss per run, above 0 where it is finite.
+      reference: loss that scores 1; where it is infinite, every finite loss scores `MAX_SCORE`.
     """
     losses = np.asarray(losses, np.float64)
+    assert losses.ndim == 1, losses.shape
     finite = np.isfinite(losses)
     with np.errstate(divide="ignore", over="ignore"):
         ratio = np.minimum(reference / np.where(finite, losses, 1.0), MAX_SCORE)
@@ -41,9 +44,10 @@ def run_scores(losses: np.ndarray, reference: float) -> np.ndarray:
 
 
 def interquartile_mean(scores: Sequence[np.ndarray]) -> float:
-    """Mean of the runs of all tasks without the lowest and the highest quarter of them, each rounded down."""
+    """Mean over the runs of all tasks, without the lowest and the highest quarter of them, each rounded down."""
     from scipy.stats import trim_mean
 
+    _check_table(scores)
     return float(trim_mean(np.concatenate(scores), 0.25))
 
 
@@ -58,11 +62,15 @@ def iqm_interval(scores: Sequence[np.ndarray], *, seed: int = 0) -> Interval:
 
 
 def probability_of_improvement(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray], *, seed: int = 0) -> Interval:
-    """P(a run of ours scores higher than one of theirs), ties half, mean over tasks; 0.5 for equals.
+    """P(a run of ours scores higher than one of theirs), mean over tasks. A tie counts half, so equals have 0.5.
 
     Args:
-      ours, theirs: tables of scores over the same tasks.
+      ours: table of scores.
+      theirs: table of scores over the same tasks.
     """
+    _check_table(ours)
+    _check_table(theirs)
+    assert len(ours) == len(theirs), (len(ours), len(theirs))
 
     def statistic(*samples: np.ndarray, axis: int) -> np.ndarray:
         samples = tuple(np.moveaxis(x, axis, -1) for x in samples)
@@ -73,11 +81,27 @@ def probability_of_improvement(ours: Sequence[np.ndarray], theirs: Sequence[np.n
 
 
 def profile(scores: Sequence[np.ndarray], thresholds: np.ndarray) -> np.ndarray:
-    """Share of runs that score above each threshold, mean over tasks: `[len(thresholds)]`.
+    """Share of runs that score above each threshold, mean over tasks: `[num_thresholds]` -> `[num_thresholds]`.
 
     Elizabeth D. Dolan, Jorge J. Moré, "Benchmarking optimization software with performance profiles", 2002.
     """
+    _check_table(scores)
+    assert thresholds.ndim == 1, thresholds.shape
     return np.mean([(x[:, None] > thresholds[None, :]).mean(0) for x in scores], axis=0)
+
+
+def caution(num_seeds: int) -> str | None:
+    """What a reader has to know about intervals and probabilities from this number of seeds; None for enough."""
+    if num_seeds < FEWEST_RUNS:
+        return f"{num_seeds} seed{'s' if num_seeds > 1 else ''}: too few for intervals and probabilities."
+    if num_seeds < ENOUGH_RUNS:
+        return f"{num_seeds} seeds: intervals and probabilities mean little below {ENOUGH_RUNS} seeds."
+    return None
+
+
+def _check_table(scores: Sequence[np.ndarray]) -> None:
+    assert len(scores) > 0, "a table of scores without tasks"
+    assert all(np.ndim(x) == 1 and len(x) > 0 for x in scores), [np.shape(x) for x in scores]
 
 
 def _share_above(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -91,9 +115,9 @@ def _interval(
 ) -> Interval:
     from scipy.stats import bootstrap
 
-    if min(len(x) for x in samples) < 2:
+    if min(len(x) for x in samples) < FEWEST_RUNS:
         return Interval(estimate, math.nan, math.nan)
-    # Samples that are not paired are drawn again each on its own: this is the stratified bootstrap.
+    # scipy draws unpaired samples independently of each other: that is the stratified bootstrap.
     found = bootstrap(
         tuple(samples),
         statistic,

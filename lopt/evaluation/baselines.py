@@ -1,4 +1,4 @@
-"""The optimizers that a learned one is compared with: each tuned over 15 learning rates, five decades, on every task.
+"""The optimizers that a learned one is compared with, each tuned on every task over 15 learning rates in five decades.
 
 Weight decay is decoupled and applies to every tensor. optax 0.2.8 has no SOAP and no Shampoo, so neither is here.
 
@@ -10,7 +10,7 @@ Adam: Kingma, Ba, 2015 (arXiv 1412.6980). AdamW, cosine schedule: Loshchilov, Hu
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -22,19 +22,19 @@ from optax import contrib
 from lopt.names import InputError, check_known, split_list
 from lopt.types import Params, PyTree
 
-REFERENCE = "adam"  # what speed-ups and scores refer to
+REFERENCE = "adam"  # the baseline that speed-ups and scores refer to
 DEFAULT = "adam,adam_cosine,adamw"
-WARMUP = 0.05  # of the steps
+WARMUP = 0.05  # share of the steps
 DECAY = ("weight_decay", 0.01)
 
 
 def cosine(count: jax.Array, num_steps: jax.Array) -> jax.Array:
-    """(1 + cos(pi t / T)) / 2 at t updates done of T."""
+    """(1 + cos(pi t / T)) / 2 after t of T updates."""
     return 0.5 * (1 + jnp.cos(jnp.pi * count / num_steps))
 
 
 def warmup_cosine(count: jax.Array, num_steps: jax.Array) -> jax.Array:
-    """A straight line from 1 / W to 1 over the first W = 5 % of the updates, then the cosine over the rest."""
+    """A straight line from 1 / W to 1 over the first W = 5 % of the updates, then the cosine over the others."""
     warmup = jnp.maximum(1.0, WARMUP * num_steps)
     return jnp.where(count < warmup, (count + 1) / warmup, cosine(count - warmup, num_steps - warmup)).clip(max=1.0)
 
@@ -44,12 +44,12 @@ class Baseline:
     """An optax optimizer whose learning rate is tuned: a `runs.Rule` whose `hyper` is that rate.
 
     Attributes:
-      name: what `--baselines` calls it.
-      constructor: takes a learning rate, or a function of the number of updates done that gives it.
-      settings: further arguments, (name, value).
-      schedule: what multiplies the rate, of (updates done, num_steps); None for a constant.
-      label: for people.
-      rates: the grid, rising; the program of a run does not depend on it.
+      name: its name in `--baselines`.
+      constructor: takes a learning rate, or a function from the number of updates done to one.
+      settings: further arguments of the constructor, (name, value).
+      schedule: factor of the learning rate, a function of (updates done, num_steps); None for a constant rate.
+      label: the name that people read.
+      rates: the grid of learning rates, rising; the program of a run does not depend on it.
     """
 
     name: str
@@ -67,16 +67,16 @@ class Baseline:
         return optax.with_extra_args_support(self.constructor(rate, **dict(self.settings)))
 
     def eval_params(self, state: PyTree, params: Params) -> Params:
-        """The parameters that are used after the training: the average, where the rule keeps one."""
+        """The parameters to use after the training: their average, where the rule keeps one."""
         return contrib.schedule_free_eval_params(state, params) if _is_schedule_free(self) else params
 
     @property
     def kind(self) -> str:
-        """What `entries.KINDS` calls it."""
+        """One of `results.KINDS`."""
         return "constant" if self.schedule is None else "scheduled"
 
     def describe(self) -> str:
-        """All that decides its runs, beside the rate and the version of optax."""
+        """Everything that decides its runs, apart from the rate and the version of optax."""
         constructor = self.constructor.func if isinstance(self.constructor, functools.partial) else self.constructor
         schedule = self.schedule.__name__ if self.schedule else None
         return f"{self.name}: {constructor.__module__}.{constructor.__qualname__} {self.settings} {schedule}"
@@ -92,8 +92,9 @@ def _is_schedule_free(baseline: Baseline) -> bool:
     return baseline.constructor is contrib.schedule_free_adamw
 
 
-# The same five decades for rules whose step is about the rate; ten times higher for those whose step is a fraction of
-# it, as it scales with the gradient, the parameters or an average. A best rate at the edge of its grid is warned of.
+# Rules whose step is about as large as the rate share five decades. Those whose step is a fraction of the rate, because
+# it scales with the gradient, the parameters or an average, get rates ten times higher. Where the best rate is at the
+# edge of its grid, the evaluation warns.
 _TABLE = (
     Baseline("adam", optax.adam, (), None, "Adam", grid(1)),
     Baseline("adam_cosine", optax.adam, (), cosine, "Adam, cosine", grid(1)),
@@ -107,22 +108,30 @@ _TABLE = (
     Baseline("lion", optax.lion, (("weight_decay", 0.1),), None, "Lion", grid(1)),
     Baseline("adafactor", optax.adafactor, (), None, "Adafactor", grid(10)),
     Baseline("lamb", optax.lamb, (DECAY,), None, "LAMB", grid(10)),
-    # Matrices by Muon, at the root mean square of an Adam update, and all other tensors by Adam, at the same rate.
+    # Muon updates matrices, at the root mean square of an Adam update; Adam updates all else, at the same rate.
     Baseline("muon", contrib.muon, (("consistent_rms", 0.2),), None, "Muon (and Adam)", grid(1)),
     Baseline("schedule_free_adamw", contrib.schedule_free_adamw, (DECAY,), None, "Schedule-Free AdamW", grid(10)),
 )
 BASELINES: dict[str, Baseline] = {baseline.name: baseline for baseline in _TABLE}
 
 
-def parse_baselines(text: str) -> tuple[Baseline, ...]:
-    """Reads a comma list of names, or `all`. Adam at a constant rate, the reference, is there whatever the list.
+def parse_baselines(given: str | Iterable[str | Baseline]) -> tuple[Baseline, ...]:
+    """Reads baselines. Adam at a constant rate, the reference, is there whatever is given.
+
+    Args:
+      given: a comma list of names, or `all`; or names and baselines of one's own.
 
     Raises:
       InputError: an unknown name, or one named twice.
     """
-    names = list(BASELINES) if text.strip() == "all" else split_list(text)
-    for name in names:
-        check_known("baseline", name, [*BASELINES, "all"])
-        if name == "all" or names.count(name) > 1:
-            raise InputError(f"--baselines={text}: name each baseline once, or write all alone")
-    return tuple(BASELINES[name] for name in dict.fromkeys([REFERENCE, *names]))
+    if isinstance(given, str):
+        given = list(BASELINES) if given.strip() == "all" else split_list(given)
+    found: dict[str, Baseline] = {}
+    for item in given:
+        name = item if isinstance(item, str) else item.name
+        if name == "all" or name in found:
+            raise InputError(f"the baseline {name!r}: name each baseline once, or write all alone")
+        if isinstance(item, str):
+            check_known("baseline", name, [*BASELINES, "all"])
+        found[name] = BASELINES[item] if isinstance(item, str) else item
+    return tuple({REFERENCE: BASELINES[REFERENCE], **found}.values())

@@ -1,8 +1,8 @@
-"""Runs of an evaluation that need not be made again: one file for each optimizer on each task, found by its content.
+"""Runs of an evaluation that need not be made again: one file per optimizer and task, found by what decides it.
 
 The key is a SHA-256 over everything that decides the runs: task, data, optimizer, budget, seeds, versions of the
-libraries, and the source files of all of them. It has nothing of the commit, the command or the clock. A file appears
-when its entry is complete, so an evaluation that was interrupted goes on where it was.
+libraries, and the source files of all of them. Commit, command and clock are no part of it. A file appears when its
+entry is complete, so an evaluation that was interrupted goes on where it stopped.
 """
 
 import ast
@@ -23,12 +23,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from lopt.evaluation.entries import Entry, entry_arrays, entry_of, pack, unpack
-from lopt.files import write_atomic
+from lopt.evaluation.results import Entry, entry_arrays, entry_of, pack, unpack
+from lopt.files import check_writable, write_atomic
 from lopt.names import InputError
 from lopt.types import PyTree
 
-PACKAGES = ("lopt", "tasks")  # their sources count even where they are installed
+PACKAGES = ("lopt", "tasks")  # packages whose sources count even where they are installed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,38 +36,49 @@ class EvaluationCache:
     """Entries in a folder.
 
     Attributes:
-      folder: is made when the first one is written.
+      folder: where the entries are; it is made when the first one is written.
     """
 
     folder: Path
 
     def read(self, name: str, description: Mapping[str, Any]) -> Entry | None:
-        """The entry that was written under the same description, if there is one; a damaged one warns."""
+        """The entry that was written under the same description, if there is one. Warns of a damaged one."""
         path = self._path(name, description)
         if not path.exists():
             return None
         try:
-            return entry_of(unpack(path))
-        except (InputError, KeyError, ValueError):
+            arrays = unpack(path)
+            if arrays["description"].item() != _text(description):
+                raise ValueError("another description")
+            return entry_of(arrays)
+        except (InputError, KeyError, ValueError, TypeError, AttributeError):
             warnings.warn(f"damaged, so it is made again: {path}", stacklevel=2)
             return None
 
     def write(self, name: str, description: Mapping[str, Any], entry: Entry) -> None:
-        """Keeps an entry. `name` is for people who look into the folder.
+        """Keeps an entry; warns where that fails, as the entry itself is not lost.
 
-        Raises:
-          InputError: the folder cannot be written.
+        Args:
+          name: begins the file's name, for people who look into the folder.
+          description: everything that decides the entry, as plain values.
+          entry: the entry.
         """
         path = self._path(name, description)
+        arrays = entry_arrays(entry) | {"description": np.array(_text(description))}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            arrays = entry_arrays(entry) | {"description": np.array(_text(description))}
             write_atomic(path, pack(arrays))
         except OSError as error:
-            message = (
-                f"cannot write to the cache {self.folder}: {error}; choose another with --cache, or none: --cache="
-            )
-            raise InputError(message) from error
+            warnings.warn(f"cannot keep runs in the cache: {error}", stacklevel=2)
+
+    def check(self) -> None:
+        """Raises InputError unless entries can be written."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            check_writable(self.folder)
+        except OSError as error:
+            message = f"cannot write to the cache {self.folder}: {error}"
+            raise InputError(f"{message}; choose another with --cache, or none: --cache=") from error
 
     def _path(self, name: str, description: Mapping[str, Any]) -> Path:
         key = hashlib.sha256(_text(description).encode()).hexdigest()
@@ -85,14 +96,14 @@ def arrays_sha(tree: PyTree) -> str:
 
 
 def sources(roots: Iterable[Any]) -> dict[str, str]:
-    """SHA-256 of the source files that objects come from, and of all that those import, directly or not.
+    """SHA-256 of the source files that objects come from, and of all files that those import, directly or not.
 
     Args:
       roots: modules; or dataclasses, which stand for the modules of their classes and of the dataclasses and functions
         in their fields.
 
     Returns:
-      By module, those of installed libraries left out: their versions stand for them.
+      The checksums by module. Installed libraries are left out: their versions stand for them.
 
     Raises:
       InputError: the source of a root is not in a file.
@@ -147,7 +158,7 @@ def _modules(value: Any) -> Iterator[types.ModuleType]:
 
 @functools.cache
 def _is_ours(package: str) -> bool:
-    """Whether the sources of a top-level package count: those of installed libraries do not, their versions do."""
+    """Whether the sources of a top-level package count. Those of installed libraries do not: their versions count."""
     if package in (*PACKAGES, "__main__"):
         return True
     spec = importlib.util.find_spec(package)
@@ -158,7 +169,7 @@ def _is_ours(package: str) -> bool:
 
 @functools.lru_cache(maxsize=256)
 def _imported(source: bytes, package: str) -> tuple[str, ...]:
-    """The modules of ours that the source of a module in `package` imports names from, wherever in it."""
+    """The modules of ours from which the source of a module in `package` imports names, anywhere in it."""
     names: list[str] = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):

@@ -1,15 +1,22 @@
-"""Who takes part in an evaluation."""
+"""Who takes part in an evaluation: the learned optimizer, what it is compared with, and other learned optimizers."""
 
 import math
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
-from lopt.evaluation.baselines import BASELINES
+from lopt.evaluation.baselines import BASELINES, REFERENCE, Baseline
+from lopt.evaluation.cache import arrays_sha
 from lopt.evaluation.runs import Learned, Rule
+from lopt.evaluation.scores import DEFAULT_RATE
 from lopt.names import InputError
-from lopt.trained.pretrained import Pretrained
+from lopt.seeds import initial_theta
+from lopt.trained.pretrained import Pretrained, load_pretrained
+from lopt.trees import describe_leaves, differences
 from lopt.types import LearnedOptimizer, PyTree, Theta
 
 RESERVED = ("learned", "untrained", "adam_default", *BASELINES)  # names of entries
@@ -19,12 +26,12 @@ class Contestant(NamedTuple):
     """An optimizer that takes part.
 
     Attributes:
-      name: of its entry.
-      label: for people.
-      kind: of `entries.KINDS`.
-      rule: of its runs.
-      hypers: what the runs may have, stacked: learning rates `[G]`, or theta with a leading axis of 1.
-      rates: `[G]` learning rates to choose from; one, NaN if it has none, for what is not tuned.
+      name: the name of its entry.
+      label: the name that people read.
+      kind: one of `results.KINDS`.
+      rule: the optimizer of its runs.
+      hypers: what its runs may differ in, stacked: learning rates `[G]`, or theta with a leading axis of 1.
+      rates: learning rates to choose from, `[G]`; for what is not tuned a single one, NaN if it has none.
     """
 
     name: str
@@ -35,27 +42,96 @@ class Contestant(NamedTuple):
     rates: tuple[float, ...]
 
 
-def learned_contestant(name: str, label: str, optimizer: LearnedOptimizer, theta: Theta, *, kind: str = "learned"):
-    """A learned optimizer that takes part; nothing of it is tuned."""
-    return Contestant(name, label, kind, Learned(optimizer), jax.tree.map(lambda x: x[None], theta), (math.nan,))
+def as_pretrained(trained: Any) -> Pretrained:
+    """A trained optimizer from whatever form a person gives it in.
+
+    Args:
+      trained: a name or path as for `load_pretrained`; a `Pretrained`; an object with the attribute `pretrained`, such
+        as the run that made it; or a pair (optimizer, theta), whose card is empty but for the checksum.
+
+    Raises:
+      InputError: it is none of these, or cannot be loaded, or theta does not belong to the optimizer.
+    """
+    if isinstance(trained, Pretrained):
+        return trained
+    if isinstance(trained, str | os.PathLike):
+        return load_pretrained(trained)
+    if hasattr(trained, "pretrained"):
+        return as_pretrained(trained.pretrained)
+    if isinstance(trained, tuple) and len(trained) == 2 and hasattr(trained[0], "init_theta"):
+        optimizer, theta = trained
+        _check_theta(optimizer, theta)
+        return Pretrained(optimizer, theta, {"theta_sha256": arrays_sha(theta)}, Path(type(optimizer).__name__))
+    raise InputError(
+        f"{trained!r:.200} is no trained optimizer: give a name, a path, the result of lopt.load_pretrained or of a "
+        "meta-training, or a pair (optimizer, theta)"
+    )
 
 
-def other_contestants(others: Iterable[Pretrained]) -> list[Contestant]:
-    """Further learned optimizers, by their names. Raises InputError if two have the same."""
-    taken, found = set(RESERVED), []
+def contestants(
+    pretrained: Pretrained, baselines: Sequence[Baseline], others: Iterable[Pretrained] = ()
+) -> list[Contestant]:
+    """All that take part: the learned optimizer, itself untrained, Adam at its default rate, baselines, other rules.
+
+    Args:
+      pretrained: the learned optimizer that the evaluation is about.
+      baselines: the baselines that are tuned; the reference among them comes first.
+      others: other learned optimizers.
+
+    Raises:
+      InputError: two have the same name, or one is compared with itself.
+    """
+    untrained = initial_theta(pretrained.optimizer, pretrained.card.get("seed") or 0)
+    rates = {baseline.name: baseline.rates for baseline in baselines}[REFERENCE]
+    default = Contestant(
+        "adam_default",
+        f"Adam at {DEFAULT_RATE:g}",
+        "untuned",
+        BASELINES[REFERENCE],
+        np.full(len(rates), DEFAULT_RATE, np.float32),  # as many as tuned Adam has, whose program it shares
+        (DEFAULT_RATE,),
+    )
+    tuned = [
+        Contestant(x.name, x.label, x.kind, x, np.asarray(x.rates, np.float32), x.rates)
+        for x in sorted(baselines, key=lambda baseline: baseline.name != REFERENCE)
+    ]
+    found = [
+        _learned("learned", pretrained.name, pretrained.optimizer, pretrained.theta),
+        _learned("untrained", f"{pretrained.name}, untrained", pretrained.optimizer, untrained, kind="untuned"),
+        *(default, *tuned),
+        *(_learned(other.name, other.name, other.optimizer, other.theta) for other in others),
+    ]
+    names = [pretrained.name, *(other.name for other in others)]
     for other in others:
-        if other.name in taken:
+        if _identity(other) == _identity(pretrained):
+            raise InputError(f"{other.name!r} is the optimizer that is evaluated: compare it with others")
+        if other.name in RESERVED or names.count(other.name) > 1:
             raise InputError(f"there is another optimizer of the name {other.name!r}: rename its folder")
-        taken.add(other.name)
-        found.append(learned_contestant(other.name, other.name, other.optimizer, other.theta))
     return found
 
 
+def _identity(pretrained: Pretrained) -> tuple[LearnedOptimizer, str]:
+    return pretrained.optimizer, pretrained.card["theta_sha256"]
+
+
 def horizon_warnings(optimizers: Mapping[str, Pretrained], horizon: int) -> list[str]:
-    """Which of them, by what they are called, are asked for more steps than they were meta-trained on."""
-    longest = {name: pretrained.card["horizon"][1] for name, pretrained in optimizers.items()}
+    """Which of these, by what they are called, are asked for more steps than they were meta-trained on."""
+    cards = {name: pretrained.card for name, pretrained in optimizers.items()}
+    longest = {name: card["horizon"][1] for name, card in cards.items() if "horizon" in card}
     return [
         f"{name} was meta-trained on at most {steps:,} steps, and is evaluated on {horizon:,}"
         for name, steps in longest.items()
         if horizon > steps
     ]
+
+
+def _learned(name: str, label: str, optimizer: LearnedOptimizer, theta: Theta, *, kind: str = "learned") -> Contestant:
+    """A learned optimizer that takes part; nothing about it is tuned."""
+    return Contestant(name, label, kind, Learned(optimizer), jax.tree.map(lambda x: x[None], theta), (math.nan,))
+
+
+def _check_theta(optimizer: LearnedOptimizer, theta: Theta) -> None:
+    wanted = jax.eval_shape(optimizer.init_theta, jax.random.key(0))
+    found = jax.tree.map(lambda x: jax.eval_shape(lambda: x), theta)
+    if wrong := differences(describe_leaves(found), describe_leaves(wanted)):
+        raise InputError(f"theta does not belong to {optimizer}: {wrong}")

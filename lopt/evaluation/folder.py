@@ -1,4 +1,4 @@
-"""The files of an evaluation: its runs, their scores, the summary, pictures, the report. Later stages read them."""
+"""The files of an evaluation: curves.npz with its runs, scores.csv, summary.json, pictures, report.html."""
 
 import csv
 import io
@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from lopt.evaluation.entries import Curves, TaskResult, entry_arrays, entry_of, pack, unpack
 from lopt.evaluation.measures import MEASURES
-from lopt.files import write_atomic
+from lopt.evaluation.results import Curves, TaskResult, entry_arrays, entry_of, pack, unpack
+from lopt.files import check_writable, write_atomic
 from lopt.names import InputError
 
 CURVES, SCORES, SUMMARY, PICTURE, AGGREGATE, REPORT = FILES = (
@@ -23,28 +23,32 @@ CURVES, SCORES, SUMMARY, PICTURE, AGGREGATE, REPORT = FILES = (
     "aggregate.png",
     "report.html",
 )
+SO_FAR = "curves.so_far.npz"
 PLAIN = ("num_params", "horizon", "seeds", "tuning_seeds", "warnings")
 
 
 def check_folder(folder: Path, configuration: Mapping[str, Any], *, overwrite: bool = False) -> None:
-    """Makes the folder of an evaluation. Raises InputError if it holds the files of another one, or cannot be made.
+    """Makes the folder of an evaluation, and refuses one that holds the files of another.
 
     Args:
+      folder: the folder.
       configuration: plain values that decide the numbers; an evaluation with equal ones may be replaced.
-      overwrite: whether any other may be, too.
+      overwrite: whether any other evaluation may be replaced, too.
+
+    Raises:
+      InputError: the folder holds another evaluation, or cannot be made or written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         there = [name for name in FILES if (folder / name).exists()]
+        check_writable(folder)
         old = json.loads((folder / SUMMARY).read_bytes())["configuration"] if SUMMARY in there else None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         old = None
     except OSError as error:
         raise InputError(f"cannot use {folder} for the results: {error}") from error
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"cannot use {folder} for the results: it is not writable")
     now = json.loads(json.dumps(configuration))
-    # What an older version did not write down, it did as is the default now.
+    # A setting that an older version did not write down had the value that is the default now.
     old = old if isinstance(old, dict) else {}
     changed = [key for key in now if key in old and old[key] != now[key]]
     if overwrite or not there or (old.keys() & now.keys() and not changed):
@@ -64,33 +68,55 @@ def write_results(
     """Writes all files into a folder that `check_folder` has passed; each is replaced in one step.
 
     Args:
-      results: by the task's name.
-      content: of `summary.summarize`, plain values.
-      pictures: by file name.
+      folder: the folder.
+      results: the runs, by the task's name.
+      content: what `summary.summarize` returned.
+      configuration: plain values that decide the numbers.
+      pictures: PNG files, by file name.
 
     Returns:
       The names of the files.
+
+    Raises:
+      OSError: a file could not be written; all that could are there.
     """
     text = io.StringIO()
     table = [row for task, result in results.items() for row in _rows(task, result)]
     writer = csv.DictWriter(text, table[0], lineterminator="\n")
     writer.writeheader()
     writer.writerows(table)
-    from lopt.evaluation.report import render  # here, as those who only read results need no page
+    from lopt.evaluation.page import render  # here, as those who only read results need no page
 
     summary = json.dumps({"configuration": configuration, **content}, indent=1, allow_nan=False) + "\n"
     files = {CURVES: pack_results(results), SCORES: text.getvalue(), SUMMARY: summary, **pictures}
+    files[REPORT] = render(dict(content))
+    failed: dict[str, OSError] = {}
     for name, data in files.items():
-        write_atomic(folder / name, data)
-    write_atomic(folder / REPORT, render(dict(content)))
-    return [*files, REPORT]
+        try:
+            write_atomic(folder / name, data)
+        except OSError as error:
+            failed[name] = error
+    if failed:
+        raise OSError(f"cannot write {', '.join(failed)} to {folder}: {next(iter(failed.values()))}")
+    (folder / SO_FAR).unlink(missing_ok=True)
+    return list(files)
+
+
+def keep_so_far(folder: Path, results: Mapping[str, TaskResult]) -> None:
+    """Writes the runs of the tasks that are done, for the case that an evaluation does not get to its end.
+
+    `load_results` reads them; `write_results` removes the file. Raises OSError.
+    """
+    write_atomic(folder / SO_FAR, pack_results(results))
 
 
 def track_results(folder: Path, content: Mapping[str, Any], mode: str) -> None:
-    """Sends the scores and the pictures of a folder that `write_results` has filled to wandb, if `mode` says so.
+    """Sends scores and pictures to wandb, if `mode` says so.
 
     Args:
-      mode: of `tracking.WANDB_MODES`.
+      folder: the folder, which `write_results` has filled.
+      content: what `summary.summarize` returned.
+      mode: one of `tracking.WANDB_MODES`.
     """
     from lopt.tracking import open_tracker  # here, as it brings rich
 
@@ -106,8 +132,11 @@ def track_results(folder: Path, content: Mapping[str, Any], mode: str) -> None:
 
 
 def pack_results(results: Mapping[str, TaskResult]) -> bytes:
-    """The runs as an npz file: `tasks`, their names; for each its `INDEX.FIELD`, `INDEX.entries`, the names of its
-    entries, and `INDEX.NAME.ARRAY` for the arrays of `entries.entry_arrays`."""
+    """The runs as an npz file.
+
+    `tasks` holds the names of the tasks; for the task of each index, `INDEX.FIELD` holds its values, `INDEX.entries`
+    the names of its entries, and `INDEX.NAME.ARRAY` their arrays, as `results.entry_arrays` names them.
+    """
     arrays: dict[str, Any] = {"tasks": np.array(list(results))}
     for index, result in enumerate(results.values()):
         arrays |= {f"{index}.{name}": np.asarray(getattr(result, name)) for name in PLAIN}
@@ -143,14 +172,14 @@ def _result(arrays: Mapping[str, np.ndarray], index: int) -> TaskResult:
 
 
 def _rows(task: str, result: TaskResult) -> Iterator[dict[str, Any]]:
-    """One row for each run of T steps; an infinite measure is a run that has diverged."""
+    """One row per run of T steps; a run that diverged has infinite measures."""
     for name, entry in result.entries.items():
         groups = [
             ("tuning", rate, result.tuning_seeds, Curves(*(array[index] for array in entry.tuning)))
             for index, rate in enumerate(entry.rates.tolist())
             if entry.tuned
         ]
-        # By rate, so that runs that are best by both measures stand there once.
+        # By rate, so that runs of a rate that is best by both measures are there once.
         chosen = {index: entry.chosen[measure] for measure, index in entry.best.items()}
         groups += [("evaluation", float(entry.rates[index]), result.seeds, runs) for index, runs in chosen.items()]
         for purpose, rate, seeds, runs in groups:

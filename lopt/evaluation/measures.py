@@ -1,26 +1,29 @@
-"""What is read off training losses: numpy only. A run that diverged is never left out: it costs infinity."""
+"""Measures of training losses, in numpy. A run that diverged is never left out: its measures are infinite."""
 
 import numpy as np
 
-FINAL_SHARE = 0.05  # of the steps, for the final loss
-SPEED_UP_DECAY = 0.95  # of the moving average of curves that are compared
-LEVEL = 1e-4  # relative difference at which two curves are at the same level
-LONG = 4  # Adam is given this many times the horizon to catch up: the speed-up that is counted if it never does
+FINAL_SHARE = 0.05  # share of the steps, at the end, whose mean is the final loss
+SPEED_UP_DECAY = 0.95  # decay of the moving average of curves that are compared
+LEVEL = 1e-4  # relative difference up to which two curves are at the same level
+LONG = 4  # horizons that Adam has to catch up in; also the speed-up that counts if it never does
 
 
 def diverged(loss: np.ndarray) -> np.ndarray:
     """Whether any loss of the run is not finite: `[..., T]` -> bool `[...]`."""
+    _check_rank(loss, 1, "losses [..., T]")
     return np.logical_not(np.isfinite(loss).all(-1))
 
 
 def mean_loss(loss: np.ndarray) -> np.ndarray:
     """Mean over all steps; infinite for a diverged run: `[..., T]` -> `[...]`."""
+    _check_rank(loss, 1, "losses [..., T]")
     mean = np.where(np.isfinite(loss), loss, 0).mean(-1, dtype=np.float64)
     return np.where(diverged(loss), np.inf, mean)
 
 
 def final_loss(loss: np.ndarray) -> np.ndarray:
     """Mean over the last 5 % of the steps, at least one; infinite for a diverged run: `[..., T]` -> `[...]`."""
+    _check_rank(loss, 1, "losses [..., T]")
     last = max(1, int(FINAL_SHARE * loss.shape[-1]))
     return np.where(diverged(loss), np.inf, mean_loss(loss[..., -last:]))
 
@@ -29,10 +32,11 @@ MEASURES = {"mean_loss": mean_loss, "final_loss": final_loss}
 
 
 def moving_average(loss: np.ndarray, decay: float) -> np.ndarray:
-    """Exponential moving average over the steps, bias-corrected as Adam's: m_t / (1 - decay^t).
+    """Exponential moving average over the steps, bias-corrected as Adam's, m_t / (1 - decay^t): `[..., T]` -> the same.
 
     It is infinite from the first loss on that is not finite.
     """
+    _check_rank(loss, 1, "losses [..., T]")
     average = np.empty(loss.shape, np.float64)
     m = np.zeros(loss.shape[:-1])
     for t, x in enumerate(np.moveaxis(np.where(np.isfinite(loss), loss, np.inf), -1, 0)):
@@ -43,41 +47,47 @@ def moving_average(loss: np.ndarray, decay: float) -> np.ndarray:
 
 def best_rate(tuning_loss: np.ndarray, measure: str) -> int:
     """Index of the learning rate with the lowest mean over the seeds of a measure; losses are `[G, S, T]`."""
+    _check_shape(tuning_loss, (None, None, None), "losses [G, S, T]")
     return int(np.argmin(MEASURES[measure](tuning_loss).mean(1)))
 
 
 def median_curve(loss: np.ndarray) -> np.ndarray:
     """Median over the seeds of the moving average: `[..., S, T]` -> `[..., T]`."""
+    _check_rank(loss, 2, "losses [..., S, T]")
     return np.median(moving_average(loss, SPEED_UP_DECAY), axis=-2)
 
 
 def envelope(tuning_loss: np.ndarray, long_loss: np.ndarray) -> np.ndarray:
-    """What no single run of Adam reaches: at each step the lowest of the median curves over all rates.
+    """At each step the lowest of the median curves over all rates, which no single run of Adam need reach.
 
     Args:
-      tuning_loss: of the reference at each rate, `[G, S, T]`.
-      long_loss: at its best rate, `[S, LONG * T]`; after T steps it is alone.
+      tuning_loss: losses of the reference at each rate, `[G, S, T]`.
+      long_loss: its losses at its best rate, `[S, LONG * T]`, which alone make the curve after T steps.
 
     Returns:
       The curve, `[LONG * T]`.
     """
+    _check_shape(tuning_loss, (None, None, None), "losses [G, S, T]")
+    _check_shape(long_loss, (None, LONG * tuning_loss.shape[-1]), "losses [S, LONG * T]")
     curve, steps = median_curve(long_loss), tuning_loss.shape[-1]
     curve[:steps] = np.minimum(curve[:steps], median_curve(tuning_loss).min(0))
     return curve
 
 
 def speed_up(loss: np.ndarray, reference: np.ndarray) -> float:
-    """The steps that the reference needs to get to where the runs are after T steps, divided by T.
+    """The number of steps that the reference needs to get to where the runs are after T steps, divided by T.
 
-    Where the runs are is their median curve at step T; the first step counts at which the reference, smoothed alike, is
-    at most that. Above 1, the runs are faster. `LONG` if the reference never gets there; 0 if any run has diverged.
-    Where both are at the same level at step T, to one part in 10^4, it is 1: on a plateau, noise alone would have taken
-    the reference there before. So an optimizer has the speed-up 1 over itself.
+    Where the runs are is their median curve at step T. The reference, smoothed alike, gets there at the first step at
+    which it is at most that. Above 1, the runs are faster. The speed-up is `LONG` if the reference never gets there,
+    and 0 if any run has diverged. It is 1 where both curves are at the same level at step T, to one part in 10^4: on a
+    plateau, noise alone would have taken the reference there before. So every optimizer has the speed-up 1 over itself.
 
     Args:
-      loss: `[S, T]`.
+      loss: losses of the runs, `[S, T]`.
       reference: `median_curve` or `envelope`, `[LONG * T]`.
     """
+    _check_shape(loss, (None, None), "losses [S, T]")
+    _check_shape(reference, (LONG * loss.shape[-1],), "the reference [LONG * T]")
     if diverged(loss).any():
         return 0.0
     steps, target = loss.shape[-1], median_curve(loss)[-1]
@@ -85,3 +95,13 @@ def speed_up(loss: np.ndarray, reference: np.ndarray) -> float:
         return 1.0
     reached = np.flatnonzero(reference <= target)
     return float((reached[0] + 1) / steps) if reached.size else float(LONG)
+
+
+def _check_rank(array: np.ndarray, rank: int, what: str) -> None:
+    assert np.ndim(array) >= rank, f"{what}: {np.shape(array)}"
+
+
+def _check_shape(array: np.ndarray, shape: tuple[int | None, ...], what: str) -> None:
+    found = np.shape(array)
+    fits = len(found) == len(shape) and all(n is None or n == m for n, m in zip(shape, found, strict=True))
+    assert fits, f"{what}: {found}"

@@ -1,4 +1,4 @@
-"""All runs of an evaluation: what is there already, about how long the rest takes, and making it."""
+"""The runs of an evaluation: which are in the cache, about how long the others take, and making them."""
 
 import math
 import time
@@ -7,20 +7,27 @@ from typing import NamedTuple
 
 from lopt.evaluation.baselines import REFERENCE
 from lopt.evaluation.contestants import Contestant
-from lopt.evaluation.entries import Entry, TaskResult
-from lopt.evaluation.evaluation import Evaluation
 from lopt.evaluation.measures import LONG
+from lopt.evaluation.protocol import Evaluation
+from lopt.evaluation.results import Entry, TaskResult
 from lopt.evaluation.runs import flops_per_step
 from lopt.types import Data, TaskFamily
 
-# Rough: seconds to compile a program; seconds of any step of one run, and operations a second, of a CPU core; seconds
-# of a step on an accelerator, which takes that of all runs at once.
+# Rough figures: seconds to compile a program; seconds per step of one run, and operations per second, on a CPU core;
+# seconds per step on an accelerator, which makes that step for all runs at once.
 COMPILE_SECONDS, STEP_SECONDS, CORE_FLOPS, DEVICE_STEP_SECONDS = 3.0, 2e-5, 1.5e10, 1e-3
 
 
 class Plan(NamedTuple):
-    """Attributes: evaluation; contestants; data, by family; cached, entries that need no runs, and flops, those of a
-    step for the others, by (name of the task, name of the contestant)."""
+    """What there is to run.
+
+    Attributes:
+      evaluation: the protocol.
+      contestants: who takes part.
+      data: what `load` returned, by family.
+      cached: entries that need no runs, by (name of the task, name of the contestant).
+      flops: operations per step of the entries that are to be made, by the same.
+    """
 
     evaluation: Evaluation
     contestants: Sequence[Contestant]
@@ -42,12 +49,18 @@ class Plan(NamedTuple):
         names = {contestant.name: contestant for contestant in self.contestants}
         return sum(_seconds(self.evaluation, names[name], flops) for (_, name), flops in self.flops.items())
 
-    def run(self, say: Callable[[str], None], warnings: Sequence[str] = ()) -> dict[str, TaskResult]:
-        """Makes the runs, task by task: results by the task's name.
+    def run(
+        self,
+        say: Callable[[str], None],
+        warnings: Sequence[str] = (),
+        keep: Callable[[Mapping[str, TaskResult]], None] = lambda results: None,
+    ) -> dict[str, TaskResult]:
+        """Makes the runs, task by task. Returns the results by the task's name.
 
         Args:
           say: is told of every entry.
-          warnings: for every task's result.
+          warnings: what was known before the runs; every task's result gets them.
+          keep: is given the results so far after every task.
         """
         results = {}
         for family, data in self.data.items():
@@ -62,6 +75,7 @@ class Plan(NamedTuple):
                 entries[contestant.name] = entry
                 say(f"  {family.name}, {contestant.label}: {took}")
             results[family.name] = self.evaluation.result(family, entries, warnings)
+            keep(results)
         return results
 
     def _to_run(self) -> list[Contestant]:
@@ -70,10 +84,10 @@ class Plan(NamedTuple):
 
 
 def make_plan(evaluation: Evaluation, contestants: Sequence[Contestant], data: Mapping[TaskFamily, Data]) -> Plan:
-    """Looks up what is in the cache, and counts the operations of the rest."""
+    """Looks up which entries are in the cache, and counts the operations of the others."""
     cached, flops = {}, {}
     for family, arrays in data.items():
-        known = {}  # of a rule, which contestants may share
+        known = {}  # by rule, which contestants may share
         for contestant in contestants:
             key = family.name, contestant.name
             entry = evaluation.cached(contestant, family, arrays)
@@ -92,12 +106,12 @@ def num_steps(evaluation: Evaluation, contestant: Contestant) -> int:
 
 
 def duration(seconds: float) -> str:
-    """For people."""
+    """A time as people write it."""
     return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} minutes"
 
 
 def _lengths(contestant: Contestant) -> int:
-    """Horizons for each seed: all rates, and the best by two measures again; four more for the long run."""
+    """Horizons per seed: one per rate, two more for the best by each measure, and four more for the long run."""
     rates = len(contestant.rates)
     return (rates + 2 if rates > 1 else 1) + (LONG if contestant.name == REFERENCE else 0)
 

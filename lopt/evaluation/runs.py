@@ -1,4 +1,4 @@
-"""One training of a task, by whatever optimizer: the same tasks, batches and order of computations for all of them."""
+"""One training of a task by any optimizer: task, batches and the order of computations are the same for all."""
 
 import dataclasses
 import functools
@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from lopt.distributed import PairLayout
-from lopt.evaluation.entries import Curves
+from lopt.evaluation.results import Curves
 from lopt.inner_step import TrainState, inner_step
 from lopt.trained.transform import as_optax
 from lopt.types import Config, Data, LearnedOptimizer, Params, PyTree, Task, TaskFamily
@@ -20,33 +20,33 @@ VALID_BATCHES = 16
 
 
 class Rule(Protocol):
-    """A kind of optimizer: hashable. What its runs differ in is an array, so that one program serves them all."""
+    """A kind of optimizer, hashable. Its runs differ in an array only, so that one program serves them all."""
 
     def transformation(self, hyper: PyTree, num_steps: jax.Array) -> optax.GradientTransformationExtraArgs:
         """The optimizer of one run."""
         ...
 
     def eval_params(self, state: PyTree, params: Params) -> Params:
-        """The parameters to be judged, from the optimizer's state and those of the training."""
+        """The parameters to judge, computed from the optimizer's state and the parameters of the training."""
         ...
 
     def describe(self) -> str:
-        """All that decides its runs, in plain text, beside hypers and sources."""
+        """Everything that decides its runs, apart from hypers and sources, as plain text."""
         ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Learned:
-    """`hyper` is theta."""
+    """A learned optimizer as a rule; its `hyper` is theta."""
 
     optimizer: LearnedOptimizer
 
     def transformation(self, hyper: PyTree, num_steps: jax.Array) -> optax.GradientTransformationExtraArgs:
-        """The rule with its theta."""
+        """The learned optimizer with this theta."""
         return as_optax(self.optimizer, hyper, num_steps=num_steps)
 
     def eval_params(self, state: PyTree, params: Params) -> Params:
-        """Those of the training."""
+        """The parameters of the training."""
         del state
         return params
 
@@ -56,7 +56,13 @@ class Learned:
 
 
 class RunSpec(NamedTuple):
-    """Which runs: `hyper`, index into the stacked hypers; `seed`; `num_steps`. Each int32 `[num_runs]`."""
+    """Which runs to make.
+
+    Attributes:
+      hyper: index into the stacked hypers, int32 `[num_runs]`.
+      seed: seed of the run, int32 `[num_runs]`.
+      num_steps: length of the training, int32 `[num_runs]`.
+    """
 
     hyper: Any
     seed: Any
@@ -76,10 +82,15 @@ def train(
     """One training of a task drawn from `family`.
 
     Args:
-      hyper: of the rule.
+      rule: the optimizer.
+      hyper: its learning rate or theta.
+      family: the task family.
+      data: what `family.load` returned.
       key: decides the task, its initial parameters and its batches, whatever the optimizer.
-      num_steps: at most max_steps; the losses after it are NaN. A training of 0 steps is not judged: NaN.
-      split: what the trained parameters are judged on.
+      num_steps: length of the training, at most max_steps; the losses after it are NaN. A training of 0 steps is not
+        judged: its loss and accuracy are NaN.
+      max_steps: length of the array of losses.
+      split: the split that the trained parameters are judged on.
 
     Returns:
       Losses `[max_steps]`, and scalars.
@@ -125,10 +136,18 @@ def train_all(
     key: jax.Array,
     runs: RunSpec,
 ) -> Curves:
-    """The runs of a plan; a run with the seed i has the key fold_in(key, i).
+    """All of `runs`; a run with the seed i has the key fold_in(key, i).
 
     Args:
-      hypers: stacked, leading axis as `runs.hyper` indexes it.
+      rule: the optimizer.
+      family: the task family.
+      layout: how the runs are spread over devices.
+      max_steps: length of the longest run.
+      split: the split that the trained parameters are judged on.
+      hypers: learning rates or thetas, stacked; `runs.hyper` indexes the leading axis.
+      data: what `family.load` returned.
+      key: the key that the keys of the runs are folded from.
+      runs: which runs to make.
 
     Returns:
       Losses `[num_runs, max_steps]`, and `[num_runs]`.
@@ -143,7 +162,7 @@ def train_all(
 
 
 class Runner:
-    """Makes runs of one rule on one task by one program, and measures them."""
+    """Makes runs of one rule on one task by one program, and measures their time."""
 
     def __init__(
         self,
@@ -160,8 +179,16 @@ class Runner:
     ):
         """
         Args:
-          max_steps, capacity: of steps and runs, of the program and not of a call: what is missing to them costs next
-            to nothing, as runs of 0 steps fill it up.
+          rule: the optimizer.
+          hypers: learning rates or thetas, stacked.
+          family: the task family.
+          data: what `family.load` returned.
+          seed: a run with the run seed i has the key fold_in(key(seed), i).
+          split: the split that the trained parameters are judged on.
+          layout: how the runs are spread over devices.
+          max_steps: steps that the program has room for; a shorter call costs nothing more.
+          capacity: runs that the program has room for; a smaller call is padded with runs of 0 steps, at next to no
+            cost.
         """
         self._rule, self._hypers, self._family, self._data = rule, hypers, family, data
         self._key, self._split, self._layout = jax.random.key(seed), split, layout
@@ -170,11 +197,11 @@ class Runner:
 
     @property
     def seconds_per_step(self) -> float:
-        """Of a step of one run on one device, over all calls, without compilation."""
+        """Time of one step of one run on one device, over all calls, without compilation."""
         return self._seconds / self._steps
 
     def __call__(self, plan: np.ndarray, num_steps: int) -> Curves:
-        """Trains the runs of `plan`, (hyper, seed) by runs; losses `[num_runs, num_steps]`, as numpy arrays."""
+        """Trains the runs of `plan`, `[2, num_runs]` for (hyper, seed); losses `[num_runs, num_steps]`, in numpy."""
         if not self._steps:
             self._execute(plan, 0)  # compiles
         started = time.monotonic()
@@ -188,7 +215,7 @@ class Runner:
         filled = -(-self._capacity // devices) * devices
         runs = np.zeros((3, filled), np.int32)
         runs[:, :num_runs] = *plan, np.full(num_runs, num_steps)
-        # Run i goes to device i mod D, so that all devices have as many steps to do.
+        # Run i goes to device i mod D, so that all devices have the same number of steps to do.
         dealt = np.arange(filled).reshape(-1, devices).T.ravel()
         specs = RunSpec(*runs[:, dealt])
         where = (self._rule, self._family, self._layout, self._max_steps, self._split)
@@ -197,12 +224,15 @@ class Runner:
 
 
 def flops_per_step(rule: Rule, hypers: PyTree, family: TaskFamily, data: Data) -> float:
-    """Floating-point operations of one step, batch to update, by XLA's count of the program before it is optimized.
+    """Floating-point operations of one step, from batch to update, by XLA's count before it optimizes the program.
 
-    A loop inside of the step, such as that over the characters of a text, counts as one pass.
+    XLA counts a loop inside the step, such as the one over the characters of a text, as one pass.
 
     Args:
-      hypers: stacked; any of them, as the count does not depend on their values.
+      rule: the optimizer.
+      hypers: learning rates or thetas, stacked; the count does not depend on their values.
+      family: the task family.
+      data: what `family.load` returned.
     """
 
     def one(config, hyper, data, key, num_steps, state):

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation over all of its tasks: who is better, by how much, how surely; and of sweeps."""
+"""Pictures of scores: over all tasks, with intervals and performance profiles; and along sweeps."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,22 +6,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lopt.evaluation.style import plain_text, styles
+
 if TYPE_CHECKING:  # matplotlib is imported when something is drawn
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 DPI = 150
-ACCENT, PLAIN, FAINT = "#d55e00", "#333333", "#c4c4c4"
-DASHES = ("-", "--", "-.", ":", (0, (1, 2)), (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
-MOST_LINES = 7  # of the profiles
-LIMIT = 4.0  # of the colours of a sweep: four times better or worse
+FAINT = "#c4c4c4"
+MOST_LINES = 7  # lines among the profiles
+LIMIT = 4.0  # where the colours of a sweep end: four times better or worse
 
 
 def draw_aggregate(content: Mapping[str, Any]) -> "Figure":
-    """Interquartile means and probabilities of improvement with their intervals, and performance profiles.
+    """Interquartile means, worst tasks and probabilities of improvement, with intervals, and performance profiles.
 
     Args:
-      content: of `lopt.results`, with `aggregate`, `profiles` and `optimizers`.
+      content: what `summary.summarize` returns, with `aggregate`, `profiles` and `optimizers`.
     """
     from matplotlib.figure import Figure
 
@@ -32,13 +33,18 @@ def draw_aggregate(content: Mapping[str, Any]) -> "Figure":
     left = figure.add_subplot(grid[0, 0])
     right = figure.add_subplot(grid[0, 1], sharey=left)
     order = sorted(rows, key=lambda row: _number(row["iqm"]))
-    _intervals(left, order, "iqm", labels, 1.0, "score, interquartile mean\n(tuned Adam's final loss / its own)")
-    title = "P(learned optimizer is better)"
-    _intervals(right, order, "improvement", labels, 0.5, title)
+    title = "score: tuned Adam's final loss / its own\n(dot: interquartile mean; bar: 95 %"
+    _intervals(left, order, "iqm", labels, 1.0, f"{title}; |: worst task)" if _has_worst(order) else f"{title})")
+    _intervals(right, order, "improvement", labels, 0.5, f"P({labels['learned']} is better)")
+    left.set_xlim(left=-0.02 * left.get_xlim()[1])
     right.set_xlim(-0.02, 1.02)
     right.tick_params(axis="y", labelleft=False)
+    if not any(math.isfinite(_number(row["improvement"])) for row in rows):
+        right.set_visible(False)
     shown = list(dict.fromkeys(["learned", "adam", *(row["optimizer"] for row in reversed(order))]))[:MOST_LINES]
-    _profiles(figure.add_subplot(grid[1, :]), content["profiles"], {name: labels[name] for name in shown})
+    _profiles(figure.add_subplot(grid[1, :]), content["profiles"], labels, shown)
+    if caution := content.get("caution"):
+        figure.supxlabel(caution, fontsize=8, color="#555555")
     return figure
 
 
@@ -65,9 +71,9 @@ def draw_sweep(sweep: Mapping[str, Any], optimizers: Mapping[str, Mapping[str, s
         text = "diverged" if score == 0 else "-" if math.isnan(score) else f"{score:.2f}"
         axes.text(column, row, text, ha="center", va="center", fontsize=9, color="white" if dark else "black")
     axes.set_xticks(range(len(values)), [str(value) for value in values])
-    axes.set_yticks(range(len(names)), [optimizers[name]["label"] for name in names])
+    axes.set_yticks(range(len(names)), [plain_text(optimizers[name]["label"]) for name in names])
     axes.set_xlabel(sweep["axis"].replace("_", " "))
-    axes.set_title(sweep["task"], fontsize=11, loc="left")
+    axes.set_title(plain_text(sweep["task"]), fontsize=11, loc="left")
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     bar = figure.colorbar(picture, ax=axes, ticks=[1 / LIMIT, 1, LIMIT], shrink=0.9)
@@ -81,12 +87,15 @@ def _intervals(
     axes: "Axes", rows: Sequence[Mapping[str, Any]], measure: str, labels: Mapping[str, str], line: float, title: str
 ) -> None:
     axes.axvline(line, color=FAINT, linewidth=1, zorder=0)
+    own = styles(labels)
     for i, row in enumerate(rows):
         value, low, high = (_number(row.get(key)) for key in (measure, f"{measure}_low", f"{measure}_high"))
-        colour = ACCENT if row["optimizer"] == "learned" else PLAIN
+        colour = own[row["optimizer"]].line["color"]
         if math.isfinite(low):
             axes.plot([low, high], [i, i], color=colour, linewidth=5, alpha=0.3, solid_capstyle="butt")
         axes.plot([value], [i], "o", color=colour, markersize=5)
+        if measure == "iqm":
+            axes.plot([_number(row.get("worst"))], [i], "|", color=colour, markersize=9, markeredgewidth=1.6)
     axes.set_yticks(range(len(rows)), [labels.get(row["optimizer"], row["optimizer"]) for row in rows])
     axes.set_ylim(-0.7, len(rows) - 0.3)
     axes.set_xlabel(title)
@@ -94,34 +103,30 @@ def _intervals(
     axes.tick_params(axis="y", length=0)
 
 
-def _profiles(axes: "Axes", profiles: Mapping[str, Sequence[float]], labels: Mapping[str, str]) -> None:
-    for i, (name, label) in enumerate(labels.items()):
-        learned = name == "learned"
-        style = {
-            "linewidth": 2.6 if learned else 1.5,
-            "color": ACCENT if learned else None,
-            "zorder": 5 if learned else 3,
-        }
-        axes.plot(
-            profiles["threshold"],
-            profiles[name],
-            label=label,
-            linestyle=DASHES[i % len(DASHES)],
-            **style,
-        )
+def _profiles(
+    axes: "Axes", profiles: Mapping[str, Sequence[float]], labels: Mapping[str, str], shown: Sequence[str]
+) -> None:
+    own = styles(labels)
+    for name in shown:
+        zorder = 5 if name == "learned" else 3
+        axes.plot(profiles["threshold"], profiles[name], label=labels[name], zorder=zorder, **own[name].line)
     axes.axvline(1, color=FAINT, linewidth=1, zorder=0)
     axes.set(xlabel="threshold of the score", ylabel="share of runs above", ylim=(0, 1.02), xscale="log")
     axes.set_xlim(min(profiles["threshold"]), max(profiles["threshold"]))
     axes.xaxis.set_major_formatter("{x:g}")
     axes.minorticks_off()
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=9)
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=9, handlelength=3.2)
 
 
 def _labels(content: Mapping[str, Any]) -> dict[str, str]:
-    return {name: row["label"] for name, row in content["optimizers"].items()}
+    return {name: plain_text(row["label"]) for name, row in content["optimizers"].items()}
+
+
+def _has_worst(rows: Sequence[Mapping[str, Any]]) -> bool:
+    return any(math.isfinite(_number(row.get("worst"))) for row in rows)
 
 
 def _number(value: Any) -> float:
-    """What stands in the plain values: numbers, "inf", or None for what there is not."""
+    """A plain value as a number: "inf" is infinite, and None, a value that does not exist, is NaN."""
     return math.nan if value is None else float(value)

@@ -1,11 +1,11 @@
-"""The runs of an evaluation, and what is said about them: numpy only.
+"""The measures of all runs on one task, as rows, ratios, scores and warnings, in numpy.
 
-The measures of one run: its mean loss, over all steps, and its final loss, over the last 5 % of the steps. A comparison
-uses their mean over the evaluation seeds. Learning rates are tuned on other seeds, and for each measure on its own:
-comparisons of mean loss face the rate with the lowest mean loss; those of final loss and the speed-up face the rate
-with the lowest final loss. So each comparison faces the strongest baseline for that measure.
+A run has two measures: its mean loss, over all steps, and its final loss, over the last 5 % of the steps. A comparison
+uses the mean of a measure over the evaluation seeds. Learning rates are tuned on other seeds, once per measure. So a
+comparison of mean losses faces the rate with the lowest mean loss, and comparisons of final losses and speed-ups face
+the rate with the lowest final loss: each comparison faces the strongest baseline for its measure.
 
-A baseline with a schedule is judged by its final loss alone: its rate is high until shortly before the end.
+A baseline with a schedule is judged by its final loss alone, because its rate stays high until shortly before the end.
 """
 
 import math
@@ -14,43 +14,52 @@ from typing import NamedTuple
 import numpy as np
 
 from lopt.evaluation.aggregate import run_scores
-from lopt.evaluation.entries import Entry, TaskResult
 from lopt.evaluation.measures import LONG, MEASURES, diverged, envelope, final_loss, median_curve, speed_up
+from lopt.evaluation.results import Entry, TaskResult
 
-DEFAULT_RATE = 1e-3  # Adam's, where nobody tunes it
+DEFAULT_RATE = 1e-3  # learning rate of the Adam that nobody has tuned
 
 
 class Comparison(NamedTuple):
-    """The learned optimizer over another entry, of a measure. `wanted`: what passes, at most; `aim`: is hoped for."""
+    """A quotient: a measure of the learned optimizer, divided by that of another entry.
+
+    Attributes:
+      measure: one of `MEASURES`.
+      entry: the name of the other entry.
+      other: what people call it.
+    """
 
     measure: str
     entry: str
     other: str
-    wanted: float | None = None
-    aim: float | None = None
 
 
 COMPARISONS = {
-    "adam_default": Comparison("mean_loss", "adam_default", f"Adam at {DEFAULT_RATE:g}", 0.5),
-    "untrained": Comparison("mean_loss", "untrained", "untrained rule", 0.5),
-    "best_adam_by_mean_loss": Comparison("mean_loss", "adam", "best Adam", 3.0, aim=1.5),
+    "adam_default": Comparison("mean_loss", "adam_default", f"Adam at {DEFAULT_RATE:g}"),
+    "untrained": Comparison("mean_loss", "untrained", "itself untrained"),
+    "best_adam_by_mean_loss": Comparison("mean_loss", "adam", "best Adam"),
     "best_adam_by_final_loss": Comparison("final_loss", "adam", "best Adam"),
 }
 
 
 class Row(NamedTuple):
-    """One optimizer on one task, means over the evaluation seeds; None for what is not defined or there is not.
+    """One optimizer on one task, as means over the evaluation seeds; None for a value that does not exist.
 
     Attributes:
-      rate_by_mean_loss, rate_by_final_loss: the tuned learning rates.
-      mean_loss, final_loss: each at its own rate; infinite if a run has diverged.
-      valid_loss, valid_accuracy: at the rate of the final loss; the loss of a diverged run is infinite.
-      speed_up: over the best single run of Adam: see `speed_up`.
-      speed_up_envelope: over Adam at whichever rate is lowest at each step: see `envelope`.
+      rate_by_mean_loss: learning rate that was best by mean loss.
+      rate_by_final_loss: learning rate that was best by final loss.
+      mean_loss: mean loss at its own rate; infinite if a run has diverged.
+      final_loss: final loss at its own rate; infinite if a run has diverged.
+      valid_loss: loss after the training at the rate of the final loss; infinite if a run has diverged.
+      valid_accuracy: accuracy after the training at the same rate.
+      speed_up: speed-up over the best single run of Adam: see `measures.speed_up`.
+      speed_up_envelope: speed-up over Adam at whichever rate is lowest at each step: see `measures.envelope`.
       speed_up_is_lower_bound: whether Adam never got there.
-      diverged: how many of `num_runs` runs, at the rate of the final loss.
-      flops_per_step, milliseconds_per_step: of the training.
-      score: mean of `run_scores`.
+      diverged: number of runs that diverged, at the rate of the final loss.
+      num_runs: number of runs at that rate.
+      flops_per_step: floating-point operations per training step.
+      milliseconds_per_step: time per training step.
+      score: mean of the scores of the runs.
     """
 
     rate_by_mean_loss: float | None
@@ -73,10 +82,10 @@ class TaskScores(NamedTuple):
     """What is said about one task.
 
     Attributes:
-      ratios: for each of `COMPARISONS`; below 1 the learned optimizer is better.
-      speed_up: of the learned optimizer.
-      rows: by the name of the entry.
-      run_scores: by the name of the entry, `[S]`; empty where scores are not defined.
+      ratios: the quotient of each of `COMPARISONS`; below 1 the learned optimizer is better.
+      speed_up: the speed-up of the learned optimizer.
+      rows: one row per entry, by its name.
+      run_scores: the scores of the runs of each entry, by its name, `[S]`; empty where scores are not defined.
       warnings: what a reader of the numbers has to know.
     """
 
@@ -88,7 +97,8 @@ class TaskScores(NamedTuple):
 
 
 def score_task(result: TaskResult) -> TaskScores:
-    """All that is said about one task."""
+    """All that is said about one task. Raises ValueError where an entry has arrays of other shapes than documented."""
+    result.check()
     adam = result.entries["adam"]
     assert adam.long is not None
     references = median_curve(adam.long.loss), envelope(adam.tuning.loss, adam.long.loss)
@@ -108,9 +118,9 @@ def _mean(entry: Entry, measure: str) -> float:
 
 
 def _run_scores(entries: dict[str, Entry]) -> dict[str, np.ndarray]:
-    """The scores of all runs; where a loss is not above 0, a quotient of losses says nothing, and there are none."""
+    """The scores of all runs. There are none where a loss is not above 0: a quotient of losses says nothing there."""
     losses = {name: final_loss(entry.chosen["final_loss"].loss) for name, entry in entries.items()}
-    reference = float(np.median(losses["adam"]))  # a mean would be that of its worst run, and no run of Adam's near 1
+    reference = float(np.median(losses["adam"]))  # a mean follows the worst run: no run of Adam's would score about 1
     if reference <= 0 or any((loss <= 0).any() for loss in losses.values()):
         return dict.fromkeys(losses, np.empty(0))
     return {name: run_scores(loss, reference) for name, loss in losses.items()}
@@ -156,7 +166,7 @@ def _warnings(result: TaskResult) -> list[str]:
             elif index in (0, len(entry.rates) - 1):
                 at = f"{entry.rates[index]:.2g}"
                 warnings.append(f"the best rate of {entry.label} by {words}, {at}, is at the edge of the grid")
-        # By rate, so that one that is best by both measures is told once.
+        # By rate, so that a rate that is best by both measures is told once.
         for index, measure in {index: measure for measure, index in entry.best.items()}.items():
             if count := int(diverged(entry.chosen[measure].loss).sum()):
                 at = f" at {entry.rates[index]:.2g}" if entry.tuned else ""

@@ -1,4 +1,4 @@
-"""An evaluation in words and plain values: the table on the terminal, the content of summary.json and the report."""
+"""An evaluation as plain values and words: the content of summary.json, which the page and pictures are drawn from."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -6,33 +6,43 @@ from typing import Any
 
 import numpy as np
 
-from lopt.evaluation.aggregate import interquartile_mean, iqm_interval, probability_of_improvement, profile
-from lopt.evaluation.entries import Entry, TaskResult
+from lopt.evaluation.aggregate import (
+    FEWEST_RUNS,
+    caution,
+    interquartile_mean,
+    iqm_interval,
+    probability_of_improvement,
+    profile,
+)
 from lopt.evaluation.measures import LONG, moving_average
-from lopt.evaluation.scores import COMPARISONS, TaskScores
+from lopt.evaluation.results import Entry, TaskResult
+from lopt.evaluation.scores import TaskScores
 
 Results = Mapping[str, TaskResult]  # by the task's name
 Scores = Mapping[str, TaskScores]
 
 SMOOTHING = 0.9  # decay of the moving average of a curve that is shown
-POINTS = 200  # of such a curve, at most
-THRESHOLDS = np.geomspace(0.01, 10, 121)  # of the performance profiles
+POINTS = 200  # most points of such a curve
+THRESHOLDS = np.geomspace(0.01, 10, 121)  # scores at which the performance profiles are given
 
 
 def summarize(
     results: Results, scores: Scores, about: Mapping[str, Any], sweeps: Sequence[Mapping[str, Any]] = ()
 ) -> dict[str, Any]:
-    """Everything that a report says, as numbers, texts, None for what there is not, and "inf".
+    """Everything that a report says, as numbers, texts, None for a value that does not exist, and "inf".
 
     Args:
-      about: what is known beside the runs: `title`, `optimizer`, `command`, ...
-      sweeps: of `sweeps.run_sweep`.
+      results: the runs, by the task's name.
+      scores: the scores, by the task's name.
+      about: what is known apart from the runs: `title`, `optimizer`, `command`, ...
+      sweeps: what `sweeps.run_sweep` returned.
     """
     aggregate = _aggregate(scores)
     return plain(
         {
             **about,
-            "headline": _headline(results, scores, aggregate),
+            "headline": headline(results, scores, aggregate),
+            "caution": caution(len(next(iter(results.values())).seeds)),
             "optimizers": _optimizers(results),
             "tasks": [_task(name, results[name], scores[name]) for name in results],
             "aggregate": aggregate,
@@ -44,61 +54,24 @@ def summarize(
 
 
 def plain(value: Any) -> Any:
-    """JSON has neither infinity, which becomes "inf", nor NaN, which stands for what there is not: None."""
+    """The value as JSON can hold it: infinity becomes "inf", NaN, which stands for no value, None."""
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else str(value)
+    if isinstance(value, str):  # a file's name may hold bytes that are no text
+        return value.encode(errors="replace").decode()
     return value
 
 
-def table(task: str, result: TaskResult, scores: TaskScores) -> str:
-    """The scores of one task for a person to read."""
-    lines = [f"{task}: {result.num_params:,} parameters, {result.horizon} steps, mean of {len(result.seeds)} seeds"]
-    columns = ("rate", "mean loss", "final loss", "valid loss", "accuracy", "speed-up", "diverged", "ms/step", "score")
-    widths = (18, 11, 11, 11, 9, 10, 9, 9, 10)
-    width = max(len(entry.label) for entry in result.entries.values()) + 2
-    lines.append("  " + " " * width + "".join(f"{name:>{w}}" for name, w in zip(columns, widths, strict=True)))
-    for name, row in scores.rows.items():
-        rates = (row.rate_by_mean_loss, row.rate_by_final_loss)
-        values = (
-            " / ".join(f"{rate:.2g}" for rate in dict.fromkeys(rates) if rate is not None) or "-",
-            *(_number(x, ".4g") for x in (row.mean_loss, row.final_loss, row.valid_loss)),
-            _number(row.valid_accuracy, ".1%"),
-            (">= " if row.speed_up_is_lower_bound else "") + _number(row.speed_up, ".3g"),
-            f"{row.diverged}/{row.num_runs}",
-            _number(row.milliseconds_per_step, ".3g"),
-            _number(row.score, ".3g"),
-        )
-        text = "".join(f"{value:>{w}}" for value, w in zip(values, widths, strict=True))
-        lines.append(f"  {result.entries[name].label:{width}}{text}")
-    for name, row in COMPARISONS.items():
-        ratio, verdict, what = scores.ratios[name], "", f"learned / {row.other}, {row.measure.replace('_', ' ')}"
-        if row.wanted is not None:
-            aim = f", aim {row.aim:g}" if row.aim else ""
-            verdict = f"  {'yes' if ratio <= row.wanted else 'NO'} (wanted: at most {row.wanted:g}{aim})"
-        lines.append(f"  {what:46}{ratio:8.3g}{verdict}")
-    learned = scores.rows["learned"]
-    for against, value in (("single run", learned.speed_up), ("envelope", learned.speed_up_envelope)):
-        bound = ">= " if value is not None and value >= LONG else ""
-        lines.append(f"  {f'speed-up over best Adam, {against}':46}{bound + _number(value, '.3g'):>8}")
-    return "\n".join([*lines, *(f"  warning: {warning}" for warning in scores.warnings)])
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None or math.isnan(value) else format(value, form)
-
-
 def _task(name: str, result: TaskResult, scores: TaskScores) -> dict[str, Any]:
-    passed = {key: scores.ratios[key] <= row.wanted for key, row in COMPARISONS.items() if row.wanted is not None}
     return {
         "name": name,
         "num_params": result.num_params,
         "warnings": scores.warnings,
         "ratios": scores.ratios,
-        "passed": passed,
         "rows": [{"optimizer": optimizer, **row._asdict()} for optimizer, row in scores.rows.items()],
         "curves": {optimizer: _curve(entry) for optimizer, entry in result.entries.items()},
     }
@@ -130,14 +103,17 @@ def _optimizers(results: Results) -> dict[str, dict[str, str]]:
 
 
 def _aggregate(scores: Scores) -> list[dict[str, Any]]:
-    """Over the tasks on which scores are defined."""
+    """One row per optimizer, over the tasks on which scores are defined."""
     tables = _score_tables(scores)
     if not tables:
         return []
+    defined = [name for name, task in scores.items() if len(task.run_scores["learned"])]
     rows = []
     for name, ours in tables.items():
         iqm = iqm_interval(ours)
-        better = None if name == "learned" else probability_of_improvement(tables["learned"], ours)
+        enough = min(map(len, ours)) >= FEWEST_RUNS
+        better = probability_of_improvement(tables["learned"], ours) if enough and name != "learned" else None
+        worst = int(np.argmin([x.mean() for x in ours]))
         speeds = {
             measure: [value for task in scores.values() if (value := getattr(task.rows[name], measure)) is not None]
             for measure in ("speed_up", "speed_up_envelope")
@@ -148,6 +124,8 @@ def _aggregate(scores: Scores) -> list[dict[str, Any]]:
                 "iqm": iqm.estimate,
                 "iqm_low": iqm.low,
                 "iqm_high": iqm.high,
+                "worst": float(ours[worst].mean()) if len(ours) > 1 else None,
+                "worst_task": defined[worst] if len(ours) > 1 else None,
                 "improvement": better and better.estimate,
                 "improvement_low": better and better.low,
                 "improvement_high": better and better.high,
@@ -160,7 +138,7 @@ def _aggregate(scores: Scores) -> list[dict[str, Any]]:
 
 
 def _score_tables(scores: Scores) -> dict[str, list[np.ndarray]]:
-    """For each optimizer the scores of its runs, one array a task."""
+    """The scores of the runs of each optimizer, one array per task."""
     defined = [task for task in scores.values() if len(task.run_scores["learned"])]
     return {name: [task.run_scores[name] for task in defined] for name in defined[0].run_scores} if defined else {}
 
@@ -175,33 +153,41 @@ def _failures(results: Results, scores: Scores) -> list[str]:
     found = []
     for name, task in scores.items():
         learned, adam = task.rows["learned"], task.rows["adam"]
+        label = results[name].entries["learned"].label
         if learned.diverged:
-            found.append(f"{name}: the learned optimizer diverged on {learned.diverged} of {learned.num_runs} seeds")
+            found.append(f"{name}: {label} diverged on {learned.diverged} of {learned.num_runs} seeds")
         elif learned.final_loss > adam.final_loss:
             times = f", {learned.final_loss / adam.final_loss:.3g} times" if adam.final_loss > 0 else ""
             found.append(
-                f"{name}: final loss {learned.final_loss:.3g}{times} that of tuned Adam, {adam.final_loss:.3g}"
+                f"{name}: {label} has the final loss {learned.final_loss:.3g}{times} that of tuned Adam, "
+                f"{adam.final_loss:.3g}"
             )
         found += [f"{name}: {warning}" for warning in results[name].warnings]
     return found
 
 
-def _headline(results: Results, scores: Scores, aggregate: list[dict[str, Any]]) -> str:
+def headline(results: Results, scores: Scores, aggregate: Sequence[Mapping[str, Any]]) -> str:
+    """The evaluation in a few sentences: on how many tasks it is better, by how much, where worst, how surely."""
+    first = next(iter(results.values()))
+    label = first.entries["learned"].label
     better = sum(task.rows["learned"].final_loss < task.rows["adam"].final_loss for task in scores.values())
-    horizon, number = next(iter(results.values())).horizon, len(results)
-    tasks = f"{number} tasks" if number > 1 else "the task"
-    of = f"on {better} of {tasks}" if number > 1 else f"{'lower' if better else 'not lower'}"
-    if number > 1:
-        first = f"After {horizon:,} steps the learned optimizer has a lower final loss than tuned Adam {of}"
+    if len(results) > 1:
+        text = f"has a lower final loss than tuned Adam on {better} of {len(results)} tasks"
     else:
-        first = f"After {horizon:,} steps the learned optimizer's final loss is {of} than tuned Adam's"
+        text = f"has {'a lower' if better else 'no lower'} final loss than tuned Adam"
+    text = f"After {first.horizon:,} steps {label} {text}"
     if not aggregate:
-        return f"{first}."
+        return f"{text}."
     ours = aggregate[0]
-    interval = f" (95 % interval {ours['iqm_low']:.2f} to {ours['iqm_high']:.2f})" if ours["iqm_low"] > -1 else ""
+    low, high = ours["iqm_low"], ours["iqm_high"]
+    interval = "" if math.isnan(low) else f" (95 % interval {low:.2f} to {high:.2f})"
+    text += f": score {ours['iqm']:.2f}{interval}, where tuned Adam has 1."
+    if ours["worst"] is not None:
+        text += f" Its worst task is {ours['worst_task']}, with the score {ours['worst']:.2g}."
     bound = "at least " if ours["speed_up_iqm"] >= LONG else ""
-    return (
-        f"{first}: score {ours['iqm']:.2f}{interval}, tuned Adam being 1. "
-        f"Speed-up over the best single Adam {bound}{ours['speed_up_iqm']:.2f}, over its envelope "
+    text += (
+        f" Speed-up over the best single Adam {bound}{ours['speed_up_iqm']:.2f}, over its envelope "
         f"{ours['speed_up_envelope_iqm']:.2f}."
     )
+    warning = caution(len(first.seeds))
+    return f"{text} {warning}" if warning else text

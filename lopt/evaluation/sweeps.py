@@ -1,4 +1,4 @@
-"""An evaluation along an axis: the same optimizers on a task's variants, or over other horizons."""
+"""An evaluation along an axis: the same optimizers on variants of a task, or over other horizons."""
 
 import dataclasses
 import time
@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 
 from lopt.evaluation.contestants import Contestant
-from lopt.evaluation.evaluation import MIN_HORIZON, Evaluation
 from lopt.evaluation.plan import duration, make_plan
+from lopt.evaluation.protocol import MIN_HORIZON, Evaluation
 from lopt.evaluation.scores import score_task
 from lopt.types import TaskFamily
 
-HORIZONS = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0)  # multiples of the evaluation's
+HORIZONS = (0.25, 0.5, 1.0, 2.0, 5.0, 10.0)  # multiples of the horizon of the evaluation
 Point = tuple[Evaluation, TaskFamily]
 
 
@@ -27,14 +27,20 @@ def horizon_points(evaluation: Evaluation, family: TaskFamily) -> dict[str, Poin
 def run_sweep(
     axis: str, task: str, points: Mapping[str, Point], contestants: Sequence[Contestant], say: Callable[[str], None]
 ) -> dict[str, Any]:
-    """Scores at every point: `axis`, `task`, `values` and `rows`, a list of scores by optimizer.
+    """Scores at every point of the axis.
 
-    Baselines are tuned anew at each point, and a score refers to Adam at that point: 1 is Adam tuned for it. A score is
-    0 where a run has diverged, None where it is not defined.
+    Baselines are tuned anew at each point, and a score refers to Adam at that point: 1 is Adam tuned for it. A run that
+    diverged scores 0; a score that is not defined is None.
 
     Args:
-      points: evaluations and tasks by their labels along the axis.
+      axis: the name of the axis.
+      task: the name of the task.
+      points: evaluations and tasks, by their labels along the axis.
+      contestants: who takes part.
       say: is told of every point.
+
+    Returns:
+      `axis`, `task`, `values`, the labels, and `rows`, a list of mean scores by the name of the optimizer.
     """
     rows: dict[str, list[float | None]] = {contestant.name: [] for contestant in contestants}
     for label, (evaluation, family) in points.items():

@@ -1,8 +1,8 @@
 """What a trained optimizer does, in pictures: `python -m lopt.inspect PATH [--out=FOLDER]`.
 
-Draws response.png, the update of a parameter against its gradient and its past gradients; training.png, the size of
-updates and the effective learning rate along the training of a noisy quadratic; memory.png, how much the update listens
-to the gradient of k steps ago, to the parameter and to the loss.
+It draws response.png, the update of a parameter against its gradient and its past gradients; training.png, the size of
+updates and the effective learning rate while a noisy quadratic is trained; and memory.png, how strongly the update
+depends on the gradient of k steps ago, on the parameter and on the loss.
 """
 
 import argparse
@@ -31,7 +31,12 @@ UPDATE = "update, in units of the parameter"
 
 
 def draw_response(values: np.ndarray, updates: np.ndarray) -> "Figure":
-    """Lines: the update against the gradient, for three pasts. Map: against both, both being `values`."""
+    """Lines: the update against the gradient, for three pasts. Map: the update against gradient and past.
+
+    Args:
+      values: `[GRID]`, the gradients, and the means of the past gradients.
+      updates: `[GRID, GRID]`, by past and gradient.
+    """
     figure = _figure(4.8)
     lines, plane = figure.subplots(1, 2)
     for mean, (colour, style) in zip((-1.5, 0.0, 1.5), STYLES, strict=True):
@@ -76,7 +81,7 @@ def draw_training(training: Training) -> "Figure":
 
 
 def draw_memory(memory: Memory, requires: frozenset[str]) -> "Figure":
-    """The derivative by the gradient of k steps ago, beside those by parameter and loss."""
+    """Derivatives with respect to the gradient of k steps ago, to the parameter and to the loss."""
     figure = _figure(3.8)
     past, *others = figure.subplots(1, 3, width_ratios=(5, 1, 1))
     steps, (colour, _) = np.arange(HISTORY), STYLES[0]
@@ -100,9 +105,9 @@ def draw_memory(memory: Memory, requires: frozenset[str]) -> "Figure":
         axes.plot(0, middle, "o", color=colour)
         _plain(axes)
         axes.spines["bottom"].set_visible(False)
-    caption = "dots: means over gradients and parameters of N(0, 1), bands: two standard errors of them"
+    caption = "dots: means over gradients and parameters from N(0, 1); bands: two standard errors"
     if "value" in requires:
-        caption += "; by the loss, bands: middle 80% of the parameters"
+        caption += "; for the loss, bands: the middle 80% of the parameters"
     figure.supxlabel(caption, fontsize=9, color=PLAIN)
     return figure
 
@@ -138,7 +143,7 @@ def _output_folder(path: Path) -> Path:
     except OSError as error:
         raise InputError(f"--out={path}: the folder cannot be made ({error.strerror}); give another") from error
     if not os.access(path, os.W_OK):
-        raise InputError(f"--out={path}: nothing may be written there; give another folder")
+        raise InputError(f"--out={path}: the folder is not writable; give another")
     return path
 
 
@@ -149,11 +154,11 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument(
         "path",
-        help="a run's folder, an export's, a theta.state file as published with Celo or VeLO, or the name of an "
-        "optimizer that ships with lopt",
+        help="the folder of a run or of an export, a theta.state file as published with Celo or VeLO, or the name of "
+        "an optimizer that ships with lopt",
     )
     parser.add_argument("--out", help="folder for the pictures; default: runs/inspect-NAME")
-    parser.add_argument("--steps", type=int, default=500, help="of the training on a quadratic; default: 500")
+    parser.add_argument("--steps", type=int, default=500, help="length of the training on a quadratic; default: 500")
     args = parser.parse_args(arguments)
     try:
         if args.steps < 1:

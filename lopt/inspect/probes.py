@@ -1,6 +1,6 @@
-"""What a trained optimizer does, in numbers: its response to gradients, a training, its memory; `lopt.inspect` draws.
+"""What a trained optimizer does, in numbers: its response to gradients, a training, its memory. `__main__` draws them.
 
-The parameters are those of one matrix, because some rules leave vectors to Adam.
+The parameters always form one matrix, because some rules leave vectors to Adam.
 """
 
 import functools
@@ -12,14 +12,20 @@ import numpy as np
 
 from lopt.types import LearnedOptimizer, Theta
 
-HISTORY = 64  # gradients that are looked back upon
-DRAWS = 8  # of parameters and past gradients, that a response is the mean over
-TRAINED = (8, 8)  # parameters of the quadratic
-REMEMBERING = (64, 64)  # parameters that memory is measured on
+HISTORY = 64  # number of gradients looked back upon
+DRAWS = 8  # draws of parameters and past gradients; a response is their mean
+TRAINED = (8, 8)  # shape of the quadratic's parameters
+REMEMBERING = (64, 64)  # shape of the parameters that memory is measured on
 
 
 class Training(NamedTuple):
-    """Of each step, `[T]`: loss; update, its root mean square; rate, -<update, gradient> / |gradient|^2."""
+    """What is recorded at each step of a training.
+
+    Attributes:
+      loss: `[T]`, before the update.
+      update: `[T]`, the update's root mean square.
+      rate: `[T]`, the effective learning rate -<update, gradient> / |gradient|^2.
+    """
 
     loss: Any
     update: Any
@@ -27,13 +33,14 @@ class Training(NamedTuple):
 
 
 class Memory(NamedTuple):
-    """Average derivatives of a parameter's update, with gradients and parameters from N(0, 1).
+    """Average derivatives of a parameter's update, for gradients and parameters drawn from N(0, 1).
 
     Attributes:
-      past: `[HISTORY]`, by the parameter's own gradient of 0, 1, ... steps ago.
-      param: by the parameter itself.
-      past_error, param_error: their standard errors.
-      loss: `[n]`, by the loss, of n parameters: the change of the update from a loss of 0.5 to one of 1.5.
+      past: `[HISTORY]`, with respect to the parameter's own gradient of 0, 1, ... steps ago.
+      param: with respect to the parameter itself.
+      past_error: `[HISTORY]`, standard errors of `past`.
+      param_error: standard error of `param`.
+      loss: `[n]`, for each of n parameters the change of its update when the loss is 1.5 instead of 0.5.
     """
 
     past: np.ndarray
@@ -50,7 +57,7 @@ def normal(*seed: int, shape: tuple[int, ...]) -> np.ndarray:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _replay(optimizer: LearnedOptimizer, theta: Theta, grads: jax.Array, param: jax.Array, loss: jax.Array) -> Any:
-    """The last update of one tensor, of the shape of `param`, after gradients `[steps, *shape]` with nothing moved."""
+    """The last update of one tensor like `param` after gradients `[steps, *shape]`, while the parameters stay put."""
     params = {"w": param}
 
     def step(state, grad):
@@ -61,10 +68,10 @@ def _replay(optimizer: LearnedOptimizer, theta: Theta, grads: jax.Array, param: 
 
 
 def response(optimizer: LearnedOptimizer, theta: Theta, means: np.ndarray, now: np.ndarray) -> np.ndarray:
-    """Updates `[len(means), len(now)]` of parameters whose gradients were `means` + N(0, 1), and are `now`.
+    """Updates `[len(means), len(now)]` of parameters whose gradients were `means` + N(0, 1) before and are `now`.
 
-    All are parameters of one matrix, drawn from N(0, 1), so that a rule which normalizes sees the whole grid. Their
-    places in it are shuffled: rows and columns, which some rules take means over, tell nothing of the gradients.
+    All parameters are in one matrix, drawn from N(0, 1), so that a rule which normalizes sees the whole grid. Their
+    places in it are shuffled, so that rows and columns, which some rules average over, say nothing about gradients.
     """
     shape = (len(means), len(now))
     draws = []
@@ -97,7 +104,7 @@ def _train(optimizer: LearnedOptimizer, theta: Theta, start: jax.Array, noise: j
 
 
 def train(optimizer: LearnedOptimizer, theta: Theta, num_steps: int) -> Training:
-    """Of sum_i h_i x_i^2 / 2 over 64 parameters, h from 0.01 to 1, with gradient noise of 0.1, from N(0, 1)."""
+    """Trains 64 parameters from N(0, 1) on sum_i h_i x_i^2 / 2, h from 0.01 to 1, with gradient noise of size 0.1."""
     start = jnp.asarray(normal(3, shape=TRAINED))
     noise = jnp.asarray(0.1 * normal(4, shape=(num_steps, *TRAINED)))
     return Training(*map(np.asarray, _train(optimizer, theta, start, noise)))
@@ -106,8 +113,8 @@ def train(optimizer: LearnedOptimizer, theta: Theta, num_steps: int) -> Training
 def remember(optimizer: LearnedOptimizer, theta: Theta) -> Memory:
     """Average derivatives by linear regression over 4,096 parameters, at a loss of 1.
 
-    By Stein's lemma, E[du/dx] = E[u x] for x ~ N(0, 1): what the regression finds. Where the update jumps, as at a
-    gradient's change of sign, this counts the jump; derivatives at single points would miss it.
+    The regression finds E[u x], which by Stein's lemma is E[du/dx] for x ~ N(0, 1). This counts jumps of the update,
+    as at a gradient's change of sign, which derivatives at single points would miss.
     """
     grads, param = normal(5, shape=(HISTORY, *REMEMBERING)), normal(6, shape=REMEMBERING)
 

@@ -1,14 +1,16 @@
-"""A run's folder: the config that it belongs to, and the latest two checkpoints of its whole state (orbax).
+"""The latest two checkpoints of a run's whole state (orbax).
 
 A checkpoint is one orbax step folder. The state's leaves are stored flat, each under its path in the tree, beside a
 manifest of their shapes and types and the checksums of the files. Both are looked at before an array is read: orbax
-casts to the type that is asked for, does not notice a changed byte, and answers a cut file with hundreds of lines.
+casts to the type that is asked for, does not notice a changed byte, and answers a cut file with hundreds of lines. A
+folder without its checksums was cut off between writing and sealing: it counts as absent.
 """
 
-import json
 import logging
 import os
-from collections.abc import Mapping, Sequence
+import shutil
+import tempfile
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
-from lopt.files import check_seal, seal, write_atomic
+from lopt.files import check_seal, seal
+from lopt.meta_training.workdir import CHECKPOINTS, finished_steps
 from lopt.names import InputError
 from lopt.trees import describe, differences
 from lopt.types import PyTree
@@ -31,55 +34,6 @@ class CheckpointError(RuntimeError):
     """A checkpoint could not be written. The message says why, and which earlier step a restart would continue from."""
 
 
-def check_config(workdir: str | os.PathLike, config: Mapping[str, Any], may_change: Sequence[str] = ()) -> None:
-    """Ties a folder to one config: writes `config.json` into a new folder, compares with the one that is there.
-
-    Args:
-      workdir: the run's folder; made if absent.
-      config: JSON-able scalars, lists and None.
-      may_change: keys that a continued run may change; the file then takes the new values.
-
-    Raises:
-      InputError: the folder belongs to a run with another config, or its config cannot be read. Nothing is changed.
-    """
-    path = Path(workdir) / "config.json"
-    asked = json.loads(json.dumps(config))  # tuples become the lists that they are read back as
-    there = _read_config(path)
-    if there == asked:
-        return
-    if there is not None:
-        absent = object()
-        differing = {k: (there.get(k, absent), asked.get(k, absent)) for k in sorted({*there, *asked})}
-        differing = {k: pair for k, pair in differing.items() if pair[0] != pair[1]}
-        if refused := [k for k in differing if k not in may_change]:
-            shown = {k: ["nothing" if v is absent else json.dumps(v) for v in differing[k]] for k in refused}
-            lines = "".join(f"\n  {k}: there {old}, asked {new}" for k, (old, new) in shown.items())
-            raise InputError(
-                f"{path} is the config of another run:{lines}\n"
-                "To continue that run, ask for its values; to start another run, choose another workdir."
-            )
-    write_atomic(path, json.dumps(asked, indent=2, sort_keys=True) + "\n")
-
-
-def _read_config(path: Path) -> dict[str, Any] | None:
-    """The config in a folder, None for a new one; makes the folder."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        config = json.loads(path.read_text())
-    except FileNotFoundError:
-        if _steps(path.parent / "checkpoints"):
-            raise InputError(
-                f"{path.parent} holds checkpoints but no config.json, so it cannot be told which run they are of: "
-                "put the file back or choose another workdir."
-            ) from None
-        return None
-    except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {_reason(error)}. Repair the file or choose another workdir.") from error
-    if not isinstance(config, dict):
-        raise InputError(f"{path} is not the config of a run. Choose another workdir.")
-    return config
-
-
 class Checkpoints:
     """The checkpoints in `WORKDIR/checkpoints`; use it as a context manager, so that the last save is finished.
 
@@ -87,7 +41,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: str | os.PathLike):
-        self._directory = Path(workdir).absolute() / "checkpoints"
+        self._directory = Path(workdir).absolute() / CHECKPOINTS
         context = ocp.Context()
         # Made in the background, a folder that cannot be made leaves a thread waiting for it for five minutes.
         context.async_options.create_directories_asynchronously = False
@@ -97,8 +51,15 @@ class Checkpoints:
         _log.addFilter(_not_from_orbax)
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
+            finished = finished_steps(self._directory)
+            for folder in self._directory.iterdir():  # cut off before it was sealed: nothing of it can be trusted
+                if folder.is_dir() and folder.name.isdecimal() and int(folder.name) not in finished:
+                    shutil.rmtree(folder)
+            # Orbax looks for its files by patterns, in which brackets and stars of the path would mean something.
+            self._place = Path(tempfile.mkdtemp(prefix="lopt-"))
+            (self._place / CHECKPOINTS).symlink_to(self._directory, target_is_directory=True)
             self._checkpointer = ocp.training.Checkpointer(
-                str(self._directory),
+                str(self._place / CHECKPOINTS),
                 context=context,
                 # orbax has two protocols of this name, and names the other one in the signature
                 preservation_policy=ocp.training.preservation_policies.LatestN(KEEP),  # pyright: ignore[reportArgumentType]
@@ -124,25 +85,32 @@ class Checkpoints:
         finally:
             self._thread.shutdown()
             self._checkpointer.close()
+            shutil.rmtree(self._place, ignore_errors=True)
             _log.removeFilter(_not_from_orbax)
 
     def latest_step(self) -> int | None:
         """The newest finished step, None if there is none."""
-        return max(_steps(self._directory), default=None)
+        return max(finished_steps(self._directory), default=None)
 
-    def save(self, step: int, state: PyTree) -> None:
+    def save(self, step: int, state: PyTree, then: Callable[[], object] = lambda: None) -> None:
         """Starts to write `state`; returns once it is copied, so that the caller may donate or change its buffers.
 
         A step that is already there is left as it is: the same config has the same state at the same step.
+
+        Args:
+          step: outer steps done.
+          state: the whole state of the run.
+          then: is called when the checkpoint is finished, by a thread; what it raises counts as a failed save.
 
         Raises:
           CheckpointError: this save could not be started, or the one before it failed.
         """
         self.wait()
-        if step in _steps(self._directory):
+        if step in finished_steps(self._directory):
+            then()
             return
         leaves = _by_path(state)
-        metadata: dict[str, Any] = {"leaves": {path: describe(leaf) for path, leaf in leaves.items()}}
+        metadata: dict[str, Any] = {"step": step, "leaves": {path: describe(leaf) for path, leaf in leaves.items()}}
         # On CPU orbax writes from a view of the array's own buffer. XLA does not reuse a buffer that has a view, but
         # that is its promise and not orbax's. And orbax refuses arrays without elements, of which the manifest is all.
         arrays = {path: jnp.copy(leaf) for path, leaf in leaves.items() if leaf.size}
@@ -151,7 +119,7 @@ class Checkpoints:
             written = self._checkpointer.save_async(step, arrays, force=True, custom_metadata=metadata)
         except Exception as error:
             raise self._failure(error) from error
-        self._sealing = self._thread.submit(self._seal_when, written, self._directory / str(step))
+        self._sealing = self._thread.submit(self._finish, written, self._directory / str(step), then)
 
     def wait(self) -> None:
         """Returns when nothing is being written. Raises CheckpointError if the save in progress failed."""
@@ -185,14 +153,18 @@ class Checkpoints:
         try:
             check_seal(folder)
             metadata = self._checkpointer.metadata(step).custom_metadata
-            listed = metadata.get("leaves") if isinstance(metadata, dict) else None
+            listed, number = (
+                (metadata.get("leaves"), metadata.get("step", step)) if isinstance(metadata, dict) else (None, None)
+            )
             if not isinstance(listed, dict):
                 raise ValueError("it has no list of its arrays, so it is damaged or another program's")
+            if number != step:
+                raise ValueError(f"it is the checkpoint of step {number}, in a folder that was renamed")
             found = {path: str(description) for path, description in listed.items()}
             if found == asked:
                 arrays |= self._checkpointer.load(step, {path: t for path, t in targets.items() if t.size})
         except Exception as error:
-            earlier = max((s for s in _steps(self._directory) if s < step), default=None)
+            earlier = max((s for s in finished_steps(self._directory) if s < step), default=None)
             back = "" if earlier is None else f"delete that folder to go back to step {earlier}, or "
             raise InputError(
                 f"cannot restore step {step} from {folder}: {_reason(error)}. Nothing was changed; "
@@ -207,19 +179,15 @@ class Checkpoints:
         return step, jax.tree.unflatten(jax.tree.structure(template), values)
 
     @staticmethod
-    def _seal_when(written: Any, folder: Path) -> None:
+    def _finish(written: Any, folder: Path, then: Callable[[], object]) -> None:
         if written.result() and jax.process_index() == 0:
             seal(folder)
+            then()
 
     def _failure(self, error: Exception) -> CheckpointError:
         latest = self.latest_step()
         usable = "there is no earlier step" if latest is None else f"a restart continues from step {latest}"
         return CheckpointError(f"cannot write step {self._saving} to {self._directory}: {_reason(error)}; {usable}.")
-
-
-def _steps(directory: Path) -> list[int]:
-    """The finished steps: orbax gives a folder its bare number when all of it is written."""
-    return [int(p.name) for p in directory.iterdir() if p.name.isdecimal() and p.is_dir()] if directory.is_dir() else []
 
 
 def _by_path(tree: PyTree) -> dict[str, Any]:

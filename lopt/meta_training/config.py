@@ -1,6 +1,8 @@
 """The settings of a meta-training run, as a person gives them: names and numbers, checked before anything is built."""
 
 import dataclasses
+import math
+from collections.abc import Mapping
 from typing import Any
 
 from lopt.distributed import PairLayout
@@ -8,9 +10,9 @@ from lopt.estimators import ESTIMATORS
 from lopt.horizons import Horizon
 from lopt.meta_training.inner import META_LOSSES, MetaLoss
 from lopt.meta_training.outer import MetaTraining, OuterOptimizer
-from lopt.names import InputError, build, check_known, parse_spec, split_list
+from lopt.names import MAX_WHOLE, InputError, build, check_known, parse_spec, spell, split_list
 from lopt.optimizers import OPTIMIZERS
-from lopt.types import TaskMixture
+from lopt.types import GradientEstimator, LearnedOptimizer, TaskMixture
 
 
 def setting(default: Any, doc: str) -> Any:
@@ -20,9 +22,13 @@ def setting(default: Any, doc: str) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class MetaTrainConfig:
-    """All that decides the result of a run. What each field means is its `doc`; `meta_train.py --help` prints it."""
+    """Everything that decides the result of a run. The `doc` of each field says what it means, as does `--help`.
 
-    optimizer: str = setting(
+    `optimizer` and `estimator` may be objects in the place of names. An estimator that is an object has its own
+    `num_pairs`, `sigma`, `truncation` and `horizon`: those here are not read then.
+    """
+
+    optimizer: str | LearnedOptimizer = setting(
         "mlp", f"learned optimizer, NAME[:setting=value]...; names: {', '.join(sorted(OPTIMIZERS))}"
     )
     tasks: str = setting(
@@ -30,23 +36,23 @@ class MetaTrainConfig:
         "tasks to train on: a comma list of [WEIGHT*]FAMILY[/DATASET][:setting=value]...[+AUGMENTATION...], or a named "
         "pool; python -m tasks list shows them all",
     )
-    tasks_per_step: int = setting(0, "task families that an outer step draws, by their weights; 0: all of them")
+    tasks_per_step: int = setting(0, "task families drawn per outer step, by their weights; 0: all of them")
     init_from: str = setting(
         "", "where theta starts: a run, an export or a shipped optimizer with a theta of the same form; empty: fresh"
     )
     freeze: str = setting(
-        "", "comma list of parts of theta that stay as they are, by path, such as scheduler or mlp/kernel_0"
+        "", "comma list of parts of theta that are not trained, by path, such as scheduler or mlp/kernel_0"
     )
-    estimator: str = setting(
+    estimator: str | GradientEstimator = setting(
         "pes", f"meta-gradient estimator, NAME[:setting=value]...; names: {', '.join(sorted(ESTIMATORS))}"
     )
-    num_pairs: int = setting(16, "antithetic pairs of particles a task family")
+    num_pairs: int = setting(16, "antithetic pairs of particles per task family")
     sigma: float = setting(0.01, "standard deviation of the perturbations of theta")
-    truncation: int = setting(50, "K, inner steps a window: one meta-gradient estimate each")
+    truncation: int = setting(50, "K, inner steps per window; each window gives one meta-gradient estimate")
     horizon: str = setting(
         "200:2000",
-        "T, inner steps a trajectory: a number, SHORTEST:LONGEST (log-uniform) or SHORTEST:LONGEST:uniform; with "
-        ":grow=N behind, LONGEST is reached after N outer steps",
+        "T, inner steps per trajectory: a number, SHORTEST:LONGEST (log-uniform) or SHORTEST:LONGEST:uniform; with "
+        ":grow=N at the end, LONGEST is reached after N outer steps",
     )
     meta_loss: MetaLoss = setting(
         "meta_batch",
@@ -60,11 +66,20 @@ class MetaTrainConfig:
     outer_warmup_steps: int = setting(0, "outer steps of linear warm-up")
     outer_clip_norm: float = setting(1.0, "the meta-gradient is clipped to this norm; 0: never")
     outer_weight_decay: float = setting(1e-4, "decoupled weight decay of adamw")
+    data_block_steps: int = setting(64, "outer steps that draw their batches from one block of a data set that streams")
     seed: int = setting(0, "of everything random in the run")
 
     def __post_init__(self):
         if self.outer_steps < 1:
             raise InputError(f"outer_steps must be at least 1, not {self.outer_steps}")
+        if self.data_block_steps < 1:
+            raise InputError(f"data_block_steps must be at least 1, not {self.data_block_steps}")
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise InputError(f"{field.name} must be a finite number, not {value}")
+            if isinstance(value, int) and field.name != "seed" and abs(value) > MAX_WHOLE:
+                raise InputError(f"{field.name} must be at most {MAX_WHOLE:,}, not {value:,}")
         if not 0 <= self.seed < 2**32:
             raise InputError(f"seed must be between 0 and 2^32 - 1, not {self.seed}")
         check_known("meta_loss", self.meta_loss, META_LOSSES)
@@ -75,31 +90,48 @@ class MetaTrainConfig:
         """Settings that may change when a run goes on. Without a schedule, more steps leave the earlier ones alone."""
         return ("outer_steps",) if self.outer_schedule == "constant" else ()
 
+    def as_json(self) -> dict[str, Any]:
+        """All settings as plain values; an object becomes the text that stands for it."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        tables = {"optimizer": OPTIMIZERS, "estimator": ESTIMATORS}
+        values |= {
+            name: spell(values[name], table) for name, table in tables.items() if not isinstance(values[name], str)
+        }
+        if not isinstance(self.estimator, str):
+            own = _own_settings(self.estimator)
+            values |= {name: own[name] for name in ("num_pairs", "sigma", "truncation") if name in own}
+            values["horizon"] = str(self.trajectory_lengths())
+        return values
+
+    def trajectory_lengths(self) -> Horizon:
+        """The horizons of the run, the estimator's own where it is an object."""
+        if isinstance(self.estimator, str):
+            return Horizon.parse(self.horizon)
+        own = _own_settings(self.estimator).get("horizon")
+        return own if isinstance(own, Horizon) else Horizon.parse(self.horizon)
+
+    def pairs(self) -> int:
+        """Number of antithetic pairs, the estimator's own where it is an object."""
+        own = {} if isinstance(self.estimator, str) else _own_settings(self.estimator)
+        return own.get("num_pairs", self.num_pairs)
+
     def build(self, tasks: TaskMixture, layout: PairLayout) -> MetaTraining:
         """What the settings stand for.
 
         Args:
-          tasks: what the setting `tasks` stands for; this library does not know the pool.
+          tasks: what the setting `tasks` stands for.
+          layout: which device runs which pair.
 
         Raises:
           InputError: a setting is unknown or out of its range.
         """
         return MetaTraining(
-            optimizer=build("optimizer", parse_spec(self.optimizer), OPTIMIZERS),
+            optimizer=self._build_optimizer(),
             families=tasks.families,
             weights=tasks.weights,
             families_per_step=self.tasks_per_step,
             frozen=tuple(split_list(self.freeze)),
-            estimator=build(
-                "estimator",
-                parse_spec(self.estimator),
-                ESTIMATORS,
-                num_pairs=self.num_pairs,
-                sigma=self.sigma,
-                truncation=self.truncation,
-                horizon=Horizon.parse(self.horizon),
-                layout=layout,
-            ),
+            estimator=self._build_estimator(layout),
             outer_optimizer=OuterOptimizer(
                 name=self.outer_optimizer,
                 learning_rate=self.outer_learning_rate,
@@ -112,3 +144,30 @@ class MetaTrainConfig:
             meta_loss=self.meta_loss,
             layout=layout,
         )
+
+    def _build_optimizer(self) -> LearnedOptimizer:
+        if isinstance(self.optimizer, str):
+            return build("optimizer", parse_spec(self.optimizer), OPTIMIZERS)
+        return self.optimizer
+
+    def _build_estimator(self, layout: PairLayout) -> GradientEstimator:
+        if isinstance(self.estimator, str):
+            return build(
+                "estimator",
+                parse_spec(self.estimator),
+                ESTIMATORS,
+                num_pairs=self.num_pairs,
+                sigma=self.sigma,
+                truncation=self.truncation,
+                horizon=Horizon.parse(self.horizon),
+                layout=layout,
+            )
+        own = self.estimator
+        return dataclasses.replace(own, layout=layout) if "layout" in _own_settings(own) else own  # type: ignore[type-var]
+
+
+def _own_settings(estimator: GradientEstimator) -> Mapping[str, Any]:
+    """The settings of an estimator object, empty where it is no dataclass."""
+    if not dataclasses.is_dataclass(estimator):
+        return {}
+    return {field.name: getattr(estimator, field.name) for field in dataclasses.fields(estimator)}

@@ -1,4 +1,4 @@
-"""The data of a meta-training run: on the devices once, or, where a family streams, the block of an outer step."""
+"""The data of a run: loaded once, or, for a family that streams, one block at a time."""
 
 import contextlib
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -6,27 +6,28 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import jax
 
 from lopt.distributed import PairLayout
-from lopt.meta_training.outer import BLOCK_STEPS
 from lopt.types import Data, TaskFamily
 
 
 class Feed(contextlib.AbstractContextManager):
-    """Gives the data of each outer step: a function of (seed, step), whatever was asked for before.
+    """Gives the data of each outer step, as a function of (seed, step) alone.
 
-    Outer steps n BLOCK_STEPS to (n + 1) BLOCK_STEPS - 1 draw their batches from block n of every family that streams.
-    While they run, block n + 1 is read by a thread.
+    Outer steps n B to (n + 1) B - 1 draw their batches from block n of every family that streams, with B the
+    `block_steps`. While they run, a thread reads block n + 1.
 
     Args:
-      families: whose data.
-      layout: every device of it gets all the data.
-      seed: of the run.
+      families: the families whose data are given.
+      layout: all of its devices get all the data.
+      seed: the seed of the run.
+      block_steps: B, outer steps per block; the result of a run depends on it where a family streams.
 
     Raises:
-      InputError: a family's data cannot be read; in `at`, too, if they break later.
+      InputError: a family's data cannot be read, here or later in `at`.
     """
 
-    def __init__(self, families: tuple[TaskFamily, ...], layout: PairLayout, seed: int):
+    def __init__(self, families: tuple[TaskFamily, ...], layout: PairLayout, seed: int, block_steps: int):
         self._families, self._sharding, self._seed = families, layout.replicated, seed
+        self._block_steps = block_steps
         self._held = tuple(None if f.streams else self._load(f, 0) for f in families)
         streams = any(f.streams for f in families)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="feed") if streams else None
@@ -36,15 +37,15 @@ class Feed(contextlib.AbstractContextManager):
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def steps_left(self, step: int) -> int:
-        """Outer steps from `step` on that one dispatch may run on the same data."""
-        return BLOCK_STEPS if self._pool is None else BLOCK_STEPS - step % BLOCK_STEPS
+    def steps_left(self, step: int) -> int | None:
+        """Outer steps from `step` on that may run on the same data; None for any number."""
+        return None if self._pool is None else self._block_steps - step % self._block_steps
 
     def at(self, step: int) -> tuple[Data, ...]:
-        """The data of outer step `step`, one entry a family."""
+        """The data of outer step `step`, a tuple with one entry per family."""
         if self._pool is None:
             return self._held
-        first = step // BLOCK_STEPS
+        first = step // self._block_steps
         for block in (first, first + 1):
             if block not in self._blocks:
                 self._blocks[block] = self._pool.submit(self._load_block, block)

@@ -1,4 +1,4 @@
-"""Parts of theta that a run leaves as they are: neither perturbed nor updated."""
+"""Parts of theta that a run does not train: they are neither perturbed nor updated."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -17,7 +17,8 @@ def split_theta(theta: Theta, frozen: tuple[str, ...]) -> tuple[Theta, Rebuild]:
 
     Args:
       theta: nested dicts.
-      frozen: paths such as `scheduler` or `mlp/kernel_0`; all below one is frozen. With none, theta is trained whole.
+      frozen: paths such as `scheduler` or `mlp/kernel_0`. Everything below such a path is frozen. Without any path, the
+        whole theta is trained.
 
     Returns:
       `({path: array}, rebuild)`, where `rebuild` gives a theta with the frozen arrays of this one.

@@ -1,9 +1,10 @@
-"""Where a learned optimizer meets a task: one inner training as an `InnerProblem`."""
+"""One inner training as an `InnerProblem`: here a learned optimizer meets a task."""
 
 from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from lopt.inner_step import TrainState, inner_step
 from lopt.names import check_known
@@ -12,8 +13,8 @@ from lopt.types import Config, Data, InnerProblem, LearnedOptimizer, Params, PyT
 MetaLoss = Literal["train", "meta_batch", "final"]
 META_LOSSES = get_args(MetaLoss)
 
-# In units of the trivial predictor's loss. A particle that has diverged pays this for the rest of its horizon, so it
-# must stand well above what a bad start costs, and low enough that one such particle does not drown the others.
+# In units of the trivial predictor's loss. A particle that has diverged pays this for the rest of its horizon, so the
+# cap must be well above the cost of a bad start, and low enough that one such particle does not drown the others.
 LOSS_CAP = 2.0
 
 
@@ -47,6 +48,8 @@ def inner_training(
 ) -> InnerProblem:
     """The training of a task drawn from `family` by `optimizer`, as a function of theta.
 
+    The rule works in float32, whatever the dtype of the params, as it does in `as_optax`; the params keep theirs.
+
     The loss of step t is min(normalize(loss), cap), NaN counted as cap, of
       train: the training batch, before the update;
       meta_batch: a fresh batch of the split `meta`, after the update;
@@ -62,7 +65,7 @@ def inner_training(
         config = family.sample(config_key)
         task = family.task(config)
         params = task.init(params_key)
-        states = optimizer.init(theta, params, num_steps=horizon), task.corrupt.init(params)
+        states = optimizer.init(theta, _as_float32(params), num_steps=horizon), task.corrupt.init(params)
         return InnerState(config, params, *states, jnp.zeros((), jnp.int32), jnp.asarray(horizon, jnp.int32))
 
     def evaluate(theta: Theta, state: InnerState, key: jax.Array) -> jax.Array:
@@ -78,7 +81,10 @@ def inner_training(
         batch = family.sample_batch(data, batch_key, state.config, "train")
 
         def update(grads: Params, own: PyTree, params: Params, value: jax.Array) -> tuple[Params, PyTree]:
-            return optimizer.update(theta, grads, own, params, value=value)
+            updates, new = optimizer.update(
+                theta, _as_float32(grads), own, _as_float32(params), value=_as_float32(value)
+            )
+            return updates, optax.tree.cast_like(new, own)
 
         train, value = inner_step(task, update, batch, loss_key, TrainState(*state[1:4]))
         new_state = InnerState(state.config, *train, state.step + 1, state.horizon)
@@ -94,3 +100,7 @@ def inner_training(
         return new_state, loss
 
     return InnerProblem(init, step, evaluate, cap=cap, final_loss=meta_loss == "final")
+
+
+def _as_float32(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: x.astype(jnp.float32), tree)

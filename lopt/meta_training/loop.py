@@ -1,12 +1,11 @@
 """The meta-training loop around the jitted outer steps: logging, checkpoints, exports, signals, resuming."""
 
 import contextlib
-import fcntl
+import functools
 import logging
-import math
-import os
 import shlex
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,14 +15,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lopt.horizons import Horizon
-from lopt.meta_training.checkpoint import Checkpoints, check_config
+from lopt.distributed import check_one_process
+from lopt.meta_training.budget import check_affordable, num_bytes
+from lopt.meta_training.checkpoint import KEEP, Checkpoints
 from lopt.meta_training.config import MetaTrainConfig
 from lopt.meta_training.feed import Feed
+from lopt.meta_training.health import Health
 from lopt.meta_training.metrics import MetricsLog
-from lopt.meta_training.outer import BLOCK_STEPS, MetaTraining, OuterState, outer_steps
+from lopt.meta_training.outer import DISPATCH_STEPS, MetaTraining, OuterState, outer_steps
 from lopt.meta_training.progress import Progress
-from lopt.names import InputError
+from lopt.meta_training.workdir import EXPORT, METRICS, open_workdir
 from lopt.tracking import open_tracker
 from lopt.trained.export import save_export
 from lopt.trained.pretrained import load_pretrained
@@ -31,17 +32,13 @@ from lopt.trained.pretrained import load_pretrained
 BLOCK_SECONDS = 1.0  # a dispatch cannot be interrupted, so this is how long a signal may wait
 
 
-class DivergedError(RuntimeError):
-    """Theta is no longer finite. The message says since when; the last checkpoint is from before."""
-
-
-class Run(NamedTuple):
-    """What one invocation does with a run; unlike the config, none of it changes the result.
+class Invocation(NamedTuple):
+    """What one call does with a run; unlike the config, nothing of it changes the result.
 
     Attributes:
-      workdir: holds config.json, metrics.jsonl, checkpoints/ and export/.
+      workdir: folder of config.json, metrics.jsonl, checkpoints/ and export/.
       checkpoint_every: outer steps between checkpoints.
-      stop_after: stop after this many outer steps of this invocation; None to go to the end.
+      stop_after: stop after this many outer steps of this call; None to go to the end.
       wandb: disabled, offline or online.
       command: as typed, for the card.
     """
@@ -54,7 +51,14 @@ class Run(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """Attributes: step, outer steps done in all; finished; signal, the one that stopped the run; export, its folder."""
+    """How far a call got.
+
+    Attributes:
+      step: outer steps done in all.
+      finished: whether these are all that the config asks for.
+      signal: number of the signal that stopped the run; None if none did.
+      export: folder of the trained optimizer.
+    """
 
     step: int
     finished: bool
@@ -62,24 +66,32 @@ class Outcome(NamedTuple):
     export: Path
 
 
-def train(training: MetaTraining, config: MetaTrainConfig, run: Run) -> Outcome:
+def train(training: MetaTraining, config: MetaTrainConfig, run: Invocation) -> Outcome:
     """Runs `config` in `run.workdir`, from its latest checkpoint if there is one.
 
     Raises:
       InputError: the combination cannot be trained, its data cannot be read, the workdir is of another config or in
         use, or a checkpoint is damaged. Nothing has been overwritten then.
-      CheckpointError: a checkpoint could not be written; the one before is intact.
-      DivergedError: theta is no longer finite.
+      CheckpointError: a checkpoint or the metrics could not be written; the checkpoint before is intact.
+      StuckError: the run has stopped learning; the checkpoint from before that is intact.
     """
+    check_one_process()
     with contextlib.ExitStack() as stack:
-        feed = stack.enter_context(Feed(training.families, training.layout, config.seed))
+        feed = stack.enter_context(Feed(training.families, training.layout, config.seed, config.data_block_steps))
         template = training.template(feed.at(0))
+        check_affordable(training, config, template, feed.at(0))
         start = load_pretrained(config.init_from).theta if config.init_from else None
         if start is not None:
             training.check_theta(start)
-        run.workdir.mkdir(parents=True, exist_ok=True)
-        stack.enter_context(_only_user_of(run.workdir))
-        check_config(run.workdir, _as_dict(config), may_change=config.may_grow)
+        stack.enter_context(
+            open_workdir(
+                run.workdir,
+                config.as_json(),
+                may_change=config.may_grow,
+                defaults=MetaTrainConfig().as_json(),
+                needed_bytes=(KEEP + 1) * num_bytes(template),
+            )
+        )
         checkpoints = stack.enter_context(Checkpoints(run.workdir))
         signals = stack.enter_context(_caught_signals())
         if checkpoints.latest_step() is None:
@@ -89,82 +101,81 @@ def train(training: MetaTraining, config: MetaTrainConfig, run: Run) -> Outcome:
             step, state = checkpoints.restore(template)
             logging.info("going on from step %d", step)
 
-        rows_log = stack.enter_context(MetricsLog(run.workdir / "metrics.jsonl", step))
-        tracker = open_tracker(run.wandb, config=_as_dict(config), workdir=run.workdir)
+        rows_log = stack.enter_context(MetricsLog(run.workdir / METRICS, step))
+        tracker = open_tracker(run.wandb, config=config.as_json(), workdir=run.workdir)
         stack.callback(tracker.finish)
         progress = stack.enter_context(Progress(total=config.outer_steps, start=step))
+        health = Health()
 
         def save(step: int, state: OuterState) -> None:
-            checkpoints.save(step, state)
-            save_export(run.workdir / "export", training.optimizer, state.theta, card=_card(config, run, step))
+            theta, card = jax.device_get(state.theta), _card(config, run, step)
+            folder = run.workdir / EXPORT
+            checkpoints.save(
+                step, state, then=functools.partial(save_export, folder, training.optimizer, theta, card=card)
+            )
 
         target = config.outer_steps if run.stop_after is None else min(config.outer_steps, step + run.stop_after)
         saved, block = step, 1
         while step < target and not signals:
             next_checkpoint = (step // run.checkpoint_every + 1) * run.checkpoint_every
-            count = min(block, target - step, next_checkpoint - step, feed.steps_left(step))
+            count = min(step + block, target, next_checkpoint, step + (feed.steps_left(step) or block)) - step
             started = time.monotonic()
             state, metrics = outer_steps(training, state, feed.at(step), jnp.asarray(count, jnp.int32))
             rows = _rows(metrics, step, count)
             block = _next_block(block, count, time.monotonic() - started)
             step += count
             rows_log.write(rows)
-            _check_finite(rows, run.workdir)
             for row in rows:
                 tracker.log(row, step=row["step"])
             progress.update(step, meta_loss=rows[-1]["meta_loss"])
-            if step == next_checkpoint:
+            health.observe(rows)
+            if step == next_checkpoint and not health.ill:
                 save(step, state)
                 saved = step
-        if saved < step or not (run.workdir / "export").exists():
+        if step == config.outer_steps:
+            health.end()
+        if saved < step or not (run.workdir / EXPORT).exists():
             save(step, state)
         checkpoints.wait()
-    return Outcome(step, step >= config.outer_steps, signals[0] if signals else None, run.workdir / "export")
+    return Outcome(step, step >= config.outer_steps, signals[0] if signals else None, run.workdir / EXPORT)
 
 
 def _next_block(block: int, count: int, seconds: float) -> int:
     """Outer steps for the next dispatch, so that it takes about `BLOCK_SECONDS`; grows by at most 4 at a time."""
     affordable = int(BLOCK_SECONDS * count / max(seconds, 1e-6))
-    return max(1, min(affordable, 4 * block, BLOCK_STEPS))
+    return max(1, min(affordable, 4 * block, DISPATCH_STEPS))
 
 
 def _rows(metrics: Any, step: int, count: int) -> list[dict[str, Any]]:
-    """One row an outer step; `step` counts the outer steps done, so the first row is 1."""
+    """One row per outer step; `step` counts the outer steps done, so the first row is 1."""
     host = {name: np.asarray(values)[:count] for name, values in jax.device_get(metrics).items()}
     return [{"step": step + i + 1, **{name: float(values[i]) for name, values in host.items()}} for i in range(count)]
 
 
-def _check_finite(rows: list[dict[str, Any]], workdir: Path) -> None:
-    for row in rows:
-        if not math.isfinite(row["update_norm"]):
-            raise DivergedError(
-                f"theta is not finite after outer step {row['step']}. What {workdir} had saved before is intact; "
-                "start another run with a smaller outer_learning_rate, or with clipping."
-            )
-
-
-def _as_dict(config: MetaTrainConfig) -> dict[str, Any]:
-    return {name: getattr(config, name) for name in config.__dataclass_fields__}
-
-
-def _card(config: MetaTrainConfig, run: Run, step: int) -> dict[str, Any]:
-    horizon = Horizon.parse(config.horizon)
+def _card(config: MetaTrainConfig, run: Invocation, step: int) -> dict[str, Any]:
+    horizon, settings = config.trajectory_lengths(), config.as_json()
     return {
         "tasks": config.tasks,
         "horizon": [horizon.min_length, horizon.max_length],
         "meta_loss": config.meta_loss,
-        "estimator": config.estimator,
+        "estimator": settings["estimator"],
         "outer_steps": step,
         "seed": config.seed,
         "command": shlex.join(run.command),
-        "config": _as_dict(config),
+        "config": settings,
     }
 
 
 @contextlib.contextmanager
 def _caught_signals() -> Iterator[list[int]]:
-    """The signals that asked the run to stop, as they come; a second Ctrl-C stops at once."""
+    """The signals that asked the run to stop, as they come; a second Ctrl-C stops at once.
+
+    Python delivers signals to the main thread alone: in another one, nothing is caught.
+    """
     caught: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield caught
+        return
 
     def note(number: int, frame: Any) -> None:
         del frame
@@ -178,16 +189,3 @@ def _caught_signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _only_user_of(workdir: Path) -> Iterator[None]:
-    """Two runs in one workdir would overwrite each other's checkpoints."""
-    with open(workdir / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(f"another run is using {workdir}: wait for it, or take another workdir") from None
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield

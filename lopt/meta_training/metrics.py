@@ -1,4 +1,4 @@
-"""What a run shows of itself: metrics.jsonl, a progress bar or lines, and a wandb run. None of it changes the run."""
+"""The file metrics.jsonl: one row of numbers per outer step."""
 
 import contextlib
 import json
@@ -15,11 +15,11 @@ from lopt.names import InputError
 
 
 class MetricsLog(contextlib.AbstractContextManager):
-    """Appends rows to a file of one JSON object a line, each with its `step`.
+    """Appends rows to a file of JSON objects, one per line, each with its `step`.
 
     Args:
       path: the file, made if absent.
-      step: where the run goes on from; later rows, and a last line that was cut short, are dropped.
+      step: outer steps that the run has done; rows of later steps, and a last line that was cut short, are dropped.
 
     Raises:
       InputError: the file holds something else.
@@ -40,7 +40,7 @@ class MetricsLog(contextlib.AbstractContextManager):
         self._file.close()
 
     def write(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Appends rows of numbers, strings and lists, and flushes. What is not finite becomes null: JSON has no NaN."""
+        """Appends rows of numbers, strings and lists, and flushes. A number that is not finite becomes null."""
         self._file.write("".join(json.dumps(_jsonable(row), allow_nan=False) + "\n" for row in rows))
         self._file.flush()
 

@@ -3,8 +3,8 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,21 +14,22 @@ from lopt.distributed import PairLayout
 from lopt.meta_training.freezing import Rebuild, check_frozen, of_trained_part, split_theta
 from lopt.meta_training.inner import MetaLoss, inner_training
 from lopt.meta_training.outer_optimizer import OuterOptimizer
-from lopt.names import InputError
+from lopt.names import InputError, check_numbers
 from lopt.seeds import initial_theta, run_keys
 from lopt.trees import describe_leaves, differences
 from lopt.types import Data, Estimate, GradientEstimator, InnerProblem, LearnedOptimizer, PyTree, TaskFamily, Theta
 
-BLOCK_STEPS = 64  # the most outer steps in one dispatch
+DISPATCH_STEPS = 64  # the most outer steps in one dispatch; results do not depend on it
+VARIANCE = "grad_variance"  # in an estimate's info
 
 
 class OuterState(NamedTuple):
-    """The whole of a run: with the config, it is the checkpoint.
+    """The whole state of a run: a checkpoint holds this, beside the config.
 
     Attributes:
       theta: meta-parameters.
-      optimizer_state: of the outer optimizer.
-      estimator_states: one a family; arrays have a leading pair axis.
+      optimizer_state: state of the outer optimizer.
+      estimator_states: one per family; arrays have a leading pair axis.
       step: outer steps done, int32.
       key: the run's key; step n uses fold_in(key, n).
     """
@@ -40,18 +41,64 @@ class OuterState(NamedTuple):
     key: jax.Array
 
 
-@dataclasses.dataclass(frozen=True)
-class MetaTraining:
-    """What is trained, on what, and how: everything static of a run, hashable, so that jit knows it by value.
-
-    The meta-gradient is that of sum_i w_i J_i / sum_i w_i over the families. An outer step estimates it from all of
-    them, or from `families_per_step` of them, drawn independently with probability w_i / sum_j w_j: unbiased too.
-    `data` is everywhere a tuple with one entry a family, what their `load` gave.
+class FamilyEstimates(NamedTuple):
+    """What the families of one outer step have said.
 
     Attributes:
-      weights: w, one a family; empty for equal ones.
-      families_per_step: how many an outer step draws; 0 for all of them.
-      frozen: paths of theta that are left as they are.
+      mean: the estimate for the mixture.
+      states: new estimator states, one per family.
+      losses: each family's mean loss, scalars.
+    """
+
+    mean: Estimate
+    states: tuple[PyTree, ...]
+    losses: tuple[jax.Array, ...]
+
+
+def _mean(estimates: Estimate, weights: Sequence[float]) -> Estimate:
+    """mean_i w_i estimate_i, of estimates stacked along a leading axis, for weights whose mean is 1.
+
+    A family without any usable pair, whose gradient is NaN, adds nothing to the mean; if no family is usable, the mean
+    is NaN. The loss is the mean over the families that have one.
+    The variance of the mean of n independent estimates is sum_i (w_i / n)^2 variance_i. Where families are drawn, that
+    is the variance for those drawn, not what the draw adds.
+    """
+    w, told = jnp.asarray(weights, jnp.float32), jnp.isfinite(estimates.loss)
+
+    def per_family(x: jax.Array, like: jax.Array) -> jax.Array:
+        return x.reshape(-1, *[1] * (like.ndim - 1))
+
+    def mean(x: jax.Array) -> jax.Array:
+        return jnp.mean(per_family(w, x) * x, axis=0)
+
+    usable = jnp.isfinite(jax.vmap(optax.tree.norm)(estimates.grad))
+    nothing = jnp.where(usable.any(), 0, jnp.nan)
+    grad = jax.tree.map(lambda x: mean(jnp.where(per_family(usable, x), x, nothing)), estimates.grad)
+    loss = mean(jnp.where(told, estimates.loss, 0)) / mean(told.astype(w.dtype))  # 0 / 0 without any
+    info = {name: mean(x) for name, x in estimates.info.items()}
+    if (variance := estimates.info.get(VARIANCE)) is not None:
+        info[VARIANCE] = jnp.sum(jnp.square(w / len(weights)) * variance)
+    return Estimate(grad, loss, info)
+
+
+@dataclasses.dataclass(frozen=True)
+class MetaTraining:
+    """Everything static about a run: what is trained, on what, and how. Hashable, so that jit knows it by value.
+
+    The meta-gradient is that of sum_i w_i J_i / sum_i w_i over the families. An outer step estimates it from all of
+    them, or from `families_per_step` of them, drawn independently with probability w_i / sum_j w_j, which is unbiased
+    too. `data` is always a tuple with one entry per family, as its `load` returned it.
+
+    Attributes:
+      optimizer: the rule whose theta is trained.
+      families: the task families of the mixture.
+      estimator: of the meta-gradient.
+      outer_optimizer: how theta follows the meta-gradient.
+      meta_loss: what an inner step costs.
+      layout: which device runs which pair.
+      weights: w, one per family; empty for equal weights.
+      families_per_step: number of families that an outer step draws; 0 for all of them.
+      frozen: paths of the parts of theta that are not trained.
     """
 
     optimizer: LearnedOptimizer
@@ -72,6 +119,14 @@ class MetaTraining:
             raise InputError(f"the weights of the tasks must be above 0, not {', '.join(map(str, self.weights))}")
         if self.families_per_step < 0:
             raise InputError(f"tasks_per_step must be at least 0, not {self.families_per_step}")
+        if self.families and self.families_per_step > len(self.families):
+            raise InputError(
+                f"tasks_per_step is {self.families_per_step}, of {len(self.families)} task families: 0 stands for all"
+            )
+        for kind in ("optimizer", "estimator", "outer_optimizer"):
+            check_numbers(kind.replace("_", " "), getattr(self, kind))
+        for family in self.families:
+            check_numbers(f"task {family.name}", family)
 
     def _shares(self) -> list[float]:
         """The weights, scaled so that their mean is 1."""
@@ -79,7 +134,7 @@ class MetaTraining:
         return [weight * len(weights) / sum(weights) for weight in weights]
 
     def _problems(self, data: tuple[Data, ...], rebuild: Rebuild) -> list[InnerProblem]:
-        """One a family, as functions of the trained part of theta."""
+        """One inner problem per family, as functions of the trained part of theta."""
         problems = [
             inner_training(self.optimizer, family, family_data, meta_loss=self.meta_loss)
             for family, family_data in zip(self.families, data, strict=True)
@@ -97,56 +152,65 @@ class MetaTraining:
         optimizer_state = self.outer_optimizer.transformation().init(trained)
         return OuterState(theta, optimizer_state, states, jnp.zeros((), jnp.int32), key)
 
-    def _estimate(self, i: int, problem: InnerProblem, theta: Theta, state: PyTree, key: jax.Array) -> Any:
-        """Family i's estimate and new estimator state; `key` is the outer step's."""
-        return self.estimator.estimate(problem, theta, state, jax.random.fold_in(key, i))
+    def _estimate(
+        self, i: int, problem: InnerProblem, theta: Theta, state: PyTree, key: jax.Array, step: jax.Array
+    ) -> tuple[Estimate, PyTree]:
+        """The estimate and the new estimator state of family i; `key` is the outer step's."""
+        return self.estimator.estimate(problem, theta, state, jax.random.fold_in(key, i), step=step)
 
     def _estimate_all(
-        self, problems: list[InnerProblem], theta: Theta, states: tuple[PyTree, ...], key: jax.Array
-    ) -> Any:
-        """The weighted mean of all families' estimates, the new estimator states, each family's loss."""
+        self, problems: list[InnerProblem], theta: Theta, states: tuple[PyTree, ...], key: jax.Array, step: jax.Array
+    ) -> FamilyEstimates:
+        """The weighted mean over all families."""
         done = [
-            self._estimate(i, problem, theta, old, key)
+            self._estimate(i, problem, theta, old, key, step)
             for i, (problem, old) in enumerate(zip(problems, states, strict=True))
         ]
-        estimates = [
-            Estimate(*jax.tree.map(lambda x, w=w: w * x, e)) for (e, _), w in zip(done, self._shares(), strict=True)
-        ]
-        mean = jax.tree.map(lambda *xs: jnp.mean(jnp.stack(xs), axis=0), *estimates)
-        return mean, tuple(new for _, new in done), [e.loss for e, _ in done]
+        estimates = [estimate for estimate, _ in done]
+        mean = _mean(jax.tree.map(lambda *xs: jnp.stack(xs), *estimates), self._shares())
+        return FamilyEstimates(mean, tuple(new for _, new in done), tuple(e.loss for e in estimates))
 
     def _estimate_some(
-        self, problems: list[InnerProblem], theta: Theta, states: tuple[PyTree, ...], key: jax.Array
-    ) -> Any:
-        """As `_estimate_all` of the families drawn; the loss of one that is not drawn is NaN."""
+        self, problems: list[InnerProblem], theta: Theta, states: tuple[PyTree, ...], key: jax.Array, step: jax.Array
+    ) -> FamilyEstimates:
+        """The mean over the families drawn; the loss of a family that is not drawn is NaN."""
         draw_key, slots_key = jax.random.split(key)
         logits = jnp.log(jnp.asarray(self._shares()))
 
         def visit(i: int, states: tuple[PyTree, ...], key: jax.Array) -> tuple[Estimate, tuple[PyTree, ...]]:
-            estimate, new = self._estimate(i, problems[i], theta, states[i], key)
+            estimate, new = self._estimate(i, problems[i], theta, states[i], key, step)
             return estimate, (*states[:i], new, *states[i + 1 :])
 
         def body(carry, slot):
             states, losses = carry
             drawn = jax.random.categorical(jax.random.fold_in(draw_key, slot), logits)
             branches = [functools.partial(visit, i) for i in range(len(problems))]
-            # Drawn twice, a family goes on by two windows; the slot keeps their randomness apart.
+            # A family that is drawn twice advances by two windows; the slot keeps their randomness apart.
             estimate, states = jax.lax.switch(drawn, branches, states, jax.random.fold_in(slots_key, slot))
             return (states, losses.at[drawn].set(estimate.loss)), estimate
 
         losses = jnp.full(len(problems), jnp.nan)
         slots = jnp.arange(self.families_per_step)
         (states, losses), estimates = jax.lax.scan(body, (states, losses), slots)
-        return jax.tree.map(lambda x: x.mean(0), estimates), states, list(losses)
+        return FamilyEstimates(_mean(estimates, [1.0] * self.families_per_step), states, tuple(losses))
 
     def _step(self, state: OuterState, data: tuple[Data, ...]) -> tuple[OuterState, Mapping[str, jax.Array]]:
         estimate = self._estimate_some if self.families_per_step else self._estimate_all
         step_key = jax.random.fold_in(state.key, state.step)
         trained, rebuild = split_theta(state.theta, self.frozen)
         problems = self._problems(data, rebuild)
-        (grad, loss, info), estimator_states, losses = estimate(problems, trained, state.estimator_states, step_key)
+        (grad, loss, info), estimator_states, losses = estimate(
+            problems, trained, state.estimator_states, step_key, state.step
+        )
         transformation = self.outer_optimizer.transformation()
-        updates, optimizer_state = transformation.update(grad, state.optimizer_state, trained)
+        # Without a usable estimate theta must not move, and momentum would move it.
+        usable = jnp.isfinite(optax.tree.norm(grad))
+        # Dtypes are those of the state before: with x64 on, optax's counts would make float64 of them.
+        moved = optax.tree.cast_like(
+            transformation.update(grad, state.optimizer_state, trained), (trained, state.optimizer_state)
+        )
+        still = jax.tree.map(jnp.zeros_like, trained), state.optimizer_state
+        updates, optimizer_state = jax.tree.map(lambda new, old: jnp.where(usable, new, old), moved, still)
         theta = rebuild(optax.apply_updates(trained, updates))
         metrics = {
             "meta_loss": loss,
@@ -158,26 +222,26 @@ class MetaTraining:
         return OuterState(theta, optimizer_state, estimator_states, state.step + 1, state.key), metrics
 
     def shardings(self, state: OuterState) -> OuterState:
-        """Where a state lives: estimator states are split over devices by pairs, the rest is everywhere."""
+        """Where a state lives: estimator states are split over the devices by pairs, and every device has the rest."""
         everywhere = jax.tree.map(lambda _: self.layout.replicated, state)
         split = jax.tree.map(lambda _: self.layout.split, state.estimator_states)
         return everywhere._replace(estimator_states=split)
 
     def template(self, data: tuple[Data, ...]) -> OuterState:
-        """The state's shapes, types and shardings, without computing it. Raises what a bad combination raises."""
+        """Shapes, types and shardings of the state, without computing it. Raises InputError for a bad combination."""
         shapes = jax.eval_shape(self._init, jnp.zeros((), jnp.uint32), data, None)
         return jax.tree.map(
             lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, self.shardings(shapes)
         )
 
     def check_theta(self, theta: Theta) -> None:
-        """Raises InputError unless it is a theta of this optimizer."""
+        """Raises InputError unless `theta` is one of this optimizer's."""
         wanted = describe_leaves(jax.eval_shape(self.optimizer.init_theta, jax.random.key(0)))
         if different := differences(describe_leaves(theta), wanted):
             raise InputError(f"the theta to start from is not one of this optimizer: {different}")
 
     def init(self, seed: int, data: tuple[Data, ...], theta: Theta | None = None) -> OuterState:
-        """The state before the first outer step, from a fresh theta or a given one that `check_theta` accepts."""
+        """The state before the first outer step, from a fresh theta or from a given one that `check_theta` accepts."""
         template = self.template(data)
         shardings = self.shardings(template)
         return jax.jit(self._init, out_shardings=shardings)(jnp.asarray(seed, jnp.uint32), data, theta)
@@ -193,13 +257,13 @@ def outer_steps(
 
     Args:
       state: donated.
-      num_steps: int32, at most `BLOCK_STEPS`.
+      num_steps: int32, at most `DISPATCH_STEPS`.
 
     Returns:
-      The new state, and metrics of `[BLOCK_STEPS]` each, of which the first `num_steps` are filled.
+      The new state, and metrics of `[DISPATCH_STEPS]` each, of which the first `num_steps` are filled.
     """
     metrics_shape = jax.eval_shape(training._step, state, data)[1]
-    rows = jax.tree.map(lambda x: jnp.zeros((BLOCK_STEPS, *x.shape), x.dtype), metrics_shape)
+    rows = jax.tree.map(lambda x: jnp.zeros((DISPATCH_STEPS, *x.shape), x.dtype), metrics_shape)
 
     def body(i, carry):
         state, rows = carry

@@ -15,13 +15,13 @@ class OuterOptimizer:
     """How theta follows the meta-gradient.
 
     Attributes:
-      name: of `OUTER_OPTIMIZERS`.
-      learning_rate: its peak.
-      schedule: from the peak to 0 over `num_steps` outer steps (cosine, linear), or constant.
+      name: one of `OUTER_OPTIMIZERS`.
+      learning_rate: peak learning rate.
+      schedule: how the rate falls from its peak to 0 over `num_steps` outer steps: cosine or linear; or constant.
       warmup_steps: outer steps of linear increase from 0.
       clip_norm: the meta-gradient's norm is clipped to this; 0 for never.
-      weight_decay: decoupled; used by adamw.
-      num_steps: length of the schedule.
+      weight_decay: decoupled weight decay, used by adamw.
+      num_steps: length of the schedule, in outer steps.
     """
 
     name: str = "adam"
@@ -40,7 +40,9 @@ class OuterOptimizer:
         if self.clip_norm < 0 or self.weight_decay < 0:
             raise InputError("the clipping norm and the weight decay of the outer optimizer must be at least 0")
         if not 0 <= self.warmup_steps < self.num_steps:
-            raise InputError(f"warm-up of {self.warmup_steps} outer steps in a run of {self.num_steps}")
+            raise InputError(
+                f"a warm-up of {self.warmup_steps} outer steps must be shorter than the run of {self.num_steps}"
+            )
 
     def learning_rate_schedule(self) -> optax.Schedule:
         decay_steps = self.num_steps - self.warmup_steps

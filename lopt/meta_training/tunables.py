@@ -62,7 +62,12 @@ class Tunable:
 
 
 class OptaxRuleState(NamedTuple):
-    """Attributes: inner, state of the optax optimizer; num_steps, int32, length of the training."""
+    """The state of a tuned training.
+
+    Attributes:
+      inner: state of the optax optimizer.
+      num_steps: length of the training, int32.
+    """
 
     inner: PyTree
     num_steps: jax.Array
@@ -102,10 +107,25 @@ class OptaxRule:
         return OptaxRule(factory, tuple(tunables.items()), tuple(fixed.items()))
 
     def for_params(self, params: Params) -> "OptaxRule":
-        """The rule for parameters of this structure."""
-        if not any(tunable.per_tensor for _, tunable in self.tunables):
-            return self
-        return dataclasses.replace(self, tensors=tuple(jax.tree.leaves(_names(params))))
+        """The rule for parameters of this structure. Raises InputError if a training cannot call the optimizer."""
+        rule = self
+        if any(tunable.per_tensor for _, tunable in self.tunables):
+            rule = dataclasses.replace(self, tensors=tuple(jax.tree.leaves(_names(params))))
+
+        def one_step(key: jax.Array, params: Params) -> Params:
+            theta = rule.init_theta(key)
+            state = rule.init(theta, params, num_steps=2)
+            return rule.update(theta, params, state, params, value=jnp.zeros(()))[0]
+
+        try:
+            jax.eval_shape(one_step, jax.random.key(0), params)
+        except Exception as error:  # whatever an optimizer raises
+            raise InputError(
+                f"{getattr(self.factory, '__name__', self.factory)} cannot be called by a training step, which has "
+                f"gradients, params and value, the loss: {' '.join(str(error).split())[:300]}. If an argument of the "
+                "optimizer does without what is missing, give it in `fixed` (lbfgs: linesearch=None)."
+            ) from error
+        return rule
 
     @property
     def requires(self) -> frozenset[str]:
@@ -138,7 +158,10 @@ class OptaxRule:
             name: functools.partial(schedule, tunable, theta[name][tensor] if tunable.per_tensor else theta[name])
             for name, tunable in self.tunables
         }
-        return optax.with_extra_args_support(optax.inject_hyperparams(self.factory)(**dict(self.fixed), **schedules))
+        # Only what is tuned is traced: arguments that decide the structure of an optimizer must be known to Python.
+        static = [name for name in inspect.signature(self.factory).parameters if name not in schedules]
+        inject = optax.inject_hyperparams(self.factory, static_args=static)
+        return optax.with_extra_args_support(inject(**dict(self.fixed), **schedules))
 
     def values(self, theta: Theta) -> dict[str, Any]:
         """The hyperparameters of theta: a float each, or `[knots]`; a dict of these by tensor if per tensor."""

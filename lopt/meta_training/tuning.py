@@ -1,4 +1,4 @@
-"""Tunes the hyperparameters of any optax optimizer on a loss of one's own, by meta-gradients through the training."""
+"""Tunes the hyperparameters of an optax optimizer on your own loss, by meta-gradients through the training."""
 
 import dataclasses
 import math
@@ -13,9 +13,10 @@ import optax
 from lopt.distributed import default_layout
 from lopt.estimators import ESTIMATORS
 from lopt.horizons import Horizon
-from lopt.meta_training.outer import BLOCK_STEPS, MetaTraining, OuterOptimizer, outer_steps
+from lopt.meta_training.outer import DISPATCH_STEPS, MetaTraining, OuterOptimizer, outer_steps
 from lopt.meta_training.tunables import OptaxRule, Tunable
 from lopt.names import InputError, build, parse_spec
+from lopt.trees import describe
 from lopt.types import Batch, Config, Data, Params, PyTree, Task
 
 # `(params, key, data) -> scalar`: a loss on a fresh batch, drawn from `data` with `key`.
@@ -24,12 +25,12 @@ LossFn = Callable[[Params, jax.Array, Data], jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class UserTask:
-    """A task family made of a person's own functions. A batch is a key and the data, under the name of its split.
+    """A task family made of your own functions. A batch is a key and the data, under the name of its split.
 
     Attributes:
       init_params: `(key) -> params`.
-      loss: what the inner training descends.
-      objective: what the hyperparameters are to lower.
+      loss: what the inner training minimises.
+      objective: what the hyperparameters are tuned to minimise.
       start: the objective of fresh params.
     """
 
@@ -75,8 +76,8 @@ class Tuned(NamedTuple):
     Attributes:
       optimizer: the optax optimizer with the tuned hyperparameters, schedules over the updates made.
       hyperparameters: values by name: a float, `[knots]` for a schedule, a dict of these by tensor if per tensor.
-      history: `[num_updates]`, the objective of the perturbed trainings at each update of the hyperparameters, mean
-        over the windows just run.
+      history: `[num_updates]`, the objective of the perturbed trainings at each update of the hyperparameters: the mean
+        over the windows just run, or, of a final objective, over the trainings that ended; NaN where none did.
     """
 
     optimizer: optax.GradientTransformation
@@ -107,7 +108,8 @@ def tune(
 
     theta holds, for each hyperparameter, its distance from the initial value in the coordinates of its scale; the
     objective is the mean over a training of `objective` after each step, or the objective after the last one.
-    Trainings that diverge cost twice the objective of fresh params. A run takes num_updates * 2 * num_pairs *
+    A training that diverges counts with the objective of fresh params plus its size, so twice the objective where that
+    is positive. A run takes num_updates * 2 * num_pairs *
     truncation inner steps and one compilation.
 
     Args:
@@ -116,12 +118,12 @@ def tune(
       init: `(key) -> params`.
       loss: `(params, key, data) -> scalar` on a fresh training batch, drawn with the key.
       data: arrays that the functions read; arguments of the compiled program, not constants in it.
-      objective: what to lower, on fresh batches; need not be differentiable. By default the loss.
+      objective: what to minimise, on fresh batches; it need not be differentiable. By default the loss.
       final: only the objective after the last step counts.
       fixed: further arguments of the factory.
       estimator: a name, with settings as in `"pes:staggered=False"`; with `final`, `"nres"` has less variance.
-      learning_rate: of Adam on theta; it falls to 0 along a cosine.
-      sigma: of the noise on theta: 0.1 changes a hyperparameter on a log scale by a tenth.
+      learning_rate: peak rate of Adam on theta; it falls to 0 along a cosine.
+      sigma: standard deviation of the noise on theta: 0.1 changes a hyperparameter on a log scale by a tenth.
       truncation: inner steps between two updates, a divisor of num_steps; by default about a twentieth of it.
 
     Raises:
@@ -163,14 +165,14 @@ def tune(
 
 
 def _run(training: MetaTraining, seed: int, data: tuple[Data, ...], num_updates: int) -> tuple[Any, np.ndarray]:
-    """Theta after the updates, and the normalized objective at each."""
+    """Theta after the updates, and the normalized objective at each of them."""
     from lopt.meta_training.progress import Progress  # here, so that `import lopt` needs no rich
 
     state = training.init(seed, data)
     losses: list[np.ndarray] = []
     with Progress(total=num_updates) as progress:
-        for first in range(0, num_updates, BLOCK_STEPS):
-            count = min(BLOCK_STEPS, num_updates - first)
+        for first in range(0, num_updates, DISPATCH_STEPS):
+            count = min(DISPATCH_STEPS, num_updates - first)
             state, metrics = outer_steps(training, state, data, jnp.asarray(count, jnp.int32))
             losses.append(np.asarray(metrics["meta_loss"])[:count])
             progress.update(first + count, meta_loss=float(losses[-1][-1]))
@@ -180,6 +182,14 @@ def _run(training: MetaTraining, seed: int, data: tuple[Data, ...], num_updates:
 def _start(init: Callable[[jax.Array], Params], loss: LossFn, objective: LossFn, data: Data, key: jax.Array) -> float:
     """The objective of fresh params, mean of 8. Raises InputError if a function is not what it should be."""
     functions = {"loss": loss, "objective": objective}
+
+    for name, function in functions.items():
+        found = jax.eval_shape(lambda key, data, f=function: f(init(key), key, data), key, data)
+        if not isinstance(found, jax.ShapeDtypeStruct) or found.shape != ():
+            raise InputError(
+                f"{name}(params, key, data) must return one number, the loss, and nothing beside it: it returns "
+                f"{jax.tree.map(describe, found)}"
+            )
 
     @jax.jit
     def fresh(keys: jax.Array, data: Data) -> list[jax.Array]:

@@ -1,4 +1,4 @@
-"""Learned optimizers, one a file. A new one is a file, a row here and a row of the contract test."""
+"""Learned optimizers, one per file. A new one needs its file, a row here, and a row in the contract test."""
 
 from lopt.optimizers.adafac_mlp import AdafacMLP
 from lopt.optimizers.celo import Celo

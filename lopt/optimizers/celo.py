@@ -1,4 +1,4 @@
-"""`celo`: one tiny MLP for every parameter, and an LSTM that schedules the size of its steps over the training.
+"""`celo`: one tiny MLP for all parameters, and an LSTM that schedules the size of its steps over the training.
 
 Abhinav Moudgil, Boris Knyazev, Guillaume Lajoie, Eugene Belilovsky, "Celo: training versatile learned optimizers on a
 compute diet", 2025 (arXiv 2501.12670).
@@ -17,12 +17,17 @@ from lopt.optimizers.parts.checks import check_hidden_sizes
 from lopt.optimizers.parts.recurrent import draw_kernels
 from lopt.optimizers.parts.scheduler import Scheduler, SchedulerState
 from lopt.optimizers.parts.tensors import map_tensors
-from lopt.optimizers.parts.velo_rule import init_velo_statistics, mlp_shapes, velo_step
+from lopt.optimizers.parts.velo_step import init_velo_statistics, mlp_shapes, velo_step
 from lopt.types import Params, PyTree, Theta
 
 
 class CeloState(NamedTuple):
-    """Attributes: statistics, a tree like params of `Statistics`; schedule, None without a scheduler."""
+    """The state.
+
+    Attributes:
+      statistics: a tree like `params` of `Statistics`.
+      schedule: state of the scheduler; None without one.
+    """
 
     statistics: PyTree
     schedule: SchedulerState | None
@@ -30,15 +35,15 @@ class CeloState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Celo:
-    """Update = -1e-3 s_t d exp(1e-3 a) rms(p), (d, a) = MLP of a parameter, s_t of a scheduler that all tensors share.
+    """Update = -1e-3 s_t d exp(1e-3 a) rms(p); (d, a) is the MLP of a parameter, s_t the factor of the scheduler.
 
-    Theta has two parts, `mlp` and `scheduler`. The paper trains them one after the other: first `mlp` with
-    `scheduled=False`, where s_t = 1, then `scheduler` with `mlp` frozen.
+    All tensors share the scheduler. Theta has two parts, `mlp` and `scheduler`. The paper trains them one after the
+    other: first `mlp` with `scheduled=False`, where s_t = 1, then `scheduler` with `mlp` frozen.
 
     Attributes:
       hidden_sizes: widths of the MLP's hidden layers.
       lstm_size: width of the scheduler's LSTM.
-      scheduled: whether the scheduler is at work.
+      scheduled: whether the scheduler is used.
     """
 
     hidden_sizes: tuple[int, ...] = (4, 4)

@@ -1,11 +1,11 @@
-"""`celo2`: a small MLP gives the direction of a matrix's update only; its size is set by a learning rate.
+"""`celo2`: a small MLP computes the direction of a matrix's update; a learning rate sets its size.
 
 Abhinav Moudgil, Boris Knyazev, Eugene Belilovsky, "Celo2: towards learned optimization free lunch", 2026. The
 orthogonalization: Keller Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024.
 """
 
 import dataclasses
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable
 
 import jax
 import jax.numpy as jnp
@@ -16,24 +16,25 @@ from lopt.optimizers.parts.adafac import AdafacState
 from lopt.optimizers.parts.adafac_features import NUM_VELO_FEATURES, TensorStatistics, tensor_statistics, velo_features
 from lopt.optimizers.parts.blocks import mean_squares, scale_in_place
 from lopt.optimizers.parts.checks import check_hidden_sizes, check_keys
-from lopt.optimizers.parts.networks import MAX_UNROLLED, ParameterMLP, apply_mlp, normalized_rule
-from lopt.optimizers.parts.tensors import apart, map_tensors
-from lopt.trees import leaf_name
+from lopt.optimizers.parts.gradients import clip_gradients
+from lopt.optimizers.parts.networks import ParameterMLP, normalized_rule
+from lopt.optimizers.parts.tensors import map_tensors
+from lopt.optimizers.parts.xla import apart, once
+from lopt.trees import map_with_name
 from lopt.types import Params, Theta
 
 DECAYS = Decays(momentum=(0.9, 0.99, 0.999), rms=(0.95,), factored=(0.9, 0.99, 0.999))
 ADAM_DECAYS = Decays(momentum=(0.9,), rms=(0.95,), factored=())
-MAX_GRADIENT = 1000.0  # elements of the gradient beyond it count as it
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NUM_OUTPUTS = 3  # the direction, and two that the published networks have and nothing reads
 
 
 def orthogonalize(x: jax.Array, num_steps: int = 5) -> jax.Array:
-    """Brings the singular values of matrices near 1: Newton-Schulz steps X <- a X + (b X X^T + c (X X^T)^2) X.
+    """Brings the singular values of matrices near 1 by Newton-Schulz steps X <- a X + (b X X^T + c (X X^T)^2) X.
 
     Args:
-      x: `[..., rows, columns]`.
-      num_steps: number of steps, after a division by the Frobenius norm.
+      x: `[..., rows, columns]`, divided by its Frobenius norm before the first step.
+      num_steps: number of steps.
     """
     tall = x.shape[-2] > x.shape[-1]
     x = x.mT if tall else x
@@ -46,21 +47,22 @@ def orthogonalize(x: jax.Array, num_steps: int = 5) -> jax.Array:
 
 
 def _features(s: TensorStatistics) -> list[jax.Array]:
-    return velo_features(s._replace(grad=jnp.clip(s.grad, -MAX_GRADIENT, MAX_GRADIENT)), epsilon=1e-8)
+    return velo_features(s._replace(grad=clip_gradients(s.grad)), epsilon=1e-8)
 
 
 @dataclasses.dataclass(frozen=True)
 class Celo2:
     """update = -learning_rate D / sqrt(mean(D^2)), D = MLP(normalize(30 features))[0] or its orthogonalization.
 
-    Means of squares are over the last two axes: an array of more is a batch of matrices. Vectors, scalars, and what
-    `adam_keys` names are updated by Adam (0.9, 0.95). Weight decay and schedules are left to the chain around it.
+    Means of squares are over the last two axes: an array with more axes is a batch of matrices. Vectors, scalars and
+    the tensors that `adam_keys` names are updated by Adam (0.9, 0.95). Weight decay and schedules belong to the chain
+    around this rule.
 
     Attributes:
-      hidden_sizes: widths of the hidden layers; up to 8 they run as one loop over the parameters.
+      hidden_sizes: widths of the hidden layers; if none is above 8, the rule runs as one loop over the parameters.
       learning_rate: root mean square of a matrix's update.
       orthogonalize: whether directions pass through five Newton-Schulz steps.
-      adam_keys: parts of the paths (`layer/kernel`) of the other tensors that are left to Adam.
+      adam_keys: parts of the paths (`layer/kernel`) of other tensors that are left to Adam.
       adam_factor: Adam's learning rate as a multiple of `learning_rate`.
     """
 
@@ -85,13 +87,13 @@ class Celo2:
         return network.init(key, jnp.zeros((NUM_VELO_FEATURES, 1)), jnp.zeros((0,)))["params"]
 
     def init(self, theta: Theta, params: Params, *, num_steps: int | jax.Array | None) -> AdafacState:
-        """Tensors left to Adam have one momentum and no factored moments."""
+        """The first state, all zeros; tensors left to Adam have one momentum and no factored moments."""
         del theta, num_steps
 
-        def init_tensor(path: Sequence, param: jax.Array) -> Statistics:
-            return init_statistics(param, ADAM_DECAYS if self._by_adam(leaf_name(path), param) else DECAYS)
+        def init_tensor(path: str, param: jax.Array) -> Statistics:
+            return init_statistics(param, ADAM_DECAYS if self._by_adam(path, param) else DECAYS)
 
-        return AdafacState(jnp.zeros((), jnp.int32), jax.tree.map_with_path(init_tensor, params))
+        return AdafacState(jnp.zeros((), jnp.int32), map_with_name(init_tensor, params))
 
     def update(
         self, theta: Theta, grads: Params, state: AdafacState, params: Params, *, value: jax.Array | None
@@ -102,8 +104,7 @@ class Celo2:
         def update_tensor(
             by_adam: Hashable, param: jax.Array, grad: jax.Array, statistics: Statistics
         ) -> tuple[jax.Array, Statistics]:
-            clipped = jnp.clip(grad, -MAX_GRADIENT, MAX_GRADIENT)
-            statistics = update_statistics(statistics, clipped, ADAM_DECAYS if by_adam else DECAYS)
+            statistics = update_statistics(statistics, clip_gradients(grad), ADAM_DECAYS if by_adam else DECAYS)
             if by_adam:
                 return -self.adam_factor * self.learning_rate * _adam(statistics, step), statistics
             return self._update_matrix(theta, tensor_statistics(grad, param, *statistics)), statistics
@@ -117,19 +118,13 @@ class Celo2:
     def _update_matrix(self, theta: Theta, statistics: TensorStatistics) -> jax.Array:
         def rule(theta: Theta, statistics: TensorStatistics) -> jax.Array:
             return normalized_rule(
-                _features,
-                lambda x: apply_mlp(theta, x)[0],
-                statistics,
-                num_axes=2,
-                epsilon=1e-9,
-                in_blocks=max(self.hidden_sizes) > MAX_UNROLLED,
+                _features, theta, lambda direction, *unused: direction, statistics, num_axes=2, epsilon=1e-9
             )
 
         direction = apart(rule)(theta, statistics)
         if self.orthogonalize:
             direction = orthogonalize(direction)
-        # Where the rule is no call of its own, the barrier is to keep XLA from running the network twice.
-        direction = jax.lax.optimization_barrier(direction)
+        direction = once(direction)  # on a GPU, where `rule` is not a call of its own, the network would run twice
         (mean_square,) = mean_squares([direction], direction.shape, direction.ndim - 2)
         return scale_in_place(direction, -self.learning_rate * jax.lax.rsqrt(mean_square + 1e-9))
 

@@ -12,16 +12,21 @@ import jax.numpy as jnp
 import optax
 
 from lopt.names import InputError
+from lopt.optimizers.parts.gradients import clip_gradients
 from lopt.optimizers.parts.recurrent import draw_kernels
 from lopt.optimizers.parts.scheduler import Scheduler, SchedulerState
-from lopt.optimizers.parts.velo_rule import clip_gradients
 from lopt.types import Params, Theta
 
 LEARNING_RATE = 1e-3
 
 
 class CeloAdamState(NamedTuple):
-    """Attributes: adam, optax's state; schedule."""
+    """The state.
+
+    Attributes:
+      adam: the state of optax's `scale_by_adam`.
+      schedule: state of the scheduler.
+    """
 
     adam: optax.OptState
     schedule: SchedulerState
@@ -29,7 +34,7 @@ class CeloAdamState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class CeloAdam:
-    """Adam with b = (0.9, 0.999) and the learning rate 1e-3 s_t, s_t of the learned scheduler; theta is `scheduler`.
+    """Adam with b = (0.9, 0.999) and learning rate 1e-3 s_t; s_t comes from the scheduler, theta["scheduler"].
 
     Attributes:
       lstm_size: width of the scheduler's LSTM.

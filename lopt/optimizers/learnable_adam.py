@@ -1,4 +1,4 @@
-"""`learnable_adam`: Adam whose hyperparameters are theta. The simplest learned optimizer, and the debugger's friend.
+"""`learnable_adam`: Adam whose hyperparameters are theta. A learned optimizer that is simple enough to debug with.
 
 Adam: Diederik P. Kingma, Jimmy Ba, "Adam: A method for stochastic optimization", 2015 (arXiv 1412.6980).
 """
@@ -16,7 +16,12 @@ from lopt.types import Params, Theta
 
 
 class LearnableAdamState(NamedTuple):
-    """Attributes: adam, optax's state; num_steps, int32 scalar, 0 without a learned schedule."""
+    """The state.
+
+    Attributes:
+      adam: the state of optax's `scale_by_adam`.
+      num_steps: int32, length of the training; 0 without a learned schedule.
+    """
 
     adam: optax.OptState
     num_steps: jax.Array
@@ -24,14 +29,16 @@ class LearnableAdamState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class LearnableAdam:
-    """Adam with theta = (ln learning rate, logit b1, logit b2) and, if asked for, a schedule over t / T.
+    """Adam with theta = (ln learning rate, logit b1, logit b2) and, with `schedule_terms`, a schedule over t / T.
 
-    lr(t) = exp(log_learning_rate + sum_k schedule_k cos(pi k t / T)), k = 1..schedule_terms. A fresh theta is
-    `optax.adam(learning_rate)` exactly.
+    lr(t) = exp(log_learning_rate + sum_k schedule_k cos(pi k t / T)), k = 1..schedule_terms. With a fresh theta the
+    rule is exactly `optax.adam(learning_rate, b1, b2)`.
 
     Attributes:
-      learning_rate, b1, b2: where theta starts.
-      schedule_terms: number of cosines of the learned schedule; 0 for a constant learning rate.
+      learning_rate: value in a fresh theta.
+      b1: value in a fresh theta.
+      b2: value in a fresh theta.
+      schedule_terms: number of cosines of the learned schedule; 0 means a constant learning rate.
     """
 
     learning_rate: float = 1e-3

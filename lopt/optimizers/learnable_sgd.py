@@ -12,7 +12,13 @@ from lopt.types import Params, PyTree, Theta
 
 
 class LearnableSGDState(NamedTuple):
-    """Attributes: momentum, a tree like params; step and num_steps, int32, num_steps 0 without a learned schedule."""
+    """The state.
+
+    Attributes:
+      momentum: a tree like `params`.
+      step: int32, number of updates done.
+      num_steps: int32, length of the training; 0 without a learned schedule.
+    """
 
     momentum: PyTree
     step: jax.Array
@@ -21,13 +27,15 @@ class LearnableSGDState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class LearnableSGD:
-    """m <- b m + g, update = -lr(t) m; theta = (ln learning rate, logit b) and, if asked for, a schedule over t / T.
+    """m <- b m + g, update = -lr(t) m; theta = (ln learning rate, logit b) and, with `schedule_terms`, a schedule.
 
-    A fresh theta is `optax.sgd(learning_rate, momentum)` exactly; the schedule is that of `learnable_adam`.
+    With a fresh theta the rule is exactly `optax.sgd(learning_rate, momentum)`. The schedule is that of
+    `learnable_adam`.
 
     Attributes:
-      learning_rate, momentum: where theta starts.
-      schedule_terms: number of cosines of the learned schedule; 0 for a constant learning rate.
+      learning_rate: value in a fresh theta.
+      momentum: value in a fresh theta.
+      schedule_terms: number of cosines of the learned schedule; 0 means a constant learning rate.
     """
 
     learning_rate: float = 1e-2

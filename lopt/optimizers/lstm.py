@@ -1,4 +1,4 @@
-"""`lstm`: a two-layer LSTM runs along every parameter's gradients, with shared weights and a hidden state of its own.
+"""`lstm`: a two-layer LSTM reads the gradients of each parameter; weights are shared, hidden states are per parameter.
 
 Marcin Andrychowicz, Misha Denil, Sergio Gomez, Matthew W. Hoffman, David Pfau, Tom Schaul, Brendan Shillingford, Nando
 de Freitas, "Learning to learn by gradient descent by gradient descent", 2016 (arXiv 1606.04474).
@@ -16,13 +16,15 @@ import jax.numpy as jnp
 from lopt.names import InputError
 from lopt.optimizers.parts.accumulators import zeros_beside
 from lopt.optimizers.parts.blocks import over_blocks
+from lopt.optimizers.parts.checks import check_hidden_sizes
 from lopt.optimizers.parts.recurrent import INIT, lstm_cell
-from lopt.optimizers.parts.tensors import apart, map_tensors
+from lopt.optimizers.parts.tensors import map_tensors
+from lopt.optimizers.parts.xla import apart
 from lopt.types import Params, PyTree, Theta
 
 
 def log_and_sign(grad: jax.Array, p: float) -> tuple[jax.Array, jax.Array]:
-    """The paper's two inputs: (log|g| / p, sign g) where |g| >= e^-p, else (-1, e^p g); both of order 1."""
+    """The paper's two inputs: (log|g| / p, sign g) if |g| >= e^-p, else (-1, e^p g); both are of order 1."""
     size = jnp.abs(grad)
     large = size >= math.exp(-p)
     log = jnp.log(jnp.where(large, size, 1.0)) / p
@@ -30,7 +32,7 @@ def log_and_sign(grad: jax.Array, p: float) -> tuple[jax.Array, jax.Array]:
 
 
 class CoordinateLSTM(nn.Module):
-    """Stacked LSTM cells and a linear read-out, over `n` coordinates at once, features first.
+    """Stacked LSTM cells and a linear read-out, on `n` parameters at once, features first.
 
     Attributes:
       hidden_sizes: width of each layer.
@@ -40,7 +42,15 @@ class CoordinateLSTM(nn.Module):
 
     @nn.compact
     def __call__(self, carry: PyTree, x: jax.Array) -> tuple[PyTree, jax.Array]:
-        """Args: carry, per layer (c, h), each `[hidden, n]`; x `[features, n]`. Returns (carry, `[n]`)."""
+        """One step.
+
+        Args:
+          carry: one (c, h) per layer, each `[hidden, n]`.
+          x: `[features, n]`.
+
+        Returns:
+          The new carry and the read-out, `[n]`.
+        """
         new_carry = []
         for i, (size, (c, h)) in enumerate(zip(self.hidden_sizes, carry, strict=True)):
             kernel = self.param(f"kernel_{i}", INIT, (x.shape[0] + size, 4 * size))
@@ -54,7 +64,11 @@ class CoordinateLSTM(nn.Module):
 
 
 class LSTMState(NamedTuple):
-    """Attributes: carry, a tree like params of per-layer (c, h), each `[hidden, *shape]`."""
+    """The state.
+
+    Attributes:
+      carry: a tree like `params`; each leaf is one (c, h) per layer, each `[hidden, *shape]`.
+    """
 
     carry: PyTree
 
@@ -66,7 +80,7 @@ class LSTMOptimizer:
     Attributes:
       hidden_sizes: width of each layer.
       step_scale: size of an update when the read-out is 1.
-      gradient_log_range: the paper's p: gradients below e^-p are fed linearly.
+      gradient_log_range: the paper's p: gradients below e^-p enter linearly.
     """
 
     hidden_sizes: tuple[int, ...] = (20, 20)
@@ -74,8 +88,7 @@ class LSTMOptimizer:
     gradient_log_range: float = 10.0
 
     def __post_init__(self):
-        if not self.hidden_sizes or min(self.hidden_sizes) < 1:
-            raise InputError(f"hidden_sizes must be one or more widths of at least 1, not {self.hidden_sizes}")
+        check_hidden_sizes(self.hidden_sizes)
         if self.step_scale <= 0 or self.gradient_log_range <= 0:
             raise InputError("step_scale and gradient_log_range must be above 0")
 
@@ -88,7 +101,7 @@ class LSTMOptimizer:
         return CoordinateLSTM(self.hidden_sizes)
 
     def _zero_carry(self, param: jax.Array) -> PyTree:
-        # A separate array for c and h: one array used twice could not be donated.
+        # Two arrays: one that is used for both c and h could not be donated.
         return tuple((zeros_beside(param, h), zeros_beside(param, h)) for h in self.hidden_sizes)
 
     def init_theta(self, key: jax.Array) -> Theta:
@@ -113,5 +126,6 @@ class LSTMOptimizer:
             carry, out = self._network.apply({"params": theta}, own[1], features)  # type: ignore[misc]
             return -self.step_scale * jnp.asarray(out), carry
 
-        # Fused with what replaces the blocks, it would read c after a part of h is replaced: XLA would copy both whole.
+        # If it were fused with the replacing of blocks, XLA would read c after it had replaced parts of h, and would
+        # therefore copy both in full.
         return over_blocks(apart(update_block), (grad,), grad.shape, start=(jnp.zeros_like(grad), carry))

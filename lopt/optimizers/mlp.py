@@ -1,8 +1,8 @@
 """`mlp`: one small MLP, shared by all parameters, maps gradient, parameter, momenta and time to a step.
 
 Luke Metz, Niru Maheswaranathan, Jeremy Nixon, C. Daniel Freeman, Jascha Sohl-Dickstein, "Understanding and correcting
-pathologies in the training of learned optimizers", 2019 (arXiv 1810.10180); inputs as in google/learned_optimization's
-MLPLOpt.
+pathologies in the training of learned optimizers", 2019 (arXiv 1810.10180); the inputs are those of MLPLOpt in
+google/learned_optimization.
 """
 
 import dataclasses
@@ -14,22 +14,29 @@ import jax.numpy as jnp
 from lopt.names import InputError
 from lopt.optimizers.parts.accumulators import init_momenta, update_momenta
 from lopt.optimizers.parts.blocks import BLOCK, mean_squares, over_blocks
-from lopt.optimizers.parts.features import second_moment_normalize, time_features
+from lopt.optimizers.parts.checks import check_hidden_sizes
 from lopt.optimizers.parts.networks import ParameterMLP
+from lopt.optimizers.parts.progress import time_features
 from lopt.types import Params, PyTree, Theta
 
 DECAYS = (0.1, 0.5, 0.9, 0.99, 0.999, 0.9999)
 NUM_FEATURES = 2 + len(DECAYS)  # gradient, parameter, momenta
+EPSILON = 1e-5  # added to the mean square that normalizes a feature
 
 
 def _features(grad: jax.Array, param: jax.Array, momenta: jax.Array) -> jax.Array:
-    """The normalized inputs of one tensor of n parameters, `[8, n]`."""
-    rows = (grad.reshape(1, -1), param.reshape(1, -1), momenta.reshape(len(DECAYS), -1))
-    return second_moment_normalize(jnp.concatenate(rows))
+    """The inputs of one tensor of n parameters, each divided by its root mean square, `[8, n]`."""
+    x = jnp.concatenate((grad.reshape(1, -1), param.reshape(1, -1), momenta.reshape(len(DECAYS), -1)))
+    return x * jax.lax.rsqrt(EPSILON + jnp.mean(jnp.square(x), axis=1, keepdims=True))
 
 
 class MLPState(NamedTuple):
-    """Attributes: step int32, number of updates done; momenta, a tree of `[6, *shape]`."""
+    """The state.
+
+    Attributes:
+      step: int32, number of updates done.
+      momenta: a tree like `params` of `[6, *shape]`.
+    """
 
     step: jax.Array
     momenta: PyTree
@@ -50,8 +57,7 @@ class MLPOptimizer:
     magnitude_scale: float = 1e-3
 
     def __post_init__(self):
-        if not self.hidden_sizes or min(self.hidden_sizes) < 1:
-            raise InputError(f"hidden_sizes must be one or more widths of at least 1, not {self.hidden_sizes}")
+        check_hidden_sizes(self.hidden_sizes)
         if self.step_scale <= 0:
             raise InputError(f"step_scale must be above 0, not {self.step_scale}")
 
@@ -96,7 +102,7 @@ class MLPOptimizer:
     def _update_side_by_side(
         self, theta: Theta, tensors: list[tuple[jax.Array, jax.Array, jax.Array]], step: jax.Array
     ) -> list[jax.Array]:
-        """The updates of tensors (grad, param, momenta): one wide product instead of one a tensor."""
+        """The updates of several tensors (grad, param, momenta), by one wide product instead of one per tensor."""
         outputs = self._step(theta, jnp.concatenate([_features(*tensor) for tensor in tensors], axis=1), step)
         ends = [0]
         for grad, _, _ in tensors:
@@ -109,18 +115,18 @@ class MLPOptimizer:
     def _update_large(
         self, theta: Theta, grad: jax.Array, param: jax.Array, momenta: jax.Array, step: jax.Array
     ) -> jax.Array:
-        """The update of one tensor, a block at a time, so that its features are never in memory together."""
+        """The update of one tensor, block by block, so that its features are never in memory together."""
         means = mean_squares([grad, param, *momenta], grad.shape, 0)
 
         def update_block(grad: jax.Array, param: jax.Array, momenta: jax.Array, means: list[jax.Array]) -> jax.Array:
-            rows = [x * jax.lax.rsqrt(1e-5 + mean) for x, mean in zip([grad, param, *momenta], means, strict=True)]
+            rows = [x * jax.lax.rsqrt(EPSILON + mean) for x, mean in zip([grad, param, *momenta], means, strict=True)]
             return self._step(theta, jnp.stack(rows), step)
 
         return over_blocks(update_block, (grad, param, momenta, means), grad.shape)
 
 
 def _groups(sizes: list[int]) -> list[list[int]]:
-    """Neighbouring tensors of together at most BLOCK parameters, by their indices; larger ones are alone."""
+    """Indices of neighbouring tensors that have at most BLOCK parameters together; a larger tensor is alone."""
     groups, total = [], 0
     for i, size in enumerate(sizes):
         total += size

@@ -1,8 +1,8 @@
-"""`nn_adam`: Adam whose hyperparameters an LSTM edits, for every tensor and at every step.
+"""`nn_adam`: Adam whose hyperparameters a per-tensor LSTM edits at every step.
 
 Luke Metz, Niru Maheswaranathan, C. Daniel Freeman, Ben Poole, Jascha Sohl-Dickstein, "Tasks, stability, architecture,
 and compute: training more effective learned optimizers, and using them to train themselves", 2020 (arXiv 2009.11243);
-in this form google/learned_optimization's NNAdam.
+in the form of NNAdam in google/learned_optimization.
 """
 
 import dataclasses
@@ -14,10 +14,10 @@ import jax
 import jax.numpy as jnp
 
 from lopt.names import InputError
+from lopt.optimizers.parts.gradients import clip_gradients
 from lopt.optimizers.parts.recurrent import Carry, draw_kernels, first_carry, lstm_cell
 from lopt.optimizers.parts.tensor_moments import clipped_log, means_and_variances
 from lopt.optimizers.parts.tensors import map_tensors
-from lopt.optimizers.parts.velo_rule import clip_gradients
 from lopt.types import Params, PyTree, Theta
 
 NUM_FEATURES = 18
@@ -28,7 +28,14 @@ EDIT_SCALE = 0.01
 
 
 class NNAdamState(NamedTuple):
-    """Attributes: m, v, trees like params; hyperparameters `[4, num_tensors]`; carry, `[lstm_size, num_tensors]`."""
+    """The state.
+
+    Attributes:
+      m: momenta, a tree like `params`.
+      v: mean squares, a tree like `params`.
+      hyperparameters: `[4, num_tensors]`, in the order of `HYPERPARAMETERS`.
+      carry: states of the LSTMs, `[lstm_size, num_tensors]`.
+    """
 
     m: PyTree
     v: PyTree
@@ -37,7 +44,7 @@ class NNAdamState(NamedTuple):
 
 
 def _features(param: jax.Array, grad: jax.Array, m: jax.Array, v: jax.Array, hyperparameters: jax.Array) -> jax.Array:
-    """`[18]`, of one tensor: logs and signs of means, logs of variances, its rank, its hyperparameters."""
+    """The 18 inputs for one tensor: logs and signs of means, logs of variances, its rank, its hyperparameters."""
     means, variances = means_and_variances([[x] for x in (param, grad, m, v, jnp.abs(grad))])
     logs = 0.5 * clipped_log(jnp.concatenate([means[:4], variances[:4], means[4:]]))
     ranks = jnp.asarray([1.0 if param.ndim == rank else -1.0 for rank in (0, 1)], jnp.float32)
@@ -61,13 +68,16 @@ def _update_tensor(
 class NNAdam:
     """m <- b1 m + (1 - b1) g, v <- b2 v + (1 - b2) g^2, update = -lr (1 + eps) m / (eps + sqrt(v + 1e-10)).
 
-    lr, 1 - b1, 1 - b2 and eps of a tensor start in theta; after each update the tensor's LSTM moves each of them by the
-    factor exp(0.1 output). A fresh theta's outputs are zero. The factor 1 + eps lets a large eps turn the rule into
-    momentum without a large learning rate.
+    Theta holds the first values of lr, 1 - b1, 1 - b2 and eps. After each update, a tensor's LSTM multiplies each of
+    them by exp(0.1 output); the outputs of a fresh theta are zero. Thanks to the factor 1 + eps, a large eps turns the
+    rule into momentum without a large learning rate.
 
     Attributes:
       lstm_size: width of the LSTM.
-      learning_rate, b1, b2, epsilon: where theta starts.
+      learning_rate: value in a fresh theta.
+      b1: value in a fresh theta.
+      b2: value in a fresh theta.
+      epsilon: value in a fresh theta.
     """
 
     lstm_size: int = 32

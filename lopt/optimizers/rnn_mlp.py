@@ -1,4 +1,4 @@
-"""`rnn_mlp`: a per-parameter MLP and a per-tensor LSTM that tell each other what they see.
+"""`rnn_mlp`: a per-parameter MLP and a per-tensor LSTM that exchange messages.
 
 Luke Metz, Niru Maheswaranathan, C. Daniel Freeman, Ben Poole, Jascha Sohl-Dickstein, "Tasks, stability, architecture,
 and compute: training more effective learned optimizers, and using them to train themselves", 2020 (arXiv 2009.11243).
@@ -14,22 +14,28 @@ import jax.numpy as jnp
 from lopt.names import InputError
 from lopt.optimizers.parts.accumulators import init_momenta, init_rms
 from lopt.optimizers.parts.checks import check_hidden_sizes
-from lopt.optimizers.parts.features import TIME_SCALES
+from lopt.optimizers.parts.progress import TIME_SCALES
 from lopt.optimizers.parts.recurrent import Carry, draw_kernels, first_carry, lstm_cell
-from lopt.optimizers.parts.rnn_mlp_rule import DECAYS, NUM_FEATURES, TO_LSTM, read_tensor, step_tensor
+from lopt.optimizers.parts.rnn_mlp_step import DECAYS, NUM_FEATURES, TO_LSTM, read_tensor, step_tensor
 from lopt.optimizers.parts.tensor_moments import root
 from lopt.optimizers.parts.tensors import map_tensors
 from lopt.types import Params, PyTree, Theta
 
-NUM_STATISTICS = 18  # of a tensor, read by its LSTM
-FROM_LSTM, TO_MLP = 18, 17  # numbers from all LSTMs to each, and from a LSTM to the MLP of its tensor
-NUM_CONSTANTS = len(TIME_SCALES) + 3 + TO_MLP  # of a tensor, read by its MLP
+NUM_STATISTICS = 18  # numbers about a tensor that its LSTM reads
+FROM_LSTM, TO_MLP = 18, 17  # numbers from all LSTMs to each of them, and from an LSTM to the MLP of its tensor
+NUM_CONSTANTS = len(TIME_SCALES) + 3 + TO_MLP  # inputs of an MLP that all parameters of the tensor share
 CLIP_DECAY, CLIP_FACTOR = 0.99, 10.0
 LOSS_DECAY, MAX_LOSS = 0.9, 1e18
 
 
 class LossMoments(NamedTuple):
-    """Running mean and variance of the loss, from zero. Attributes: mean, variance; count, int32."""
+    """Running mean and variance of the loss, which start at zero.
+
+    Attributes:
+      mean: scalar.
+      variance: scalar.
+      count: int32, number of losses.
+    """
 
     mean: jax.Array
     variance: jax.Array
@@ -41,11 +47,12 @@ class RNNMLPState(NamedTuple):
 
     Attributes:
       step: int32, number of updates done.
-      momenta, rms: trees like params of `[5, *shape]`.
-      losses: of the training.
-      gradient_size: running root mean square of the gradient, from 1 - 0.99, not corrected.
-      carry: of the LSTMs, `[lstm_size, num_tensors]`.
-      to_lstm: mean outputs of each tensor's MLP, `[16, num_tensors]`.
+      momenta: a tree like `params` of `[5, *shape]`.
+      rms: mean squares, a tree like `params` of `[5, *shape]`.
+      losses: moments of the training's losses.
+      gradient_size: running root mean square of the gradient; it starts at 1 - 0.99 and is not corrected for that.
+      carry: states of the LSTMs, `[lstm_size, num_tensors]`.
+      to_lstm: mean message of each tensor's MLP, `[16, num_tensors]`.
       from_lstm: mean read-out of all LSTMs, `[18]`.
     """
 
@@ -60,7 +67,10 @@ class RNNMLPState(NamedTuple):
 
 
 def _update_losses(moments: LossMoments, value: jax.Array) -> tuple[LossMoments, jax.Array]:
-    """Takes in one loss, if finite; and `[2]`: where it and where zero stand, in standard deviations within +-5."""
+    """The moments after one loss, which counts if it is finite; and the places of this loss and of zero, `[2]`.
+
+    A place is the distance from the running mean in standard deviations, limited to [-5, 5].
+    """
     finite = jnp.isfinite(value)
     loss = jnp.where(finite, jnp.clip(value, -MAX_LOSS, MAX_LOSS), 0.0)
     center = LOSS_DECAY * moments.mean + (1 - LOSS_DECAY) * loss
@@ -74,10 +84,10 @@ def _update_losses(moments: LossMoments, value: jax.Array) -> tuple[LossMoments,
 
 @dataclasses.dataclass(frozen=True)
 class RNNMLPOptimizer:
-    """Update = -1e-3 d exp(1e-3 a), (d, a, message to the LSTM) = MLP(inputs of a parameter, message of the LSTM).
+    """Update = -1e-3 d exp(1e-3 a); (d, a, message to the LSTM) = MLP(inputs of a parameter, message of the LSTM).
 
-    Each tensor's LSTM reads 18 statistics, the mean message of the tensor's MLP and the mean message of all LSTMs at
-    the step before, so the tensors see each other. The gradient is clipped at ten times its running size.
+    The LSTM of a tensor reads 18 statistics, the mean message of the tensor's MLP, and the mean read-out of all LSTMs
+    at the previous step, through which tensors see each other. The gradient is clipped at ten times its running size.
 
     Attributes:
       hidden_sizes: widths of the MLP's hidden layers.

@@ -1,4 +1,4 @@
-"""`star`: the network's step beside a stable nominal one, with weight decay, both scaled by the network too.
+"""`star`: the network's step, a stable nominal step and weight decay; the network scales the last two as well.
 
 James Harrison, Luke Metz, Jascha Sohl-Dickstein, "A closer look at learned optimization: stability, robustness, and
 inductive biases", 2022 (arXiv 2209.11208).
@@ -14,13 +14,13 @@ from lopt.names import InputError
 from lopt.optimizers.parts.adafac import AdafacState, init_adafac_state, init_adafac_theta, map_statistics
 from lopt.optimizers.parts.adafac_features import TensorStatistics, adafac_features
 from lopt.optimizers.parts.checks import check_hidden_sizes
-from lopt.optimizers.parts.features import time_features
-from lopt.optimizers.parts.networks import MAX_UNROLLED, apply_mlp, normalized_rule
+from lopt.optimizers.parts.networks import normalized_rule
+from lopt.optimizers.parts.progress import time_features
 from lopt.types import Params, Theta
 
 
 def _features(s: TensorStatistics) -> list[jax.Array]:
-    """The 28 inputs of the network, then what the terms of the update are made of: nominal step, 1 / sqrt(rms), p."""
+    """The 28 inputs of the network, then three that the update reads directly: nominal step, 1 / sqrt(rms), p."""
     features = adafac_features(s)
     first, second, third, rsqrt = features[6:10]
     return [*features, (first + second + third) / 3, rsqrt, s.param]
@@ -33,11 +33,11 @@ class Star:
     update = -step_scale d exp(c a) - nominal_rate exp(c n) mean_b(m_b / sqrt(rms)) - weight_decay exp(c r) p.
 
     Attributes:
-      hidden_sizes: widths of the hidden layers; up to 8 they run as one loop over the parameters.
+      hidden_sizes: widths of the hidden layers; if none is above 8, the rule runs as one loop over the parameters.
       step_scale: size of the network's step when d = 1 and a = 0.
       magnitude_scale: how strongly the last three outputs change the sizes of the three terms.
       nominal_rate: learning rate of the nominal term.
-      weight_decay: per step, not multiplied by a learning rate.
+      weight_decay: share of the parameter that one step removes; no learning rate multiplies it.
       precondition: whether the network's step is divided by sqrt(rms + 1e-6) as well.
     """
 
@@ -71,11 +71,9 @@ class Star:
     ) -> tuple[Params, AdafacState]:
         del value
         times = time_features(state.step)
-        wide = max(self.hidden_sizes) > MAX_UNROLLED
 
-        def rule(features: list[jax.Array]) -> jax.Array:
-            *inputs, nominal, rsqrt, param = features
-            direction, *magnitudes = apply_mlp(theta["mlp"], inputs, times)
+        def rule(direction: jax.Array, *others: jax.Array) -> jax.Array:
+            *magnitudes, nominal, rsqrt, param = others
             size, nominal_size, decay_size = (jnp.exp(self.magnitude_scale * x) for x in magnitudes)
             step = self.step_scale * direction * size
             if self.precondition:
@@ -84,6 +82,6 @@ class Star:
 
         def update_tensor(kind: Hashable, statistics: TensorStatistics) -> jax.Array:
             del kind
-            return normalized_rule(_features, rule, statistics, num_plain=3, in_blocks=wide)
+            return normalized_rule(_features, theta["mlp"], rule, statistics, constants=times, num_plain=3)
 
         return map_statistics(update_tensor, theta, grads, state, params)

@@ -1,4 +1,4 @@
-"""`velo`: a bank of tiny per-parameter MLPs, mixed anew for every tensor and step by the tensor's LSTM.
+"""`velo`: a bank of tiny per-parameter MLPs, whose weights a per-tensor LSTM mixes anew at every step.
 
 Luke Metz, James Harrison, C. Daniel Freeman, Amil Merchant, Lucas Beyer, James Bradbury, Naman Agrawal, Ben Poole, Igor
 Mordatch, Adam Roberts, Jascha Sohl-Dickstein, "VeLO: training versatile learned optimizers by scaling up", 2022 (arXiv
@@ -16,6 +16,7 @@ from lopt.names import InputError
 from lopt.optimizers.parts.accumulators import Statistics
 from lopt.optimizers.parts.blocks import sums
 from lopt.optimizers.parts.checks import check_hidden_sizes
+from lopt.optimizers.parts.gradients import MAX_GRADIENT
 from lopt.optimizers.parts.progress import (
     NUM_PROGRESS_FEATURES,
     LossAverages,
@@ -26,7 +27,8 @@ from lopt.optimizers.parts.progress import (
 from lopt.optimizers.parts.recurrent import Carry, TensorLSTM, draw_kernels, first_carry
 from lopt.optimizers.parts.tensor_moments import clipped_log
 from lopt.optimizers.parts.tensors import map_tensors
-from lopt.optimizers.parts.velo_rule import DECAYS, MAX_GRADIENT, init_velo_statistics, mlp_shapes, velo_step
+from lopt.optimizers.parts.velo_step import DECAYS, init_velo_statistics, mlp_shapes, velo_step
+from lopt.optimizers.parts.xla import after
 from lopt.types import Params, PyTree, Theta
 
 NUM_RANKS = 5
@@ -34,8 +36,15 @@ NUM_TENSOR_FEATURES = len(DECAYS.rms) + NUM_RANKS + 2 * len(DECAYS.momentum)
 
 
 class VeloState(NamedTuple):
-    """Attributes: step and num_steps, int32; losses; statistics, a tree like params of `Statistics`; carry of the
-    LSTMs, `[lstm_size, num_tensors]`."""
+    """The state.
+
+    Attributes:
+      step: int32, number of updates done.
+      num_steps: int32, length of the training.
+      losses: running means of the loss.
+      statistics: a tree like `params` of `Statistics`.
+      carry: states of the LSTMs, `[lstm_size, num_tensors]`.
+    """
 
     step: jax.Array
     num_steps: jax.Array
@@ -45,16 +54,16 @@ class VeloState(NamedTuple):
 
 
 def tensor_features(param: jax.Array, statistics: Statistics) -> jax.Array:
-    """`[12]`, of one tensor: mean of rms, one-hot number of axes longer than 1, spread of momenta and of rms, in logs.
+    """The 12 inputs for one tensor: mean of rms, number of axes longer than 1 (one-hot), spreads of momenta and of rms.
 
-    Everything is relative to the root mean square of the parameters. The spread of rms is about the means of the
-    momenta, as in the published networks.
+    Mean and spreads are logarithms, relative to the root mean square of the parameters. The spread of rms is taken
+    about the means of the momenta, as in the published networks.
     """
     count = max(param.size, 1)
     momenta, (rms,) = list(statistics.momenta), list(statistics.rms)
     square, mean_rms, *means = (x / count for x in sums([jnp.square(param), rms, *momenta]))
     scale = jax.lax.rsqrt(jnp.maximum(square, 1e-9))
-    # Scaled before they are squared: the squares of small numbers would be lost.
+    # Scaled before they are squared, as the squares of small numbers would be lost.
     pairs = zip([*momenta, *[rms] * len(means)], [*means, *means], strict=True)
     spreads = [x / count for x in sums([jnp.square(scale * (x - center)) for x, center in pairs])]
     logs = 0.5 * clipped_log(10 * jnp.stack([scale * mean_rms, *spreads]).reshape(-1))
@@ -66,15 +75,15 @@ def tensor_features(param: jax.Array, statistics: Statistics) -> jax.Array:
 class Velo:
     """Update = -1e-3 s d exp(1e-3 a) rms(p), (d, a) = MLP of a parameter with weights sum_k c_k W_k, LSTM -> (c, s).
 
-    The MLP's weights are weight_scale mean_k(c_k W_k) over the bank's `num_mlps` members W_k. The LSTMs of all tensors
-    share their weights, and see each other through a maximum over tensors. The settings are those of VeLO; the smaller
-    VeLO-S of the Celo paper (arXiv 2501.12670) is lstm_size 64, num_mlps 32, weight_scale 1.
+    The MLP's weights are weight_scale mean_k(c_k W_k) over the `num_mlps` members W_k of the bank. The LSTMs of all
+    tensors share their weights, and see each other through a maximum over tensors. The default settings are those of
+    VeLO; the smaller VeLO-S of the Celo paper (arXiv 2501.12670) has lstm_size 64, num_mlps 32 and weight_scale 1.
 
     Attributes:
       lstm_size: width of the LSTM.
       num_mlps: size of the bank.
-      hidden_sizes: widths of the hidden layers of its MLPs.
-      weight_scale: of the mixed weights.
+      hidden_sizes: widths of the hidden layers of the bank's MLPs.
+      weight_scale: factor of the mixed weights.
     """
 
     lstm_size: int = 512
@@ -113,7 +122,7 @@ class Velo:
             return params, state
         losses = update_loss_averages(state.losses, jnp.asarray(value))
         progress = progress_features(state.step, state.num_steps, losses)
-        # The LSTM sees the statistics as they were before this gradient.
+        # The LSTM reads the statistics before this gradient.
         (features,) = map_tensors(
             lambda kind, param, statistics: (tensor_features(param, statistics),), 1, params, state.statistics
         )
@@ -122,8 +131,7 @@ class Velo:
         factor = self.weight_scale / self.num_mlps
         weights = jax.tree.map(lambda w: factor * jnp.tensordot(mixing.T, w, 1), theta["mlps"])
 
-        # Always 1000, but not before the features of all tensors are known: so XLA can update the statistics in place.
-        bound = jnp.where(jnp.max(x) > jnp.finfo(jnp.float32).max / 2, 0.0, MAX_GRADIENT)
+        bound = after(x, MAX_GRADIENT)  # the features are read from the old statistics, which are then updated in place
 
         def per_tensor(x: PyTree) -> PyTree:
             return treedef.unflatten([jax.tree.map(lambda x, i=i: x[i], x) for i in range(len(leaves))])

@@ -1,1 +1,1 @@
-"""A trained optimizer: its files, and its use as an optax transformation."""
+"""Trained optimizers: their files, and their use as optax transformations."""

@@ -1,6 +1,6 @@
-"""The files of a trained optimizer: `theta.safetensors`, the arrays, and `card.json`, what they are.
+"""The files of a trained optimizer: `theta.safetensors` holds the arrays, `card.json` says what they are.
 
-An export is read without running anything of it: no pickles, and every field is checked before it is used.
+Reading an export runs nothing that it holds: there are no pickles, and every field is checked before it is used.
 """
 
 import dataclasses
@@ -24,35 +24,35 @@ from lopt.trees import by_name, describe, describe_leaves, differences, map_with
 from lopt.types import LearnedOptimizer, Theta
 from lopt.version import versions
 
-FORMAT = 1  # what the files of an export are called and hold
-
-
+FORMAT = 1  # the names and the layout of an export's files
 # How the inputs of the rules are computed from gradients, parameters, losses and time: which features, their order,
-# decays, epsilons and normalisation. Theta has meaning only with the inputs it was trained on, and no shape gives a
-# change of them away: raise this number with every change that would feed an exported theta other inputs.
+# decays, epsilons and normalization. Theta has meaning only with the inputs it was trained on, and no shape reveals a
+# change of them: raise this number with every change that would feed an exported theta other inputs.
 FEATURE_CONTRACT = 1
 
-
 THETA_FILE, CARD_FILE = "theta.safetensors", "card.json"
-
-
-# What the trainer tells of a theta; the rest of the card is filled in by `save_export`.
+# What the trainer says about a theta; `save_export` fills in the rest of the card.
 CARD_KEYS = ("tasks", "horizon", "meta_loss", "estimator", "outer_steps", "seed", "command")
 
 
 def save_export(
     folder: str | os.PathLike, optimizer: LearnedOptimizer, theta: Theta, *, card: Mapping[str, Any]
 ) -> Path:
-    """Writes an export; the one that was in `folder` before stays usable until the new one is complete.
+    """Writes an export; the one that `folder` held before stays usable until the new one is complete.
 
     The same theta gives the same bytes.
 
     Args:
       folder: is created, or replaced if it holds an export and nothing else.
-      card: at least `CARD_KEYS`, `horizon` being the (shortest, longest) trajectory; more is kept as it is.
+      optimizer: the rule with its settings.
+      theta: its meta-parameters, float32 arrays.
+      card: at least `CARD_KEYS`, where `horizon` is the (shortest, longest) trajectory; further keys are kept.
 
     Returns:
       The folder's path, without symbolic links.
+
+    Raises:
+      InputError: the optimizer, theta or card cannot be exported, or `folder` holds something else.
     """
     for key in CARD_KEYS:
         if key not in card:
@@ -78,7 +78,7 @@ def save_export(
 
 
 def read_export(folder: Path) -> tuple[LearnedOptimizer, Theta, dict[str, Any]]:
-    """The optimizer, its theta and the card of an export. Raises InputError if it is damaged or of another version."""
+    """Optimizer, theta and card of an export. Raises InputError if it is damaged or of another version."""
     card = _read_card(folder / CARD_FILE)
     try:
         optimizer = build("architecture", Spec(card["architecture"], _tuples(card["settings"])), _architectures())
@@ -94,7 +94,7 @@ def _architectures() -> Mapping[str, Any]:
 
 
 def _describe(optimizer: Any) -> dict[str, Any]:
-    """The architecture's name and settings, checked to give the same optimizer back."""
+    """The architecture's name and settings, checked to give back the same optimizer."""
     kind = type(optimizer)
     name = next((name for name, known in _architectures().items() if known is kind), None)
     if name is None:
@@ -110,7 +110,7 @@ def _describe(optimizer: Any) -> dict[str, Any]:
 
 
 def _tuples(value: Any) -> Any:
-    """JSON knows no tuples, and settings no lists: they are hashable."""
+    """Turns lists into tuples: JSON has only lists, and settings are hashable."""
     if isinstance(value, dict):
         return {key: _tuples(item) for key, item in value.items()}
     return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
@@ -140,19 +140,19 @@ def _check_card(card: Any) -> None:
         case [int(shortest), int(longest)] if 1 <= shortest <= longest:
             return
         case other:
-            raise InputError(f"horizon must be the shortest and the longest number of inner steps, not {other!r}")
+            raise InputError(f"horizon must be the least and the greatest number of inner steps, not {other!r}")
 
 
 def _template(optimizer: LearnedOptimizer) -> Theta:
-    """Shapes and types of the optimizer's theta, without computing one."""
+    """Shapes and types of the optimizer's theta, without computing it."""
     try:
         return jax.eval_shape(lambda: optimizer.init_theta(jax.random.key(0)))
-    except Exception as error:  # anything may come of settings of the wrong kind
+    except Exception as error:  # settings of a wrong type may fail in any way
         raise InputError(f"{optimizer} has no theta: {error}") from error
 
 
 def _flatten(optimizer: LearnedOptimizer, theta: Theta) -> dict[str, np.ndarray]:
-    # safetensors writes the memory as it lies, so it must be in C order.
+    # safetensors writes memory as it is, so arrays must be in C order.
     arrays = {name: np.array(leaf, order="C") for name, leaf in sorted(by_name(theta).items())}
     _check_arrays(arrays, _template(optimizer))
     return arrays
@@ -162,11 +162,11 @@ def _read_theta(path: Path, optimizer: LearnedOptimizer, sha256: str) -> Theta:
     try:
         data = path.read_bytes()
         if hashlib.sha256(data).hexdigest() != sha256:
-            raise InputError("the file is damaged, or not the one that the card is about (its SHA-256 differs)")
+            raise InputError("the file is damaged, or the card describes another one (the SHA-256 differs)")
         arrays = safetensors.numpy.load(data)
         template = _template(optimizer)
         _check_arrays(arrays, template)
-    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:  # KeyError: a dtype numpy has not
+    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:  # KeyError: a dtype that numpy lacks
         raise InputError(f"cannot read {path}: {error}") from error
     return map_with_name(lambda name, _: jnp.array(arrays[name]), template)
 
@@ -174,20 +174,20 @@ def _read_theta(path: Path, optimizer: LearnedOptimizer, sha256: str) -> Theta:
 def _check_arrays(arrays: Mapping[str, np.ndarray], template: Theta) -> None:
     found = {name: describe(array) for name, array in arrays.items()}
     if different := differences(found, describe_leaves(template)):
-        raise InputError(f"theta is not one of this architecture: {different}")
+        raise InputError(f"theta does not fit this architecture: {different}")
 
 
 def previous_export(folder: Path) -> Path:
-    """Where `_swap_in` puts the export that it replaces; it stays there if the writer is killed between two renames."""
+    """Where `_swap_in` puts the export that it replaces, which stays there if it is killed between two renames."""
     return folder.with_name(f".{folder.name}.previous")
 
 
 def _swap_in(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Replaces the files of a folder, all or none: at every moment `find_export` finds a complete export."""
+    """Replaces all files of a folder or none: at every moment `find_export` finds a complete export."""
     if folder.exists() and (not folder.is_dir() or set(os.listdir(folder)) - files.keys()):
         raise InputError(f"{folder} is not replaced by an export: it holds something else")
     temporary, previous = folder.with_name(f".{folder.name}.tmp"), previous_export(folder)
-    shutil.rmtree(temporary, ignore_errors=True)  # of a writer that was killed
+    shutil.rmtree(temporary, ignore_errors=True)  # left by a writer that was killed
     temporary.mkdir(parents=True)
     try:
         for name, data in files.items():

@@ -1,5 +1,6 @@
-"""A guard around a rule that may diverge: it keeps the best params, and hands over to a rule that is known to hold."""
+"""A guard around a rule that may diverge: it keeps the best params and hands over to a rule that is known to hold."""
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -7,48 +8,26 @@ import jax.numpy as jnp
 import optax
 
 from lopt.names import InputError
+from lopt.trained.watch import Watch, has_risen, new_watch, observe
 from lopt.types import Params, PyTree
 
-# The least root mean square the params are taken to have when an update is compared with them: they may start at zero.
+# An update is compared with params whose root mean square is taken to be at least this, as they may start at zero.
 _LEAST_RMS = 0.1
-# Before any progress, a rise counts at once beyond so many average steps of the loss from one value to the next: of
-# 20,000 runs of 500 steps of noise alone, Gaussian, around a mean, 0.4% at most rise so far above their first value.
-_NUM_STEPS_OF_NOISE = 5.0
-# And, however large the noise, after so many warm-ups without a loss as low as the first.
-_NUM_WARM_UPS_ABOVE = 10
-
-
-class Watch(NamedTuple):
-    """What is known of the loss, float32 scalars.
-
-    Attributes:
-      weight: of the values seen in the averages, 1 - decay^t.
-      mean: moving average of the loss, over `weight`.
-      deviation: moving average of |loss - mean|, over `weight`.
-      fall: moving average of 2 max(previous - loss, 0), over `weight`: as noise it is the mean |loss - previous|, and a
-        loss that only rises adds nothing to it.
-      start: the first loss.
-      lowest: the lowest loss after it, infinite before there is one.
-      previous: the loss before.
-      first: the mean after the warm-up, at most `start`.
-      best: the lowest mean since, at most `start`.
-      best_deviation: the deviation there.
-    """
-
-    weight: jax.Array
-    mean: jax.Array
-    deviation: jax.Array
-    fall: jax.Array
-    start: jax.Array
-    lowest: jax.Array
-    previous: jax.Array
-    first: jax.Array
-    best: jax.Array
-    best_deviation: jax.Array
 
 
 class GuardState(NamedTuple):
-    """Attributes: step, int32; handed_over, returning, bool; watch; snapshot, its step; states of rule and fallback."""
+    """The state of `guard`.
+
+    Attributes:
+      step: int32, number of updates so far.
+      handed_over: bool, whether the rule has diverged.
+      returning: bool, whether the next update is the second of the two that bring the snapshot back.
+      watch: what is known of the loss.
+      snapshot: the params to return to.
+      snapshot_step: int32, the step whose params they are.
+      rule: state of the rule.
+      fallback: state of the fallback.
+    """
 
     step: jax.Array
     handed_over: jax.Array
@@ -58,6 +37,22 @@ class GuardState(NamedTuple):
     snapshot_step: jax.Array
     rule: PyTree
     fallback: PyTree
+
+
+class _Turn(NamedTuple):
+    """The answer of the rule or the fallback, whichever is at work.
+
+    Attributes:
+      updates: its updates, in the dtype that gradients and params promote to.
+      rule: state of the rule afterwards.
+      fallback: state of the fallback afterwards.
+      sound: bool, False if the rule's update is not finite or too long.
+    """
+
+    updates: Params
+    rule: PyTree
+    fallback: PyTree
+    sound: jax.Array
 
 
 def guard(
@@ -70,26 +65,37 @@ def guard(
     snapshot_every: int = 50,
     max_update_ratio: float = 1.0,
 ) -> optax.GradientTransformationExtraArgs:
-    """`rule` until it diverges, then `fallback` from the best params; `update` needs `params` and `value`, the loss.
+    """Follows `rule` until it diverges, then `fallback` from the best params; `update` needs `params` and `value`.
 
-    With m the loss's moving average, l_0 the first loss and b the lowest m, the rule has diverged when
+    Let m be the moving average of the loss, l_0 the first loss, b the lowest m, and W = 1 / (1 - decay) the warm-up in
+    steps. The rule has diverged when
       - a loss or an update is not finite, or an update is longer than `max_update_ratio` times the params, whose root
-        mean square counts as 0.1 at least;
-      - m - b > max(rise (first - b), num_deviations times the mean absolute deviation of the loss at b): m has risen by
-        a share of the progress made and by more than noise;
-      - without progress, during the warm-up of W = 1 / (1 - decay) steps and until m < l_0 after it: m - l_0 > |l_0|
-        and, from W / 2 on, m - l_0 > 5 times the mean |change| of the loss from step to step, or, from n = 10 W on,
-        no loss has been as low as l_0. Rises count as noise only as far as falls make up for them, else a diverging
-        loss would excuse itself. The second needs no size of the noise: of n + 1 losses around one level, however
-        distributed, the first is as likely the lowest as any other, 1 in n + 1 (200: 0.5%), less if they fall.
-    Then two updates bring the params back to the snapshot: the first cancels what is large, to the rounding of that, so
-    that the second is exact. The fallback goes on from there with a fresh state, for good. What is lost are at most the
-    steps since the snapshot: the first params, and then those wherever the average is at its lowest, not above l_0, and
-    the last one is `snapshot_every` steps old.
+        mean square is taken to be at least 0.1;
+      - after the warm-up, once m has been below l_0: m - b > max(rise (first - b), num_deviations d), where `first` is
+        m after the warm-up and d the mean absolute deviation of the loss at b. So m has risen by a share of the
+        progress made, and by more than noise;
+      - before that: m - l_0 > |l_0|, and, from step W / 2 on, m - l_0 > 5 times the mean |change| of the loss from step
+        to step or, from step n = 10 W on, no loss has been as low as l_0. Only rises that falls make up for count as
+        noise, or else a diverging loss would excuse itself. The last test needs no noise estimate: if n + 1 losses are
+        exchangeable, the first is the lowest with probability 1 / (n + 1) (0.5% for n = 200), and less if they fall.
 
-    Updates have the dtype that gradients and params promote to, and the states of both keep the dtypes of their init.
-    All of it is in the state, which holds a copy of the params and the states of both; nothing is read by the host.
-    `optax.tree.get(state, "handed_over")` tells which of them is at work.
+    Two updates then bring the params back to the snapshot: the first cancels what is large, up to rounding, so that the
+    second is exact. From there the fallback goes on for good, with a fresh state. The first params are the first
+    snapshot. A new one is taken when the last is `snapshot_every` steps old and m is at its lowest and not above l_0,
+    so at most the steps since then are lost.
+
+    Updates have the dtype that gradients and params promote to, and the states of rule and fallback keep the dtypes of
+    their init. Everything is in the state, which holds a copy of the params; nothing is read by the host.
+    `optax.tree.get(state, "handed_over")` tells which of the two is at work.
+
+    Args:
+      rule: what may diverge, such as a learned optimizer.
+      fallback: what takes over, such as `optax.adamw(1e-3)`.
+      rise: share of the progress made by which the mean loss may rise.
+      num_deviations: mean absolute deviations of the loss by which the mean loss may rise.
+      decay: decay of the moving averages per step.
+      snapshot_every: least number of steps between two snapshots.
+      max_update_ratio: greatest length of an update, relative to the params.
 
     Raises:
       InputError: a setting is out of its range; in `update`, `params` or `value` is missing.
@@ -104,10 +110,9 @@ def guard(
     def init(params: Params) -> GuardState:
         # Separate arrays, and a copy of the params: a state that held one of them twice could not be donated.
         snapshot = jax.tree.map(lambda p: jnp.array(p, copy=True), params)
-        watch = Watch(*[jnp.zeros((), jnp.float32) for _ in Watch._fields])
         steps = [jnp.zeros((), jnp.int32) for _ in range(2)]
         states = rule.init(params), fallback.init(params)
-        return GuardState(steps[0], jnp.zeros((), bool), jnp.zeros((), bool), watch, snapshot, steps[1], *states)
+        return GuardState(steps[0], jnp.zeros((), bool), jnp.zeros((), bool), new_watch(), snapshot, steps[1], *states)
 
     def update(
         updates: optax.Updates,
@@ -117,78 +122,67 @@ def guard(
         value: Any = None,
         **extra: Any,
     ) -> tuple[optax.Updates, GuardState]:
-        grads = updates
         if params is None or value is None:
             raise InputError("a guarded rule watches the loss: call update(grads, state, params, value=loss)")
         loss = jnp.asarray(value, jnp.float32)
-        watch = _observe(state.watch, loss, state.step, decay, warm_up)
-
-        def as_params(updates: Params) -> Params:
-            return jax.tree.map(lambda u, g, p: u.astype(jnp.result_type(g, p)), updates, grads, params)
-
-        def by_rule() -> tuple[Params, PyTree, PyTree, jax.Array]:
-            updates, new = rule.update(grads, state.rule, params, value=value, **extra)
-            size, least = optax.tree.norm(updates), _LEAST_RMS * optax.tree.size(params) ** 0.5
-            sound = jnp.isfinite(size) & (size <= max_update_ratio * jnp.maximum(optax.tree.norm(params), least))
-            return as_params(updates), optax.tree.cast_like(new, state.rule), state.fallback, sound
-
-        def by_fallback() -> tuple[Params, PyTree, PyTree, jax.Array]:
-            updates, new = fallback.update(grads, state.fallback, params, value=value, **extra)
-            return as_params(updates), state.rule, optax.tree.cast_like(new, state.fallback), jnp.ones((), bool)
-
-        # On the second step of the return the fallback waits; what the rule says then is thrown away.
-        at_work = state.handed_over & ~state.returning
-        updates, rule_state, fallback_state, sound = jax.lax.cond(at_work, by_fallback, by_rule)
-        progress = (state.step >= warm_up) & (watch.best < watch.start)
-        share = jnp.where(progress, rise * (watch.first - watch.best), jnp.abs(watch.start))
-        above = (state.step >= _NUM_WARM_UPS_ABOVE * warm_up) & (watch.lowest > watch.start)
-        noise = jnp.where(above, 0.0, _NUM_STEPS_OF_NOISE * watch.fall)
-        noise = jnp.where(progress, num_deviations * watch.best_deviation, noise)
-        risen = watch.mean - jnp.where(progress, watch.best, watch.start) > jnp.maximum(share, noise)
-        risen &= state.step >= warm_up // 2
-        diverged = ~state.handed_over & (~sound | ~jnp.isfinite(loss) | risen)
-        # The update is not finite only where it is thrown away, and the params stay finite. With U the spacing of the
-        # floats at p, p + (kept - p) is kept rounded to U: 0 or within a factor of 2, whence kept - p is exact.
-        updates = jax.tree.map(
-            lambda u, kept, p: jnp.where(diverged | state.returning, (kept - p).astype(u.dtype), u),
-            updates,
-            state.snapshot,
-            params,
-        )
+        watch = observe(state.watch, loss, state.step, decay=decay, warm_up=warm_up)
+        turn = _take_turn(rule, fallback, max_update_ratio, updates, state, params, {**extra, "value": value})
+        risen = has_risen(watch, state.step, warm_up=warm_up, rise=rise, num_deviations=num_deviations)
+        diverged = ~state.handed_over & (~turn.sound | ~jnp.isfinite(loss) | risen)
+        updates = _updates_or_return(diverged | state.returning, turn.updates, state.snapshot, params)
         due = (state.step - state.snapshot_step >= snapshot_every) & (watch.mean <= watch.best)
         due &= ~diverged & ~state.handed_over
-        snapshot = jax.lax.cond(due, lambda: params, lambda: state.snapshot)
         return updates, GuardState(
-            state.step + 1,
-            state.handed_over | diverged,
-            diverged,
-            watch,
-            snapshot,
-            jnp.where(due, state.step, state.snapshot_step),
-            rule_state,
-            fallback_state,
+            step=state.step + 1,
+            handed_over=state.handed_over | diverged,
+            returning=diverged,
+            watch=watch,
+            snapshot=jax.lax.cond(due, lambda: params, lambda: state.snapshot),
+            snapshot_step=jnp.where(due, state.step, state.snapshot_step),
+            rule=turn.rule,
+            fallback=turn.fallback,
         )
 
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def _observe(watch: Watch, loss: jax.Array, step: jax.Array, decay: float, warm_up: int) -> Watch:
-    """The watch after one more loss; one that is not finite leaves the averages as they are."""
-    seen, fresh = jnp.isfinite(loss), watch.weight == 0
-    loss = jnp.where(seen, loss, watch.mean)
-    start = jnp.where(fresh, loss, watch.start)
-    lowest = jnp.where(fresh, jnp.inf, jnp.minimum(watch.lowest, loss))
-    share = jnp.where(seen, 1 - decay, 0.0)
-    weight = watch.weight + share * (1 - watch.weight)
-    # Averages over the weight so far, so that the zeros they start from do not count.
-    rate = jnp.where(weight > 0, share / jnp.maximum(weight, 1e-12), 0.0)
-    mean = watch.mean + rate * (loss - watch.mean)
-    deviation = watch.deviation + rate * (jnp.abs(loss - mean) - watch.deviation)
-    fall = watch.fall + rate * (2 * jnp.maximum(jnp.where(fresh, loss, watch.previous) - loss, 0) - watch.fall)
-    previous = jnp.where(seen, loss, watch.previous)
-    # A rule that diverges in the warm-up must not set the standard.
-    warm, low = step >= warm_up, jnp.minimum(mean, start)
-    first = jnp.where(warm, watch.first, low)
-    lower = ~warm | (mean < watch.best)
-    best, best_deviation = jnp.where(lower, low, watch.best), jnp.where(lower, deviation, watch.best_deviation)
-    return Watch(weight, mean, deviation, fall, start, lowest, previous, first, best, best_deviation)
+def _take_turn(
+    rule: optax.GradientTransformationExtraArgs,
+    fallback: optax.GradientTransformationExtraArgs,
+    max_update_ratio: float,
+    grads: optax.Updates,
+    state: GuardState,
+    params: Params,
+    extra: Mapping[str, Any],
+) -> _Turn:
+    """Asks the fallback once the snapshot is back, and the rule before that."""
+
+    def as_params(updates: Params) -> Params:
+        return jax.tree.map(lambda u, g, p: u.astype(jnp.result_type(g, p)), updates, grads, params)
+
+    def by_rule() -> _Turn:
+        updates, new = rule.update(grads, state.rule, params, **extra)
+        sound = _is_sound(updates, params, max_update_ratio)
+        return _Turn(as_params(updates), optax.tree.cast_like(new, state.rule), state.fallback, sound)
+
+    def by_fallback() -> _Turn:
+        updates, new = fallback.update(grads, state.fallback, params, **extra)
+        return _Turn(as_params(updates), state.rule, optax.tree.cast_like(new, state.fallback), jnp.ones((), bool))
+
+    # During the second update of the return the fallback waits; what the rule says then is thrown away.
+    return jax.lax.cond(state.handed_over & ~state.returning, by_fallback, by_rule)
+
+
+def _is_sound(updates: optax.Updates, params: Params, max_update_ratio: float) -> jax.Array:
+    size, least = optax.tree.norm(updates), _LEAST_RMS * optax.tree.size(params) ** 0.5
+    return jnp.isfinite(size) & (size <= max_update_ratio * jnp.maximum(optax.tree.norm(params), least))
+
+
+def _updates_or_return(back: jax.Array, updates: Params, snapshot: Params, params: Params) -> Params:
+    """The updates, or those that bring the params `back` to the snapshot.
+
+    Updates that are not finite are always thrown away here, so the params stay finite. With U the spacing of the floats
+    at p, the first return p + (kept - p) is `kept` rounded to U: 0, or within a factor of 2 of `kept`. So the second
+    difference kept - p is exact.
+    """
+    return jax.tree.map(lambda u, kept, p: jnp.where(back, (kept - p).astype(u.dtype), u), updates, snapshot, params)

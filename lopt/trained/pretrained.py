@@ -1,4 +1,4 @@
-"""Trained optimizers by name or path, as optax transformations."""
+"""Loads trained optimizers by name or path, as optax transformations."""
 
 import os
 import warnings
@@ -21,7 +21,7 @@ class Pretrained(NamedTuple):
       optimizer: the rule with the settings that it was trained with.
       theta: float32 arrays, structure of `optimizer.init_theta`.
       card: the content of card.json.
-      path: the folder that it was read from.
+      path: the folder or file that it was read from.
     """
 
     optimizer: LearnedOptimizer
@@ -31,7 +31,7 @@ class Pretrained(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What it is called: its folder, or that of its run."""
+        """The name of its folder, or of its run's folder if it is an `export/`."""
         path = self.path
         return path.parent.name if path.name == "export" else path.stem if path.is_file() else path.name
 
@@ -41,15 +41,15 @@ def load(path_or_name: str | os.PathLike, *, num_steps: int | None = None) -> op
 
     Args:
       path_or_name: as for `load_pretrained`.
-      num_steps: length of your training in updates, for a rule that reads it. Left out, such a rule is told the longest
-        training that it was meta-trained on, with a warning.
+      num_steps: length of your training in updates, for a rule that reads it. Without it, such a rule is told the
+        longest training that it was meta-trained on, and a warning says so.
     """
     pretrained = load_pretrained(path_or_name)
     if num_steps is None and "num_steps" in pretrained.optimizer.requires:
         num_steps = pretrained.card["horizon"][1]
         warnings.warn(
             f"{os.fspath(path_or_name)} reads the length of the training, which is taken to be {num_steps} updates, as "
-            "in its meta-training; give num_steps",
+            "in its longest meta-training; give num_steps",
             stacklevel=2,
         )
     return as_optax(pretrained.optimizer, pretrained.theta, num_steps=num_steps)
@@ -58,25 +58,29 @@ def load(path_or_name: str | os.PathLike, *, num_steps: int | None = None) -> op
 def scale_by_learned(
     path_or_name: str | os.PathLike, *, num_steps: int | None = None
 ) -> optax.GradientTransformationExtraArgs:
-    """What `load` gives, with the sign that optax's `scale_by_*` have: a direction to go on with in a chain.
+    """As `load`, with the sign of optax's `scale_by_*`: it gives a direction that a chain goes on with.
 
     `optax.chain(scale_by_learned(...), optax.add_decayed_weights(decay), optax.scale_by_learning_rate(rate))` adds
-    -rate (direction + decay params): decoupled weight decay, and a rate of 1, or a schedule from it, for the rule's own
-    step size.
+    -rate (direction + decay params), which is decoupled weight decay. A rate of 1, or a schedule that starts at 1,
+    keeps the rule's own step size.
 
-    Args: as of `load`.
+    Args:
+      path_or_name: as for `load_pretrained`.
+      num_steps: as for `load`.
     """
     rule = load(path_or_name, num_steps=num_steps)
     return optax.with_extra_args_support(optax.chain(rule, optax.scale(-1.0)))
 
 
 def load_pretrained(path_or_name: str | os.PathLike) -> Pretrained:
-    """Reads an export folder, a run directory (the export in it), or an optimizer that ships with lopt, by its name.
+    """Reads a trained optimizer.
 
-    A file is read as weights that others have published: see `lopt.trained.released`.
+    Args:
+      path_or_name: the folder of an export; the folder of a run, which has one in `export/`; the name of an optimizer
+        that ships with lopt; or a file of weights that others have published, see `lopt.trained.released`.
 
     Raises:
-      InputError: there is no such thing, or it is damaged, or this version of lopt cannot run it.
+      InputError: there is no such optimizer, it is damaged, or this version of lopt cannot run it.
     """
     if Path(path_or_name).is_file():
         from lopt.trained.released import read_released  # here, so that `import lopt` does not import Flax
@@ -87,18 +91,18 @@ def load_pretrained(path_or_name: str | os.PathLike) -> Pretrained:
 
 
 def shipped() -> dict[str, Path]:
-    """The optimizers that come with lopt: inside of the installed package, or beside it in a checkout."""
+    """The folders of the optimizers that ship with lopt, by name: in the package, or beside it in a checkout."""
     package = Path(__file__).resolve().parents[1]
     root = next((root for root in (package / "checkpoints", package.parent / "checkpoints") if root.is_dir()), package)
     return {card.parent.name: card.parent for card in sorted(root.glob(f"[!.]*/{CARD_FILE}"))}
 
 
 def find_export(path_or_name: str | os.PathLike) -> Path:
-    """The export folder that a person means: see `load_pretrained`."""
+    """The export folder that a person means, as `load_pretrained` explains. Raises InputError if there is none."""
     text = os.fspath(path_or_name)
     for folder in (Path(text).resolve(), Path(text, "export").resolve()):
         for candidate in (folder, previous_export(folder)):
-            if (candidate / CARD_FILE).is_file() or (candidate / THETA_FILE).is_file():
+            if any(os.path.isfile(candidate / name) for name in (CARD_FILE, THETA_FILE)):  # False for a name too long
                 return candidate
     known = shipped()
     if text not in known and Path(text).exists():

@@ -1,8 +1,8 @@
-"""Weights that others have published, as theta of this library: flax msgpack files, usually named `theta.state`.
+"""Reads weights that others have published, flax msgpack files usually named `theta.state`, as theta of this library.
 
 `celo` and `celo_adam`: https://github.com/amoudgl/celo (MIT licence), Moudgil et al. 2025 (arXiv 2501.12670). `velo`:
-the layout of google/learned_optimization, Metz et al. 2022 (arXiv 2211.09760), whose file was not at hand when this was
-written. The files hold arrays alone, and nothing in them is run.
+the layout of google/learned_optimization, Metz et al. 2022 (arXiv 2211.09760), written without its file at hand. The
+files hold only arrays, and nothing in them is run.
 """
 
 import hashlib
@@ -26,10 +26,10 @@ SOURCES = {
     "celo_adam": "https://github.com/amoudgl/celo, Moudgil et al. 2025 (arXiv 2501.12670)",
     "velo": "google/learned_optimization, Metz et al. 2022 (arXiv 2211.09760)",
 }
-HORIZONS = {"celo": (100, 2000), "celo_adam": (100, 2000), "velo": (100, 200_000)}  # of the meta-training, inner steps
+HORIZONS = {"celo": (100, 2000), "celo_adam": (100, 2000), "velo": (100, 200_000)}  # inner steps of the meta-training
 VELO_LSTM = 512  # the width of VeLO itself; the smaller ones of the Celo paper have no factor of 100
 
-# Layers around the LSTM: our name and theirs.
+# Layers around the LSTM: our names and theirs.
 LAYERS = {
     "unused": "linear",
     "mix": "linear_1",
@@ -44,7 +44,7 @@ def read_released(path: str | os.PathLike) -> tuple[LearnedOptimizer, Theta, dic
     """Reads a published `theta.state`.
 
     Returns:
-      The optimizer, its theta, and what is known of them, in the words of an export's card.
+      The optimizer, its theta, and what is known of them under the keys of an export's card.
 
     Raises:
       InputError: the file cannot be read, or has another layout.
@@ -56,7 +56,7 @@ def read_released(path: str | os.PathLike) -> tuple[LearnedOptimizer, Theta, dic
         wanted = describe_leaves(jax.eval_shape(optimizer.init_theta, jax.random.key(0)))
         if different := differences(describe_leaves(theta), wanted):
             raise InputError(different)
-    except Exception as error:  # a damaged file ends in many ways
+    except Exception as error:  # a damaged file fails in many ways
         known = f"published weights of {', '.join(SOURCES)} (flax msgpack)"
         raise InputError(f"{os.fspath(path)} does not hold {known}: {error}") from error
     card = {
@@ -96,8 +96,8 @@ def convert(tree: Any) -> tuple[str, dict[str, Any], Theta]:
 def _unpack(data: bytes) -> Any:
     try:
         return serialization.msgpack_restore(data)
-    except Exception as error:  # of many kinds, in words about the format's bytes
-        raise InputError("it is of another format, or damaged; a run or an export is named by its folder") from error
+    except Exception as error:  # of many types, with messages about bytes of the format
+        raise InputError("it has another format, or is damaged; to load a run or an export, give its folder") from error
 
 
 def _flatten(tree: Any) -> dict[str, np.ndarray]:
@@ -116,7 +116,7 @@ def _take(arrays: dict[str, np.ndarray], name: str, *, keep: bool = False) -> np
 
 
 def _mlps(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The bank of MLPs. The first kernel is in pieces there, one a group of inputs, in the order of our inputs."""
+    """The bank of MLPs. Their first kernel is in pieces, one per group of inputs, in the order of our inputs."""
     layers = sum(name.startswith("ff_mod_stack/~/b") for name in arrays)
     groups = sum(name.startswith("ff_mod_stack/~/w0__") for name in arrays)
     mlps = {"kernel_0": np.concatenate([_take(arrays, f"ff_mod_stack/~/w0__{i}") for i in range(groups)], axis=1)}
@@ -128,7 +128,7 @@ def _mlps(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def _lstm(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The recurrent part. The gates are input, candidate, forget and output there, in this order."""
+    """The recurrent part. Their gates are input, candidate, forget and output, in this order."""
     cell, hidden = (_take(arrays, f"lstm_init_state/{name}") for name in ("cell", "hidden"))
     lstm = {"initial_c": cell[0], "initial_h": hidden[0]}
     for ours, theirs in LAYERS.items():

@@ -19,8 +19,8 @@ class LearnedState(NamedTuple):
     """The state of `as_optax`.
 
     Attributes:
-      theta: the meta-parameters. They are here, and not in the closure, so that a jitted step has them as an argument
-        and not as constants in its program.
+      theta: the meta-parameters. They are here and not in the closure, so that a jitted step takes them as an argument
+        instead of holding them as constants of its program.
       inner: the state of the rule; its floating-point statistics are float32.
     """
 
@@ -33,22 +33,23 @@ def as_optax(
 ) -> optax.GradientTransformationExtraArgs:
     """Wraps a learned optimizer: `updates, state = tx.update(grads, state, params, value=loss)`.
 
-    The updates are added to the parameters as they are: they carry their sign and their step size, and
-    `optax.apply_updates` takes them. They have the dtype of the gradients; the rule itself works in float32. An input
-    that the rule does not read (`optimizer.requires`) may be left out, and unknown keywords are ignored.
+    Updates carry their sign and step size, and `optax.apply_updates` adds them to the parameters as they are. They have
+    the dtype of the gradients; the rule itself works in float32. An input that the rule does not read
+    (`optimizer.requires`) may be left out, and unknown keywords are ignored.
 
-    Under gradient accumulation by `optax.MultiSteps(tx, k)` the rule sees the mean gradient and the loss of the last of
-    the k mini-batches; `num_steps` counts the updates and not the mini-batches.
+    Under gradient accumulation by `optax.MultiSteps(tx, k)`, the rule sees the mean gradient and the loss of the last
+    of the k mini-batches; `num_steps` counts updates, not mini-batches.
 
-    Call `init` outside of jit: inside, a theta that is no argument of the jitted function is a constant of its program.
+    Call `init` outside `jit`: inside, a theta that is not an argument of the jitted function becomes a constant of its
+    program.
 
-    Parameters may be sharded, over automatic or explicit axes: the update keeps the sharding of `init`, and collects no
-    large tensor on a device; only `celo2` with `orthogonalize` does.
+    Parameters may be sharded over automatic or explicit axes. The update keeps the sharding of `init` and gathers no
+    large tensor on one device, except `celo2` with `orthogonalize`.
 
     Args:
       optimizer: the rule and its settings.
       theta: meta-parameters of that rule.
-      num_steps: length of the training in updates; needed only by a rule that reads it.
+      num_steps: length of the training in updates, needed only by a rule that reads it.
 
     Raises:
       InputError: the rule reads `num_steps` and it is missing, or `num_steps` is not a positive integer. At `init` and
@@ -58,7 +59,7 @@ def as_optax(
     if num_steps is not None:
         num_steps = _check_num_steps(num_steps)
     elif "num_steps" in optimizer.requires:
-        raise InputError(f"{name} reads the length of the training: give num_steps, the number of updates to come")
+        raise InputError(f"{name} reads the length of the training: give num_steps, the number of its updates")
 
     def init(params: optax.Params) -> LearnedState:
         from flax import nnx  # here, so that `import lopt` does not import Flax
@@ -105,10 +106,10 @@ def as_optax(
 def _update_in_auto_mode(
     optimizer: LearnedOptimizer, theta: Theta, grads: PyTree, inner: PyTree, params: PyTree, loss: jax.Array | None
 ) -> tuple[PyTree, PyTree]:
-    """`optimizer.update`; on a mesh with explicit axes, results are sharded like grads and state, the rest is XLA's.
+    """`optimizer.update`; on a mesh with explicit axes, results are sharded like grads and state, XLA decides the rest.
 
-    `jax.make_mesh` makes the axes explicit if not told otherwise: shardings are types then, and JAX refuses what needs
-    a decision, such as a reshape across a sharded axis.
+    The axes of `jax.make_mesh` are explicit by default. Shardings are then part of types, and JAX refuses operations
+    whose sharding is open, such as a reshape across a sharded axis.
     """
 
     def update(theta: Theta, grads: PyTree, inner: PyTree, params: PyTree, loss: PyTree) -> tuple[PyTree, PyTree]:
@@ -157,7 +158,7 @@ def _as_loss(value: Any) -> jax.Array:
 
 
 def _check_alike(grads: PyTree, params: PyTree) -> None:
-    """Without this, a gradient of another shape than its parameter would be broadcast in silence."""
+    """Raises InputError if shapes differ, since a gradient would silently be broadcast to its parameter."""
     if jax.tree.structure(grads) != jax.tree.structure(params):
         raise InputError(
             f"gradients and params are different trees: {jax.tree.structure(grads)} and {jax.tree.structure(params)}"
@@ -169,7 +170,7 @@ def _check_alike(grads: PyTree, params: PyTree) -> None:
 
 
 def _strongly_typed(state: PyTree) -> PyTree:
-    """Drops weak types: a state that had them after `init` and not after `update` would trace every step twice."""
+    """Drops weak types: a state that had them only after `init` would make the second step trace again."""
 
     def strong(leaf):
         leaf = jnp.asarray(leaf)

@@ -1,7 +1,7 @@
 """The only door to TensorFlow Datasets (TFDS): images, texts and tables as numpy arrays, without TensorFlow.
 
 A built-in set (`BUILTIN`) is prepared into the data directory when it is first loaded. A public set is read if it lies
-there already prepared. A set too large to be held is read a block at a time (`blocks`).
+there already prepared. A set too large to be held is read one block at a time (`blocks`).
 """
 
 import os
@@ -14,6 +14,7 @@ import numpy as np
 from lopt.names import InputError
 from lopt.types import SPLITS
 from tasks.datasets import blocks
+from tasks.datasets.blocks import BLOCK_IMAGES
 from tasks.datasets.builtin import BUILTIN
 from tasks.datasets.prepared import (
     DatasetInfo,
@@ -23,12 +24,14 @@ from tasks.datasets.prepared import (
     list_public,
     open_folder,
     quiet,
+    readable,
     resolve_data_dir,
 )
 from tasks.datasets.symbols import NUM_SYMBOLS, decode, encode
 from tasks.datasets.writing import prepare_builtin
 
 __all__ = [
+    "BLOCK_IMAGES",
     "BUILTIN",
     "NUM_SYMBOLS",
     "BuiltinListing",
@@ -52,7 +55,14 @@ _KINDS = {"image": ("labelled images", "image_mlp"), "text": ("a text", "text_rn
 
 
 class BuiltinListing(NamedTuple):
-    """Attributes: info, of a built-in set; description; licence; prepared, whether it lies in the data directory."""
+    """A built-in set, for people.
+
+    Attributes:
+      info: what it holds.
+      description: one line.
+      licence: licence of the data.
+      prepared: whether it lies in the data directory.
+    """
 
     info: DatasetInfo
     description: str
@@ -63,19 +73,20 @@ class BuiltinListing(NamedTuple):
 def list_builtin(data_dir: DataDir = None) -> list[BuiltinListing]:
     """Every built-in set."""
     root = resolve_data_dir(data_dir)
-    return [
-        BuiltinListing(describe(name), entry.description, entry.licence, (root / entry.folder).is_dir())
-        for name, entry in BUILTIN.items()
-    ]
+    with readable(root):
+        return [
+            BuiltinListing(describe(name), entry.description, entry.licence, (root / entry.folder).is_dir())
+            for name, entry in BUILTIN.items()
+        ]
 
 
 def list_prepared(data_dir: DataDir = None) -> list[str]:
-    """NAME or NAME/CONFIG of the other sets that lie in the data directory; not all of them need be readable."""
+    """NAME or NAME/CONFIG of the other sets in the data directory, whether they can be read or not."""
     return list_public(resolve_data_dir(data_dir))
 
 
 def prepare(name: str, data_dir: DataDir = None) -> Path:
-    """Writes a built-in set into the data directory unless it is there; the folder of the set `name`.
+    """Writes a built-in set into the data directory unless it is there, and returns the folder of the set.
 
     Raises:
       InputError: the set is unknown, a public one that is not prepared, or cannot be read or written.
@@ -86,7 +97,7 @@ def prepare(name: str, data_dir: DataDir = None) -> Path:
 
 
 def describe(name: str, data_dir: DataDir = None) -> DatasetInfo:
-    """What the set `name` holds, at little cost: reads no examples and prepares nothing.
+    """Tells what the set `name` holds; reads no examples and prepares nothing.
 
     Raises:
       InputError: the set is unknown, not prepared, or not one that can be read.
@@ -113,9 +124,9 @@ def load_images(
     """Reads the images of the set `name`; prepares a built-in one first if it is not there yet.
 
     Args:
-      name: of the set.
-      data_dir: where it is looked for.
-      seed: of a set that streams, decides with `block` which images are read; no meaning for others.
+      name: name of the set.
+      data_dir: directory that holds it; None for the default.
+      seed: for a set that streams, decides together with `block` which images are read; else ignored.
       block: 0, 1, ...
 
     Returns:
@@ -142,12 +153,13 @@ def load_table(name: str, data_dir: DataDir = None) -> dict[str, dict[str, np.nd
 def load_text(name: str, data_dir: DataDir = None, *, seed: int = 0, block: int = 0) -> dict[str, np.ndarray]:
     """Reads the text `name`; prepares a built-in one first if it is not there yet.
 
-    Examples are joined by newlines. A text that is held is cut by characters, one that streams by examples.
+    Examples are joined by newlines. A text that is held is cut into splits between characters, one that
+    streams between examples.
 
     Args:
-      name: of the set.
-      data_dir: where it is looked for.
-      seed: of a set that streams, decides with `block` which stretches are read; no meaning for others.
+      name: name of the set.
+      data_dir: directory that holds it; None for the default.
+      seed: for a set that streams, decides together with `block` which stretches are read; else ignored.
       block: 0, 1, ...
 
     Returns:
@@ -179,7 +191,7 @@ def load_text(name: str, data_dir: DataDir = None, *, seed: int = 0, block: int 
             data[split] = whole[part.source][start:stop]
     short = [split for split in SPLITS if not len(data[split])]
     if short:
-        raise InputError(f"{name!r} in {found.folder}: too short a text, nothing of it is left for {', '.join(short)}")
+        raise InputError(f"{name!r} in {found.folder} is too short a text: nothing is left for {', '.join(short)}")
     return data
 
 

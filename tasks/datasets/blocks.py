@@ -1,4 +1,4 @@
-"""Sets too large to be held: the budget, and which examples a block of such a set takes.
+"""Sets too large to be held: how large that is, and which examples a block of such a set takes.
 
 A block is a function of (seed, block) and has the same shapes whatever these are. Its splits valid and test are the
 same in every block of every seed, so that losses on them compare.
@@ -11,11 +11,11 @@ import numpy as np
 
 from lopt.types import SPLITS
 
-# A set is held whole up to so many bytes of images or text, and so many examples: reading them takes 0.1 ms each.
+# A set is held whole up to this many bytes of images or text, and this many examples: reading one takes 0.1 ms.
 HELD_BYTES = {"image": 256 << 20, "text": 16 << 20, "table": 256 << 20}
 HELD_EXAMPLES = 300_000
 
-# What a block holds of each split: images, or symbols of text. Less where the split has less.
+# Images, or symbols of text, in a block's part of each split; fewer if the split has fewer.
 BLOCK_IMAGES = {"train": 8_192, "meta": 2_048, "valid": 2_048, "test": 2_048}
 BLOCK_SYMBOLS = {"train": 2 << 20, "meta": 1 << 18, "valid": 1 << 18, "test": 1 << 18}
 
@@ -43,10 +43,10 @@ def draw_text(
 
     Args:
       split: one of `lopt.types.SPLITS`.
-      num_examples: of the split.
-      bytes_per_example: mean length of an example; a wrong one costs time only.
+      num_examples: number of examples of the split.
+      bytes_per_example: mean length of an example; a wrong value costs only time.
       read: `(examples) -> symbols uint8 [n]`.
-      seed: with the block, decides the drawing.
+      seed: decides, together with the block, which examples are drawn.
       block: 0, 1, ...
     """
     length = BLOCK_SYMBOLS[split]

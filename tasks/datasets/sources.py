@@ -1,4 +1,4 @@
-"""What built-in sets share: the type of a row of their table, where a package lies, how a set without splits is cut.
+"""What built-in sets share: the rows of their table, where a package lies, how a set without splits is cut.
 
 Splits are disjoint and the same on every machine.
 """
@@ -24,14 +24,14 @@ class BuiltinSet(NamedTuple):
       kind: `"image"`, `"text"` or `"table"`.
       version: part of the folder's name; raise it whenever the arrays or the splits change.
       description: one line on what it holds.
-      licence: of the data.
-      citation: of the data.
-      package: what pip installs for it; empty for a part of Python.
+      licence: licence of the data.
+      citation: what to cite for the data.
+      package: what pip installs for it; empty if Python itself has it.
       num_classes: labels are 0..num_classes-1; 0 for text and regression.
       shape: of an image `(height, width, channels)`; of a row `(features,)`; of a text `()`.
-      split_sizes: of each split in `SPLITS`: images, rows, or characters.
+      split_sizes: images, rows or characters of each split in `SPLITS`.
       read: `(split_sizes) -> {split: {feature: array or text}}`.
-      config: a part of the folder's name between the name and the version, for what the arrays depend on.
+      config: what the arrays depend on; part of the folder's name, between the name and the version.
     """
 
     name: str
@@ -108,7 +108,7 @@ def split_rows(arrays: dict[str, np.ndarray], sizes: dict[str, int], *, classes:
 
 
 def split_text(text: str, sizes: dict[str, int]) -> Splits:
-    """Cuts a text into stretches of so many characters, `train` first; what is beyond them is left out."""
+    """Cuts a text into stretches of the given numbers of characters, `train` first; the rest is left out."""
     if len(text) < sum(sizes.values()):
         raise InputError(f"the installed text has {len(text)} characters, fewer than its splits {sizes} need")
     ends = np.cumsum([sizes[split] for split in SPLITS]).tolist()

@@ -1,4 +1,4 @@
-"""The alphabet of every text set: one symbol a character."""
+"""The alphabet of every text set: one symbol per character."""
 
 import numpy as np
 
@@ -15,7 +15,7 @@ def encode(text: bytes) -> np.ndarray:
     """UTF-8 of n characters -> uint8 [n] symbols in 0..NUM_SYMBOLS-1."""
     codes = np.frombuffer(text, np.uint8)
     if not text.isascii():
-        codes = codes[codes & 0xC0 != 0x80]  # a character's first byte stands for it; the others are 0b10xxxxxx
+        codes = codes[codes & 0xC0 != 0x80]  # a character's first byte stands for it; the rest are 0b10xxxxxx
     return _SYMBOLS[codes]
 
 

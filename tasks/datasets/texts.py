@@ -8,7 +8,7 @@ from pathlib import Path
 from lopt.names import InputError
 from tasks.datasets.sources import Splits, package_folder, split_text
 
-# Modules that Python 3.11 and later all have, in the order they are joined.
+# Modules that Python 3.11 and later all have, in the order in which they are joined.
 SOURCE_MODULES = (
     *("argparse", "ast", "asyncio/base_events", "bdb", "calendar", "codecs", "collections/__init__", "configparser"),
     *("contextlib", "copy", "csv", "dataclasses", "difflib", "dis", "doctest", "email/message", "enum", "fractions"),

@@ -1,5 +1,10 @@
 """Preparing a built-in set: written once as a TFDS data set, wholly or not at all."""
 
+import contextlib
+import fcntl
+import os
+import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,34 +16,101 @@ from lopt.names import InputError
 from tasks.datasets.prepared import quiet
 from tasks.datasets.sources import BuiltinSet, Splits
 
+# Folders that preparations write to. One whose process was killed stays, and the next preparation deletes it.
+_SCRATCH = ".preparing-"
+_SCRATCH_NAME = re.compile(re.escape(_SCRATCH) + "[a-z0-9_]{8}")
+
 
 def prepare_builtin(entry: BuiltinSet, root: Path) -> Path:
-    """The folder of a built-in set, made if it is not there. Safe against interruption and a second process."""
+    """The folder of a built-in set, made if it is not there. Safe against interruption and a second process.
+
+    Raises:
+      InputError: the package that the set comes from is missing or another, or the folder cannot be written.
+    """
     folder = root / entry.folder
-    if folder.is_dir():
-        return folder
     try:
-        splits = entry.load()  # before anything is written
+        if folder.is_dir():
+            return folder
+        splits = _read(entry)  # before anything is written
         root.mkdir(parents=True, exist_ok=True)
-        # Made under a name that nothing reads, then renamed, which happens wholly or not at all.
-        with tempfile.TemporaryDirectory(prefix=".preparing-", dir=root) as scratch:
-            _write(entry, splits, Path(scratch))
+        _delete_left_overs(root)
+        # Written under a name that nothing reads, then renamed: a rename happens wholly or not at all.
+        with _scratch_folder(root) as scratch:
+            _write(entry, splits, scratch)
             folder.parent.mkdir(parents=True, exist_ok=True)
             try:
                 Path(scratch, entry.folder).rename(folder)
             except OSError:
-                if not folder.is_dir():  # where it is, another process was faster, and made the same files
+                if not folder.is_dir():  # if it is, another process was faster, and made the same files
                     raise
     except OSError as error:
         raise InputError(
-            f"cannot write data set {entry.name!r} to {root}: {error}. Choose another --data_dir."
+            f"cannot write data set {entry.name!r} to {root}: {error.strerror or error}. Choose another --data_dir."
         ) from error
+    return folder
+
+
+def _read(entry: BuiltinSet) -> Splits:
+    """The set, out of its package."""
+    try:
+        return entry.load()
     except ModuleNotFoundError as error:
         raise InputError(
             f"data set {entry.name!r} is part of a package that is not installed: {error}. "
             + (f"Run pip install {entry.package}." if entry.package else "It belongs to Python itself.")
         ) from error
-    return folder
+    except OSError as error:
+        raise InputError(
+            f"cannot read data set {entry.name!r} out of {entry.package or 'Python'}: {error}. Install that again."
+        ) from error
+
+
+@contextlib.contextmanager
+def _scratch_folder(root: Path) -> Iterator[Path]:
+    """A new folder under `root`, locked as long as it is in use, and then deleted."""
+    while True:
+        made = tempfile.TemporaryDirectory(prefix=_SCRATCH, dir=root, ignore_cleanup_errors=True)
+        with made as name, _locked(Path(name)) as lock:
+            if lock is not False:  # else another process took it for a left-over before it was locked
+                yield Path(name)
+                return
+
+
+def _delete_left_overs(root: Path) -> None:
+    """Deletes the folders of preparations whose processes are gone: nobody holds their locks."""
+    for path in root.iterdir():
+        if _SCRATCH_NAME.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
+            with _locked(path) as lock:
+                if lock:
+                    shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[bool | None]:
+    """Locks a folder against other processes; the system unlocks it when this one ends, however it does.
+
+    Yields:
+      True; False if another process holds it or it is gone; None if the file system has no locks.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:
+        yield False
+        return
+    try:
+        yield _try_lock(descriptor, folder)
+    finally:
+        os.close(descriptor)
+
+
+def _try_lock(descriptor: int, folder: Path) -> bool | None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(descriptor), os.stat(folder))
+    except (BlockingIOError, FileNotFoundError):
+        return False
+    except OSError:
+        return None
 
 
 def _features(entry: BuiltinSet) -> dict[str, Any]:
@@ -59,7 +131,7 @@ def _write(entry: BuiltinSet, splits: Splits, root: Path) -> None:
     """Writes a built-in set as a TFDS data set under `root`. A split of a text is one example."""
     import tensorflow_datasets as tfds
 
-    # Not registered: TFDS may have a set of the same name.
+    # Not registered, because TFDS may have a set of the same name.
     class Builtin(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         name = entry.name
         VERSION = tfds.core.Version(entry.version)
@@ -84,9 +156,14 @@ def _write(entry: BuiltinSet, splits: Splits, root: Path) -> None:
                 return
             for i, values in enumerate(zip(*arrays.values(), strict=True)):
                 example = dict(zip(arrays, values, strict=True))
-                # TFDS wants a label as an int of Python's.
+                # TFDS wants a label as a Python int.
                 yield i, {key: value.item() if value.ndim == 0 else value for key, value in example.items()}
 
     tfds.disable_progress_bar()
-    with quiet():
-        Builtin(data_dir=root, file_format="array_record").download_and_prepare()
+    try:
+        with quiet():
+            Builtin(data_dir=root, file_format="array_record").download_and_prepare()
+    except (MemoryError, OSError):
+        raise
+    except Exception as error:  # array_record raises RuntimeError where the disk is full
+        raise OSError(str(error).partition("; ")[0]) from error

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from lopt.types import Batch, Config, Data, Params, Task
-from tasks.checks import check_number, check_whole
+from tasks.checks import check_memory, check_number, check_whole
+from tasks.functions.spectra import log_uniform, rotation
 from tasks.naming import family_name
-from tasks.synthetic import Synthetic, log_uniform, rotation, split_key
+from tasks.synthetic import Synthetic, split_key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,14 +18,14 @@ class LeastSquares(Synthetic):
 
     The expected loss is (w - w*)^T S (w - w*) + n^2, with n the standard deviation of the label noise. S has
     eigenvalues log-uniform in [1 / condition, 1] and a uniform rotation; w* has `nonzero` entries N(0, 1) at random
-    places and is 0 elsewhere. Both are drawn once a task. w starts at 0; a loss of 1 is that of predicting 0.
+    places and is 0 elsewhere. Both are drawn once per task. w starts at 0; a loss of 1 is that of predicting 0.
 
     Attributes:
-      dimension: entries of w, d below.
-      nonzero: how many entries of w* are not 0.
+      dimension: number of entries of w, d below.
+      nonzero: number of entries of w* that are not 0.
       condition: bound of the ratio of the largest eigenvalue of S to the smallest.
       label_noise: n, in units of the standard deviation of x^T w*.
-      batch_size: rows a batch, B below.
+      batch_size: rows per batch, B below.
     """
 
     dimension: int = 32
@@ -36,6 +37,7 @@ class LeastSquares(Synthetic):
     def __post_init__(self):
         check_whole(self, dimension=1, nonzero=1, batch_size=1)
         check_number(self, condition=1, label_noise=0)
+        check_memory(self, **{"a matrix": self.dimension**2}, **{"a batch of rows": self.batch_size * self.dimension})
 
     @property
     def name(self) -> str:
@@ -56,8 +58,8 @@ class LeastSquares(Synthetic):
         return {
             "mixing": mixing,
             "weights": weights,
-            "noise": self.label_noise * jnp.sqrt(signal),
-            "scale": (1 + self.label_noise**2) * signal,
+            "noise": float(self.label_noise) * jnp.sqrt(signal),
+            "scale": (1 + float(self.label_noise) ** 2) * signal,
         }
 
     def task(self, config: Config) -> Task:

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from lopt.types import Batch, Config, Data, Params, Task
-from tasks.checks import check_number, check_whole
+from tasks.checks import check_memory, check_number, check_whole
+from tasks.functions.spectra import log_uniform, rotation
 from tasks.naming import family_name
-from tasks.synthetic import Synthetic, log_uniform, rotation, split_key
+from tasks.synthetic import Synthetic, split_key
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,12 +17,12 @@ class Quadratic(Synthetic):
     """Minimises f(x) = (x - b)^T H (x - b) / 2 over x of `dimension` entries, from gradients H (x - b) + n.
 
     H = Q diag(h) Q^T with h log-uniform in [1 / condition, 1] and Q a uniform rotation; the optimum b and the start
-    are N(0, I); all are drawn once a task, n in each batch. A loss of 1 is that of the start, 0 that of the optimum.
-    The noise is in the gradient alone: in the loss it would reward going far away, as what it costs is capped and what
-    it gains is not.
+    are N(0, I). All are drawn once per task, and n once per batch. A loss of 1 is that of the start, 0 that of the
+    optimum. Only the gradient is noisy: noise in the loss would reward going far away, because what it costs is capped
+    and what it gains is not.
 
     Attributes:
-      dimension: entries of x, d below.
+      dimension: number of entries of x, d below.
       condition: bound of the ratio of the largest eigenvalue of H to the smallest.
       noise: standard deviation of n's entries, in units of the root mean square of the gradient at the start.
     """
@@ -33,6 +34,7 @@ class Quadratic(Synthetic):
     def __post_init__(self):
         check_whole(self, dimension=1)
         check_number(self, condition=1, noise=0)
+        check_memory(self, **{"a matrix": self.dimension**2})
 
     @property
     def name(self) -> str:
@@ -53,7 +55,7 @@ class Quadratic(Synthetic):
             "optimum": optimum,
             "start": start,
             "start_loss": gradient @ (start - optimum) / 2,
-            "noise": self.noise * jnp.sqrt(jnp.mean(jnp.square(gradient))),
+            "noise": float(self.noise) * jnp.sqrt(jnp.mean(jnp.square(gradient))),
         }
 
     def task(self, config: Config) -> Task:

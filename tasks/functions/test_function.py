@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from lopt.names import InputError, check_known
 from lopt.types import Batch, Config, Data, Params, Task
-from tasks.checks import check_whole
+from tasks.checks import check_memory, check_whole
 from tasks.naming import family_name
 from tasks.synthetic import Synthetic
 
@@ -23,8 +23,8 @@ class Function(NamedTuple):
 
     Attributes:
       value: `[d] -> scalar`.
-      minimum: the least value, per coordinate, or per pair of coordinates where `pairs`.
-      optimum: where it is taken: each coordinate, or each pair of coordinates.
+      minimum: the least value, per coordinate, or per pair of coordinates if `pairs` is set.
+      optimum: the value of every coordinate at the minimum, or the two values of every pair of coordinates.
       radius: starts are uniform in [-radius, radius]^d.
       pairs: whether the function is a sum over pairs (x_1, x_2), (x_3, x_4), ...: then d is even.
     """
@@ -103,7 +103,7 @@ FUNCTIONS = {
 class TestFunction(Synthetic):
     """Minimises a test function of `dimension` variables; a loss of 1 is that of the start, 0 that of the optimum.
 
-    The start is drawn once a task. There is nothing random in a batch: it is `{}`.
+    The start is drawn once per task. Nothing in a batch is random: it is `{}`.
 
     Attributes:
       function: one of `FUNCTIONS`.
@@ -118,6 +118,7 @@ class TestFunction(Synthetic):
     def __post_init__(self):
         check_known("test function", self.function, FUNCTIONS)
         check_whole(self, dimension=2)
+        check_memory(self, parameters=self.dimension)
         if FUNCTIONS[self.function].pairs and self.dimension % 2:
             raise InputError(f"{self.function} is a sum over pairs: dimension must be even, not {self.dimension}")
 

@@ -1,4 +1,4 @@
-"""Convolution as one matrix product, which a CPU runs many times faster than XLA's own convolution inside of a loop."""
+"""Convolution as one matrix product, which a CPU runs many times faster than XLA's convolution inside a loop."""
 
 from typing import Any
 

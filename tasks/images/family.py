@@ -1,9 +1,8 @@
-"""What the families on image sets share: loading, resizing, batches, and the loss of a classifier."""
+"""What the families on image sets share: reading a set, and drawing batches of standardised images."""
 
 import abc
 import dataclasses
 import functools
-import math
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -14,12 +13,10 @@ import numpy as np
 from lopt.names import InputError
 from lopt.types import Batch, Config, Data, Params, Task
 from tasks import datasets
-from tasks.checks import check_whole
+from tasks.checks import check_memory, check_whole, show
+from tasks.images.resizing import IMAGES_AT_ONCE, resize_images
 from tasks.naming import UNNAMED, family_name
 from tasks.sampling import sample_indices
-
-# Weights of red, green and blue in the grey level (ITU-R BT.601).
-LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -29,10 +26,10 @@ class ImageFamily(abc.ABC):
     Attributes:
       head: what the name begins with.
       dataset: a name that `datasets.describe` knows.
-      size: images are resized to a square of this many pixels a side.
+      size: images are resized to squares of `size` x `size` pixels.
       channels: 1, grey; or 3, colour.
       num_classes: number of classes of the data set, C below.
-      data_dir: where the data set is looked for; None for the default.
+      data_dir: directory that holds the data set; None for the default.
     """
 
     head: ClassVar[str]
@@ -45,12 +42,13 @@ class ImageFamily(abc.ABC):
     def __post_init__(self):
         check_whole(self, size=1, batch_size=1, num_classes=2)
         check_channels(self.channels)
+        check_memory(self, **{"a batch of images": self.batch_size * self.size**2 * self.channels})
         self._check()
 
     @property
     @abc.abstractmethod
     def batch_size(self) -> int:
-        """Images a batch, B below: a field of each family, as names have it after the settings of the network."""
+        """Images per batch, B: a field of each family, because names list it after the settings of the network."""
 
     @abc.abstractmethod
     def _check(self) -> None:
@@ -88,7 +86,7 @@ class ImageFamily(abc.ABC):
 
     @property
     def streams(self) -> bool:
-        """Whether the set is read a block at a time."""
+        """Whether the set is read one block at a time."""
         return datasets.describe(self.dataset, self.data_dir).streams
 
     def load(self, seed: int = 0, block: int = 0) -> Data:
@@ -100,7 +98,10 @@ class ImageFamily(abc.ABC):
         """
         info = describe_images(self.dataset, self.data_dir)
         if info.num_classes != self.num_classes:
-            raise InputError(f"{self.dataset!r} has {info.num_classes} classes: num_classes is {self.num_classes}")
+            raise InputError(
+                f"{self.dataset!r} has {info.num_classes} classes, and the family has num_classes={self.num_classes}"
+            )
+        self._check_memory(info)
         data: dict[str, object] = {}
         for split, arrays in datasets.load_images(self.dataset, self.data_dir, seed=seed, block=block).items():
             image = resize_images(arrays["image"], self.size, self.channels)
@@ -109,6 +110,14 @@ class ImageFamily(abc.ABC):
                 first = not info.streams or (seed, block) == (0, 0)
                 data["mean"], data["std"] = self._moments(image) if first else _first_moments(self, self.data_dir)
         return data
+
+    def _check_memory(self, info: datasets.DatasetInfo) -> None:
+        """Raises InputError unless the images of this size, and those that are resized at once, fit into memory."""
+        number = sum(info.split_sizes.values())
+        if info.streams:
+            number = min(number, sum(datasets.BLOCK_IMAGES.values()))
+        pixels = self.size**2 * self.channels
+        check_memory(self, **{"the images": number * pixels // 4 + min(number, IMAGES_AT_ONCE) * pixels})
 
     def sample(self, key: jax.Array) -> Config:
         """There is one task: `{}`."""
@@ -127,42 +136,9 @@ class ImageFamily(abc.ABC):
 
 @functools.lru_cache(maxsize=32)
 def _first_moments(family: ImageFamily, data_dir: str | None) -> tuple[np.ndarray, np.ndarray]:
-    """The moments of block 0 of seed 0. `data_dir` is here as equal families may differ in it."""
+    """The moments of block 0 of seed 0. `data_dir` is an argument because equal families may differ in it."""
     images = datasets.load_images(family.dataset, data_dir)["train"]["image"]
     return family._moments(resize_images(images, family.size, family.channels))
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ImageClassifier(ImageFamily):
-    """Cross-entropy -1/B sum_b log softmax(logits_b)[label_b], in nats; 1 is the loss ln C of uniform guessing."""
-
-    @abc.abstractmethod
-    def _logits(self, params: Params, images: jax.Array) -> jax.Array:
-        """float32 [B, F] -> [B, C]."""
-
-    def _moments(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of each channel, float32 [c]."""
-        mean, variance = images.mean((0, 1, 2), dtype=np.float64), images.var((0, 1, 2), dtype=np.float64)
-        # At least one grey level, so that a channel without any contrast is not divided by zero.
-        return mean.astype(np.float32), np.maximum(np.sqrt(variance), 1).astype(np.float32)
-
-    def _loss(self, params: Params, key: jax.Array, batch: Batch) -> jax.Array:
-        """Mean cross-entropy, in nats."""
-        del key
-        log_probability = jax.nn.log_softmax(self._logits(params, batch["image"]))
-        # A mask rather than an index: the gradient of an indexing is a scatter, which is slow in the inner loop.
-        is_label = batch["label"][:, None] == jnp.arange(self.num_classes)[None, :]
-        return -jnp.mean(jnp.sum(log_probability, axis=-1, where=is_label))
-
-    def _normalize(self, loss: jax.Array) -> jax.Array:
-        """In units of the loss of uniform guessing."""
-        return loss / math.log(self.num_classes)
-
-    def _metrics(self, params: Params, key: jax.Array, batch: Batch) -> Mapping[str, jax.Array]:
-        """`accuracy`: fraction of the batch whose largest logit is the label's."""
-        del key
-        guess = jnp.argmax(self._logits(params, batch["image"]), axis=-1)
-        return {"accuracy": jnp.mean(guess == batch["label"])}
 
 
 def describe_images(name: str, data_dir: str | None) -> datasets.DatasetInfo:
@@ -175,36 +151,4 @@ def describe_images(name: str, data_dir: str | None) -> datasets.DatasetInfo:
 def check_channels(channels: int) -> None:
     """Raises InputError unless images can have that many channels."""
     if channels not in (1, 3):
-        raise InputError(f"channels must be 1 (grey) or 3 (colour), not {channels!r}")
-
-
-def resize_images(images: np.ndarray, size: int, channels: int) -> np.ndarray:
-    """uint8 [n, h, w, 1 or 3] -> uint8 [n, size, size, channels], by linear interpolation, antialiased.
-
-    A grey image becomes a colour image of three equal channels. An image that is not square is squeezed.
-    """
-    n, height, width, depth = images.shape
-    if depth == channels and (height, width) == (size, size):
-        return images
-    rows, columns = _resize_weights(height, size), _resize_weights(width, size)
-    result = np.empty((n, size, size, channels), np.uint8)
-    block = 1024  # images at once, to bound the float copies
-    for start in range(0, n, block):
-        x = images[start : start + block].astype(np.float32)
-        if depth == 3 and channels == 1:
-            x = x @ LUMA[:, None]
-        x = np.einsum("yh,nhwc,xw->nyxc", rows, x, columns, optimize=True)
-        result[start : start + block] = np.rint(x)  # also copies one channel into three
-    return result
-
-
-def _resize_weights(old: int, new: int) -> np.ndarray:
-    """float32 [new, old], rows summing to 1: what each old pixel gives each new one, along one axis.
-
-    As `jax.image.resize(..., "linear", antialias=True)`, but in numpy: nothing to compile for every shape, no device.
-    The triangle is as wide as the coarser of the two grids.
-    """
-    scale = old / new
-    centres = (np.arange(new)[:, None] + 0.5) * scale - 0.5
-    weights = np.maximum(0, 1 - np.abs(centres - np.arange(old)[None, :]) / max(scale, 1))
-    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
+        raise InputError(f"channels must be 1 (grey) or 3 (colour), not {show(channels)}")

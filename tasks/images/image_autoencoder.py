@@ -1,4 +1,4 @@
-"""Autoencoding images with an MLP: squeezed through a few numbers, and back."""
+"""Autoencoding images with an MLP, through a code of a few numbers."""
 
 import dataclasses
 from typing import ClassVar
@@ -14,7 +14,7 @@ from tasks.networks import MLP, apply, init_params
 
 
 class Autoencoder(nn.Module):
-    """[B, F] -> [B, F]: an MLP to `latent_size` numbers, and its mirror image back."""
+    """[B, F] -> [B, F]: an MLP to a code of `latent_size` numbers, and its mirror image back."""
 
     hidden_sizes: tuple[int, ...]
     latent_size: int
@@ -31,14 +31,14 @@ class ImageAutoencoder(ImageReconstruction):
     """mean_{b,i} (net(x)_{bi} - x_{bi})^2: the squared error of the pixels in units of their variance.
 
     x = (pixel - mean image) / s, where s^2 is the mean over the pixels of their variance about the mean image, both of
-    the train split. So the loss is the mean squared error on pixels of 0..1, or of any range, over the same error of
-    the best guess that does not see the image: 1 is the mean image, 0 is perfect.
+    the train split. So whatever the range of the pixels, the loss is the mean squared error divided by that of the best
+    guess that does not see the image: 1 is the mean image, 0 is perfect.
 
     Attributes:
       hidden_sizes: width of each hidden layer of the encoder; the decoder has them in reverse.
-      latent_size: how many numbers the image is squeezed through.
-      activation: of the hidden layers, one of `ACTIVATIONS`.
-      batch_size: images a batch.
+      latent_size: length of the code.
+      activation: activation of the hidden layers, one of `ACTIVATIONS`.
+      batch_size: images per batch.
     """
 
     head: ClassVar[str] = "image_autoencoder"

@@ -8,9 +8,9 @@ import jax
 
 from lopt.names import InputError, check_known
 from lopt.types import Params
-from tasks.checks import check_whole, check_widths
+from tasks.checks import check_memory, check_whole, check_widths
+from tasks.images.classifier import ImageClassifier
 from tasks.images.convolution import Conv
-from tasks.images.family import ImageClassifier
 from tasks.networks import apply, init_params
 
 NORMS = ("none", "group", "layer")
@@ -18,11 +18,11 @@ NORMS = ("none", "group", "layer")
 
 class Norm(nn.Module):
     """Brings [B, h, w, c] to mean 0 and variance 1 over pixels and the channels of a group, then to a learned scale
-    and bias a channel.
+    and bias per channel.
 
     Attributes:
-      kind: one of `NORMS`: nothing; groups of channels; layer, one group.
-      num_groups: number of groups of `group`.
+      kind: one of `NORMS`: none; group, groups of channels; layer, one group.
+      num_groups: number of groups if the kind is `group`.
 
     Reference: Wu & He, Group Normalization, 2018, https://arxiv.org/abs/1803.08494.
     """
@@ -40,7 +40,7 @@ class Norm(nn.Module):
 class ResidualBlock(nn.Module):
     """x + conv(relu(norm(conv(relu(norm(x)))))): [B, h, w, c] -> [B, h / stride, w / stride, width].
 
-    Where the shape changes, x is brought to it by a 1x1 convolution, called `shortcut`.
+    If the shape changes, a 1x1 convolution called `shortcut` brings x to it.
 
     Reference: He et al., Identity Mappings in Deep Residual Networks, 2016, https://arxiv.org/abs/1603.05027.
     """
@@ -62,7 +62,7 @@ class ResidualBlock(nn.Module):
 
 
 class ConvNet(nn.Module):
-    """[B, h, w, c] -> logits [B, num_classes]: one stage a width, then the mean over pixels and a linear layer.
+    """[B, h, w, c] -> logits [B, num_classes]: one stage per width, then the mean over pixels and a linear layer.
 
     The first stage keeps the resolution, each later one halves it. A stage is relu(norm(conv3x3)), or a residual block;
     before the residual blocks a 3x3 convolution, `stem`, gives the first width.
@@ -97,9 +97,9 @@ class ImageConv(ImageClassifier):
     Attributes:
       widths: number of channels of each stage.
       residual: whether stages are residual blocks.
-      norm: of the channels of one image, before each activation, one of `NORMS`.
-      num_groups: number of groups of channels that norm=group standardises apart.
-      batch_size: images a batch.
+      norm: normalisation of each image before each activation, one of `NORMS`.
+      num_groups: number of groups of channels that norm=group standardises separately.
+      batch_size: images per batch.
     """
 
     head: ClassVar[str] = "image_conv"
@@ -119,6 +119,13 @@ class ImageConv(ImageClassifier):
         check_whole(self, num_groups=1)
         if self.norm == "group" and any(width % self.num_groups for width in self.widths):
             raise InputError(f"norm=group needs widths that num_groups={self.num_groups} divides, not {self.widths}")
+        inputs = (self.channels, *self.widths[:-1])
+        pixels = [self.batch_size * -((-self.size // 2**stage) ** 2) for stage in range(len(self.widths))]
+        check_memory(
+            self,
+            parameters=9 * sum(a * b for a, b in zip(inputs, self.widths, strict=True)),
+            activations=max(n * width for n, width in zip(pixels, self.widths, strict=True)),
+        )
 
     @property
     def _net(self) -> ConvNet:
@@ -127,7 +134,7 @@ class ImageConv(ImageClassifier):
     def _init(self, key: jax.Array) -> Params:
         """Normal kernels [3, 3, in, out] of variance 2 / (9 in), zero biases.
 
-        Of the branches of a residual network the last kernel is smaller, so that many blocks keep the size of x.
+        The last kernel of each residual branch is smaller, so that many blocks keep the size of x.
         """
         gains = {"output": 1.0, "stem": 1.0, "shortcut": 1.0, "conv_1": 0.5}
         return init_params(self._net, key, (1, self.size, self.size, self.channels), gain=2.0, gains=gains)

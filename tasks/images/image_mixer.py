@@ -6,8 +6,8 @@ from typing import ClassVar
 import flax.linen as nn
 import jax
 
-from tasks.checks import check_whole
-from tasks.images.patches import PatchClassifier, check_patches
+from tasks.checks import MOST_LAYERS, check_memory, check_whole
+from tasks.images.patches import PatchClassifier, check_patches, patches_shape
 from tasks.networks import MLP
 
 
@@ -44,7 +44,7 @@ class ImageMixer(PatchClassifier):
       depth: number of blocks of two MLPs.
       token_width: hidden width of the MLP along the patches.
       channel_width: hidden width of the MLP along the channels.
-      batch_size: images a batch.
+      batch_size: images per batch.
 
     Reference: Tolstikhin et al., MLP-Mixer: An all-MLP Architecture for Vision, 2021,
     https://arxiv.org/abs/2105.01601.
@@ -57,7 +57,13 @@ class ImageMixer(PatchClassifier):
 
     def _check(self) -> None:
         check_patches(self.size, self.patch_size)
-        check_whole(self, width=1, depth=1, token_width=1, channel_width=1)
+        check_whole(self, width=1, token_width=1, channel_width=1)
+        check_whole(self, depth=1, most=MOST_LAYERS)
+        tokens, values = patches_shape(self.size, self.channels, self.patch_size)
+        mlps = 2 * (tokens * self.token_width + self.width * self.channel_width)
+        widest = max(tokens * max(self.width, self.channel_width), self.width * self.token_width)
+        parameters = self.width * values + self.depth * mlps
+        check_memory(self, parameters=parameters, activations=self.batch_size * widest)
 
     @property
     def _net(self) -> Mixer:

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 from lopt.names import InputError, check_known
 from lopt.types import Params
-from tasks.checks import check_widths
-from tasks.images.family import ImageClassifier
+from tasks.checks import check_memory, check_positive, check_widths, mlp_numbers
+from tasks.images.classifier import ImageClassifier
 from tasks.networks import ACTIVATIONS
 
 LAYER_NORM_EPSILON = 1e-6
@@ -23,11 +23,11 @@ class ImageMLP(ImageClassifier):
 
     Attributes:
       hidden_sizes: width of each hidden layer; empty for a linear classifier.
-      activation: of the hidden layers, one of `ACTIVATIONS`.
-      batch_size: images a batch.
+      activation: activation of the hidden layers, one of `ACTIVATIONS`.
+      batch_size: images per batch.
       init_scale: multiplies the standard deviation of all initial weights.
-      layer_norm: whether each hidden layer's sums are brought to mean 0 and variance 1 over the layer, and then to a
-        learned scale and shift, before the activation.
+      layer_norm: whether each hidden layer brings its sums to mean 0 and variance 1, and then to a learned scale and
+        shift, before the activation.
 
     Reference: Ba et al., Layer Normalization, 2016, https://arxiv.org/abs/1607.06450.
     """
@@ -42,10 +42,11 @@ class ImageMLP(ImageClassifier):
     def _check(self) -> None:
         check_widths(self)
         check_known("activation", self.activation, ACTIVATIONS)
-        if type(self.init_scale) not in (int, float) or not 0 < self.init_scale < math.inf:
-            raise InputError(f"init_scale must be a positive number, not {self.init_scale!r}")
+        check_positive(self, "init_scale")
         if type(self.layer_norm) is not bool:
             raise InputError(f"layer_norm must be True or False, not {self.layer_norm!r}")
+        sizes = (self.size**2 * self.channels, *self.hidden_sizes, self.num_classes)
+        check_memory(self, **mlp_numbers(sizes, self.batch_size))
 
     def _init(self, key: jax.Array) -> Params:
         """`{"layer_0": {"w": [F, h], "b": [h]}, ...}`: normal weights of variance init_scale^2 gain / fan-in, zero

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lopt.names import InputError, check_known
+from lopt.names import check_known
 from lopt.types import Batch, Params
+from tasks.checks import check_positive
 from tasks.images.reconstruction import ImageReconstruction, check_code, code_gains, pixel_moments
 from tasks.networks import MLP, apply, init_params
 
@@ -20,20 +21,21 @@ LIKELIHOODS = ("bernoulli", "gaussian")
 class ImageVAE(ImageReconstruction):
     """-ELBO per pixel, in nats: 1/F (E_{z ~ q(z|x)}[-log p(x|z)] + KL(q(z|x) || N(0, 1))), mean over the batch.
 
-    q(z|x) = N(m, exp(v)) with m, v [L] from the encoder. The expectation is over one draw z = m + exp(v / 2) e, with e
-    from the key of the loss. KL = 1/2 sum_j (m_j^2 + exp(v_j) - 1 - v_j). With y [F] from the decoder, -log p(x|z) is
+    q(z|x) = N(m, exp(v)) with m, v [L] from the encoder. The expectation is estimated by one draw z = m + exp(v / 2) e,
+    with e from the key of the loss. KL = 1/2 sum_j (m_j^2 + exp(v_j) - 1 - v_j). With y [F] from the decoder,
+    -log p(x|z) is
       bernoulli: -sum_i (x_i log s(y_i) + (1 - x_i) log(1 - s(y_i))), s the logistic function, pixels x in 0..1;
       gaussian: sum_i (y_i - x_i)^2 / (2 noise^2), the constant left out, pixels x as in `ImageAutoencoder`.
-    Normalised it is at least 0 and about 1 at the start: over ln 2, the loss of guessing grey; or times 2 noise^2, so
-    that the mean image's squared error counts 1.
+    The normalised loss is at least 0, and about 1 at the start: bernoulli divides by ln 2, the loss of guessing grey;
+    gaussian multiplies by 2 noise^2, so that the squared error of the mean image is 1.
 
     Attributes:
       hidden_sizes: width of each hidden layer of the encoder; the decoder has them in reverse.
       latent_size: number L of latent variables.
       likelihood: p(x|z), one of `LIKELIHOODS`.
       noise: standard deviation of the gaussian likelihood, in units of the pixels' standard deviation.
-      activation: of the hidden layers, one of `ACTIVATIONS`.
-      batch_size: images a batch.
+      activation: activation of the hidden layers, one of `ACTIVATIONS`.
+      batch_size: images per batch.
 
     Reference: Kingma & Welling, Auto-Encoding Variational Bayes, 2013, https://arxiv.org/abs/1312.6114.
     """
@@ -49,8 +51,7 @@ class ImageVAE(ImageReconstruction):
     def _check(self) -> None:
         check_code(self)
         check_known("likelihood", self.likelihood, LIKELIHOODS)
-        if type(self.noise) not in (int, float) or not 0 < self.noise < math.inf:
-            raise InputError(f"noise must be a positive number, not {self.noise!r}")
+        check_positive(self, "noise")
 
     def _moments(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if self.likelihood == "gaussian":
@@ -84,9 +85,9 @@ class ImageVAE(ImageReconstruction):
         if self.likelihood == "bernoulli":
             surprise = jnp.sum(jax.nn.softplus(y) - x * y, axis=-1)
         else:
-            surprise = jnp.sum((y - x) ** 2, axis=-1) / (2 * self.noise**2)
+            surprise = jnp.sum((y - x) ** 2, axis=-1) / (2 * float(self.noise) ** 2)
         return jnp.mean(surprise + kl) / x.shape[-1]
 
     def _normalize(self, loss: jax.Array) -> jax.Array:
-        """About 1 for a grey image, or for the mean image, and a code that is the prior."""
-        return loss / math.log(2) if self.likelihood == "bernoulli" else loss * (2 * self.noise**2)
+        """About 1 if the decoder gives a grey image, or the mean image, and the code is the prior."""
+        return loss / math.log(2) if self.likelihood == "bernoulli" else loss * (2 * float(self.noise) ** 2)

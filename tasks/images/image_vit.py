@@ -1,4 +1,4 @@
-"""Image classification with a vision transformer: small by default, a few milliseconds a step on a CPU."""
+"""Image classification with a vision transformer: small by default, a few milliseconds per step on a CPU."""
 
 import dataclasses
 import math
@@ -8,8 +8,8 @@ import flax.linen as nn
 import jax
 
 from lopt.names import InputError
-from tasks.checks import check_whole
-from tasks.images.patches import PatchClassifier, check_patches
+from tasks.checks import MOST_LAYERS, check_memory, check_whole
+from tasks.images.patches import PatchClassifier, check_patches, patches_shape
 from tasks.networks import MLP
 
 
@@ -63,9 +63,9 @@ class ImageViT(PatchClassifier):
       patch_size: pixels along the side of a patch; divides `size`.
       width: size of a token.
       depth: number of blocks of attention and MLP.
-      num_heads: of the attention; divides `width`.
+      num_heads: heads of the attention; divides `width`.
       mlp_ratio: hidden width of the MLP over `width`.
-      batch_size: images a batch.
+      batch_size: images per batch.
 
     Reference: Dosovitskiy et al., An Image is Worth 16x16 Words, 2020, https://arxiv.org/abs/2010.11929.
     """
@@ -77,9 +77,17 @@ class ImageViT(PatchClassifier):
 
     def _check(self) -> None:
         check_patches(self.size, self.patch_size)
-        check_whole(self, width=1, depth=1, num_heads=1, mlp_ratio=1)
+        check_whole(self, width=1, num_heads=1, mlp_ratio=1)
+        check_whole(self, depth=1, most=MOST_LAYERS)
         if self.width % self.num_heads:
             raise InputError(f"num_heads must divide width={self.width}, not be {self.num_heads}")
+        tokens, values = patches_shape(self.size, self.channels, self.patch_size)
+        mlp_width = self.mlp_ratio * self.width
+        check_memory(
+            self,
+            parameters=self.width * (values + self.depth * (4 * self.width + 2 * mlp_width)),
+            activations=self.batch_size * tokens * max(self.width, mlp_width, self.num_heads * tokens),
+        )
 
     @property
     def _net(self) -> ViT:

@@ -1,4 +1,4 @@
-"""Classifiers that see an image as a sequence of patches share this: cutting it up, and initialising the network."""
+"""What the classifiers of image patches share: cutting an image into patches, and initial params."""
 
 import abc
 import dataclasses
@@ -8,7 +8,8 @@ import jax
 
 from lopt.names import InputError
 from lopt.types import Params
-from tasks.images.family import ImageClassifier
+from tasks.checks import show
+from tasks.images.classifier import ImageClassifier
 from tasks.networks import apply, init_params
 
 
@@ -18,7 +19,7 @@ class PatchClassifier(ImageClassifier):
 
     Attributes:
       patch_size: pixels along the side of a patch; divides `size`.
-      width: size of a token, which is what a patch becomes.
+      width: size of the token that a patch becomes.
       depth: number of blocks.
     """
 
@@ -44,7 +45,7 @@ class PatchClassifier(ImageClassifier):
 def check_patches(size: int, patch_size: int) -> None:
     """Raises InputError unless square patches of that side tile an image."""
     if type(patch_size) is not int or patch_size < 1 or size % patch_size:
-        raise InputError(f"patch_size must be a whole number that divides size={size}, not {patch_size!r}")
+        raise InputError(f"patch_size must be a whole number that divides size={size}, not {show(patch_size)}")
 
 
 def patches_shape(size: int, channels: int, patch_size: int) -> tuple[int, int]:
@@ -53,7 +54,7 @@ def patches_shape(size: int, channels: int, patch_size: int) -> tuple[int, int]:
 
 
 def to_patches(images: jax.Array, size: int, channels: int, patch_size: int) -> jax.Array:
-    """Flattened images [B, F] -> patches [B, N, P], in reading order, and so the pixels within a patch."""
+    """Flattened images [B, F] -> patches [B, N, P], in reading order, as are the pixels within a patch."""
     side = size // patch_size
     x = images.reshape(-1, side, patch_size, side, patch_size, channels)
     return x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, *patches_shape(size, channels, patch_size))

@@ -11,14 +11,14 @@ import numpy as np
 from lopt.names import InputError
 from lopt.types import SPLITS, Batch, Config, Data, Params, Task
 from tasks import datasets
-from tasks.checks import check_whole
+from tasks.checks import MOST_LAYERS, check_memory, check_range, check_whole, mlp_numbers
 from tasks.images.family import check_channels, describe_images
 from tasks.images.image_mlp import ImageMLP
 from tasks.naming import UNNAMED, family_name
-from tasks.networks import ACTIVATIONS
+from tasks.networks import ACTIVATIONS, accuracy, cross_entropy
 from tasks.sampling import sample_indices
 
-# What is added to the logits of classes that a data set lacks. Not infinite, so that noise in the labels may name them.
+# Added to the logits of classes that a data set lacks. Finite, so that noise in the labels may name them.
 MISSING = -10.0
 
 _FUNCTIONS, _GAINS = zip(*ACTIVATIONS.values(), strict=True)
@@ -28,21 +28,20 @@ _FUNCTIONS, _GAINS = zip(*ACTIVATIONS.values(), strict=True)
 class RandomMLP:
     """An `ImageMLP` with hidden_sizes = (width,) * depth, where sample(key) draws the network and the data set.
 
-    All draws share the params of the largest network, so that tasks are vmapped and compiled once: of each hidden layer
-    the units past `width` are 0, layers past `depth` hand x on, and classes that the data set lacks get almost no
-    probability. Params that play no part are 0, and so are their gradients.
+    All draws share the params of the largest network, so that tasks can be vmapped and compile once: the units of a
+    hidden layer past `width` are 0, layers past `depth` pass x on, and classes that the data set lacks get almost no
+    probability. Params that play no part are 0, and so are their gradients. Activations are drawn equally often.
 
     Attributes:
-      datasets: image sets, drawn equally often; each is brought to `size` and `channels`, and standardised by itself.
-      size: images are resized to a square of this many pixels a side.
+      datasets: image sets, drawn equally often; each is resized, and standardised by its own moments.
+      size: images are resized to squares of `size` x `size` pixels.
       channels: 1, grey; or 3, colour.
       widths: smallest and largest width; its logarithm is uniform.
       max_depth: most hidden layers; uniform from 1.
-      init_scales: smallest and largest `ImageMLP.init_scale`; its logarithm is uniform. Of `ACTIVATIONS`, each is drawn
-        equally often.
-      batch_size: images a batch, B below.
+      init_scales: smallest and largest `ImageMLP.init_scale`; its logarithm is uniform.
+      batch_size: images per batch, B below.
       num_classes: number of logits, C below; the data sets may have fewer classes.
-      data_dir: where data sets are looked for; None for the default.
+      data_dir: directory that holds the data sets; None for the default.
     """
 
     datasets: tuple[str, ...] = ("digits", "mnist_5k")
@@ -59,14 +58,17 @@ class RandomMLP:
         names = self.datasets
         if not isinstance(names, tuple) or not names or any(not isinstance(name, str) for name in names):
             raise InputError(f"datasets must be a tuple of names such as ('digits', 'mnist_5k'), not {names!r}")
-        check_whole(self, size=1, max_depth=1, batch_size=1, num_classes=2)
+        check_whole(self, size=1, batch_size=1, num_classes=2)
+        check_whole(self, max_depth=1, most=MOST_LAYERS)
         check_channels(self.channels)
         for setting, types in (("widths", (int,)), ("init_scales", (int, float))):
             pair = getattr(self, setting)
             if not isinstance(pair, tuple) or len(pair) != 2 or any(type(value) not in types for value in pair):
                 raise InputError(f"{setting} must be a pair, the smallest and the largest, not {pair!r}")
-            if not 0 < pair[0] <= pair[1] < math.inf:
-                raise InputError(f"{setting} must be positive, the smallest first, not {pair!r}")
+            check_range(*pair, setting)
+        features, width = self.size**2 * self.channels, self.widths[1]
+        sizes = (features, *(width for _ in range(self.max_depth)), self.num_classes)
+        check_memory(self, **mlp_numbers(sizes, self.batch_size))
 
     @property
     def name(self) -> str:
@@ -75,7 +77,7 @@ class RandomMLP:
 
     @property
     def streams(self) -> bool:
-        """Whether any of the sets is read a block at a time."""
+        """Whether one of the sets is read one block at a time."""
         return any(datasets.describe(name, self.data_dir).streams for name in self.datasets)
 
     def load(self, seed: int = 0, block: int = 0) -> Data:
@@ -90,7 +92,7 @@ class RandomMLP:
         for info in infos:
             if info.num_classes > self.num_classes:
                 raise InputError(
-                    f"{info.name!r} has {info.num_classes} classes: num_classes is {self.num_classes}, the most"
+                    f"{info.name!r} has {info.num_classes} classes, more than num_classes={self.num_classes}: raise it"
                 )
         sets = [self._single(info.name, info.num_classes).load(seed, block) for info in infos]
         data: dict[str, object] = {m: np.stack([arrays[m] for arrays in sets]) for m in ("mean", "std")}
@@ -102,7 +104,7 @@ class RandomMLP:
         return data
 
     def _single(self, dataset: str, num_classes: int) -> ImageMLP:
-        """A family on one of the sets, for its way of loading."""
+        """The family that loads one of the sets."""
         return ImageMLP(
             dataset=dataset, size=self.size, channels=self.channels, num_classes=num_classes, data_dir=self.data_dir
         )
@@ -126,7 +128,7 @@ class RandomMLP:
     def task(self, config: Config) -> Task:
         """The task's functions. A batch is what `sample_batch` gives, of any B.
 
-        The loss is in units of uniform guessing among the classes of the data set already.
+        The loss is already in units of uniform guessing among the classes of the data set.
         """
 
         def init(key: jax.Array) -> Params:
@@ -134,15 +136,12 @@ class RandomMLP:
 
         def loss(params: Params, key: jax.Array, batch: Batch) -> jax.Array:
             del key
-            log_probability = jax.nn.log_softmax(self._logits(config, params, batch))
-            is_label = batch["label"][:, None] == jnp.arange(self.num_classes)[None, :]
-            nats = -jnp.sum(log_probability, axis=-1, where=is_label)
+            nats = cross_entropy(self._logits(config, params, batch), batch["label"])
             return jnp.mean(nats / jnp.log(batch["num_classes"]))
 
         def metrics(params: Params, key: jax.Array, batch: Batch) -> Mapping[str, jax.Array]:
             del key
-            guess = jnp.argmax(self._logits(config, params, batch), axis=-1)
-            return {"accuracy": jnp.mean(guess == batch["label"])}
+            return {"accuracy": accuracy(self._logits(config, params, batch), batch["label"])}
 
         return Task(init, loss, lambda loss: loss, metrics)
 

@@ -1,4 +1,4 @@
-"""What the families that reconstruct images from a short code share: no labels, and what the pixels are measured by."""
+"""What the families that reconstruct images from a short code share: no labels, and the unit of the pixels."""
 
 import dataclasses
 import math
@@ -10,7 +10,7 @@ import numpy as np
 
 from lopt.names import check_known
 from lopt.types import Batch, Params
-from tasks.checks import check_whole, check_widths
+from tasks.checks import check_memory, check_whole, check_widths, mlp_numbers
 from tasks.images.family import ImageFamily
 from tasks.networks import ACTIVATIONS
 
@@ -19,19 +19,21 @@ from tasks.networks import ACTIVATIONS
 class ImageReconstruction(ImageFamily):
     """A task on images alone."""
 
-    ignores_labels: ClassVar[bool] = True  # so they cannot be noisy, or permuted
+    ignores_labels: ClassVar[bool] = True  # so that label_noise and permute_labels refuse it
 
     def _metrics(self, params: Params, key: jax.Array, batch: Batch) -> Mapping[str, jax.Array]:
-        """None."""
+        """There are none: `{}`."""
         del params, key, batch
         return {}
 
 
 def check_code(family: Any) -> None:
-    """The MLPs to the code and back, and its size, make sense."""
+    """Raises InputError unless a family's code, and the MLPs around it, have sizes and an activation that exist."""
     check_widths(family)
     check_whole(family, latent_size=1)
     check_known("activation", family.activation, ACTIVATIONS)
+    encoder = (family.size**2 * family.channels, *family.hidden_sizes, family.latent_size)
+    check_memory(family, **mlp_numbers((*encoder, *encoder[-2::-1]), family.batch_size))
 
 
 def code_gains(activation: str) -> dict[str, Any]:

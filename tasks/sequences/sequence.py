@@ -11,10 +11,18 @@ import jax.numpy as jnp
 
 from lopt.names import check_known
 from lopt.types import Batch, Config, Data, Params, Task
-from tasks.checks import check_whole
+from tasks.checks import MOST_LAYERS, check_memory, check_whole
 from tasks.naming import family_name
-from tasks.networks import cross_entropy
-from tasks.sequences.models import CELLS, RecurrentNetwork, Transformer, check_heads, init_sequence_params
+from tasks.networks import apply, cross_entropy
+from tasks.sequences.networks import (
+    CELLS,
+    RecurrentNetwork,
+    Transformer,
+    check_heads,
+    init_sequence_params,
+    recurrent_numbers,
+    transformer_numbers,
+)
 from tasks.synthetic import Synthetic, split_key
 
 NO_ANSWER = -1
@@ -36,7 +44,7 @@ class Problem(NamedTuple):
 
 
 def copy(numbers: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """n random symbols of 8, the sign `=`, the same n symbols: L = 2 n. Each copied symbol is to be predicted."""
+    """n random symbols of 8, the sign `=`, the same n symbols: L = 2 n. The answers are the copied symbols."""
     symbols = numbers[:, :, 0] % 8
     sign = jnp.full_like(symbols[:, :1], 8)
     unasked = jnp.full_like(symbols, NO_ANSWER)
@@ -47,8 +55,8 @@ def copy(numbers: jax.Array) -> tuple[jax.Array, jax.Array]:
 def addition(numbers: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Two numbers of n decimal digits, `+` between and `=` behind them, their sum of n + 1 digits: L = 3 n + 2.
 
-    Each digit of the sum is to be predicted. The least significant digit comes first, so that carries go the way of
-    reading (Lee et al. 2023, arXiv:2307.03381).
+    The answers are the digits of the sum. The least significant digit comes first, so that carries go in the
+    direction of reading (Lee et al. 2023, arXiv:2307.03381).
     """
     first, second = numbers[:, :, 0] % 10, numbers[:, :, 1] % 10
 
@@ -65,13 +73,13 @@ def addition(numbers: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def parity(numbers: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """n random bits: L = n. After each, the parity of those read so far is to be told."""
+    """n random bits: L = n. The answer after each bit is the parity of those read so far."""
     bits = numbers[:, :, 0] % 2
     return bits, jnp.cumsum(bits, axis=1) % 2
 
 
 def modular(numbers: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """n numbers below 5 with +, - or * between them: L = 2 n - 1. After each number, the value so far is to be told.
+    """n numbers below 5 with +, - or * between them: L = 2 n - 1. The answer after each number is the value so far.
 
     The value is modulo 5, taken from left to right. After Deletang et al. 2022, arXiv:2207.02098, A.1.
     """
@@ -104,11 +112,11 @@ class Sequence(Synthetic):
 
     Attributes:
       problem: one of `PROBLEMS`.
-      model: "lstm", "gru" or "transformer": see `sequence_models`.
-      length: symbols, digits, bits or numbers in a problem, n; the problem says how many tokens, L below, these are.
-      width: entries of the embedding, and units of the recurrent layer.
-      depth: blocks of the transformer; an LSTM or GRU has one layer, whatever it is.
-      batch_size: sequences a batch, B below.
+      model: "lstm", "gru" or "transformer", see `tasks.sequences.networks`.
+      length: number n of symbols, digits, bits or numbers in a problem; the problem makes L tokens of them.
+      width: size of the embedding, and number of units of the recurrent layer.
+      depth: blocks of the transformer; LSTM and GRU have one layer, whatever the depth.
+      batch_size: sequences per batch, B below.
     """
 
     problem: str = "copy"
@@ -121,9 +129,13 @@ class Sequence(Synthetic):
     def __post_init__(self):
         check_known("problem", self.problem, PROBLEMS)
         check_known("model", self.model, (*CELLS, "transformer"))
-        check_whole(self, length=2, width=1, depth=1, batch_size=1)
+        check_whole(self, length=2, width=1, batch_size=1)
+        check_whole(self, depth=1, most=MOST_LAYERS)
         if self.model == "transformer":
             check_heads(self.width)
+            check_memory(self, **transformer_numbers(self.width, self.depth, self.batch_size, self.length))
+        else:
+            check_memory(self, **recurrent_numbers(self.width, self.batch_size * self.length))
 
     @property
     def name(self) -> str:
@@ -144,7 +156,7 @@ class Sequence(Synthetic):
         """`{"tokens": int32 [B, L], "answers": int32 [B, L], NO_ANSWER where none is asked for}`."""
         del data, config
         shape = (self.batch_size, self.length, 2)
-        # 23 bits, of which the remainders are even to 1 part in a million; not randint, which is slow.
+        # 23 bits, whose remainders are uniform to 1 part in a million; not `randint`, which is slow.
         numbers = (jax.random.bits(split_key(key, split), shape) >> 9).astype(jnp.int32)
         tokens, answers = PROBLEMS[self.problem].draw(numbers)
         return {"tokens": tokens, "answers": answers}
@@ -165,9 +177,7 @@ class Sequence(Synthetic):
 
     def _logits(self, params: Params, batch: Batch) -> jax.Array:
         """[B, L, number of answers]."""
-        logits = self._network().apply({"params": params}, batch["tokens"])
-        assert isinstance(logits, jax.Array)
-        return logits
+        return apply(self._network(), params, batch["tokens"])
 
     def _loss(self, params: Params, key: jax.Array, batch: Batch) -> jax.Array:
         """Mean cross-entropy of the answers, in nats."""

@@ -15,13 +15,13 @@ from lopt.types import SPLITS, Batch, Config, Data, Params, Task
 from tasks import datasets
 from tasks.checks import check_whole
 from tasks.naming import UNNAMED, family_name
-from tasks.networks import cross_entropy
-from tasks.sequences.models import init_sequence_params
+from tasks.networks import accuracy, apply, cross_entropy
+from tasks.sequences.networks import init_sequence_params
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextFamily(abc.ABC):
-    """A language model of one text: which of its 97 symbols comes next, given those before it in the sequence.
+    """A language model of one text: it predicts which of 97 symbols comes next, given those before it in the sequence.
 
     A batch is `{"tokens": int32 [B, L + 1]}`: the first symbol of a sequence is only read, the last only predicted.
 
@@ -29,8 +29,8 @@ class TextFamily(abc.ABC):
       head: what the name begins with.
       dataset: a name that `datasets.describe` knows.
       length: symbols read in a sequence, L below.
-      batch_size: sequences a batch, B below.
-      data_dir: where the data set is looked for; None for the default.
+      batch_size: sequences per batch, B below.
+      data_dir: directory that holds the data set; None for the default.
     """
 
     head: ClassVar[str]
@@ -58,7 +58,7 @@ class TextFamily(abc.ABC):
 
     @property
     def streams(self) -> bool:
-        """Whether the text is read a block at a time."""
+        """Whether the text is read one block at a time."""
         return datasets.describe(self.dataset, self.data_dir).streams
 
     def load(self, seed: int = 0, block: int = 0) -> Data:
@@ -75,7 +75,7 @@ class TextFamily(abc.ABC):
             if len(data[split]) <= self.length:
                 raise InputError(
                     f"split {split!r} of {self.dataset!r} has {len(data[split])} symbols, and length={self.length} "
-                    f"takes {self.length + 1} for a sequence: choose a smaller length, or a longer text"
+                    f"needs {self.length + 1} per sequence: choose a smaller length, or a longer text"
                 )
         return {split: data[split] for split in SPLITS}
 
@@ -93,8 +93,8 @@ class TextFamily(abc.ABC):
         """`{"tokens": int32 [B, L + 1]}`, each sequence from a place drawn at random."""
         del config
         text = data[split]
-        # Whole numbers, as a text may have more places than uniform has values. By the remainder the first places are
-        # drawn more often than the last, by at most n / 2^32 of it.
+        # Random bits, because a text may have more places than `uniform` has values. The remainder favours the first
+        # places, by a factor of at most 1 + n / 2^32.
         places = jax.random.bits(key, (self.batch_size,)) % jnp.uint32(len(text) - self.length)
         offsets = jnp.arange(self.length + 1, dtype=jnp.uint32)
         return {"tokens": text[places[:, None] + offsets[None, :]].astype(jnp.int32)}
@@ -104,9 +104,7 @@ class TextFamily(abc.ABC):
 
     def _logits(self, params: Params, batch: Batch) -> jax.Array:
         """[B, L, 97]."""
-        logits = self.network().apply({"params": params}, batch["tokens"][:, :-1])
-        assert isinstance(logits, jax.Array)
-        return logits
+        return apply(self.network(), params, batch["tokens"][:, :-1])
 
     def _loss(self, params: Params, key: jax.Array, batch: Batch) -> jax.Array:
         """Mean cross-entropy of the symbol after each one read, in nats."""
@@ -120,5 +118,4 @@ class TextFamily(abc.ABC):
     def _metrics(self, params: Params, key: jax.Array, batch: Batch) -> Mapping[str, jax.Array]:
         """`accuracy`: fraction of the symbols that have the largest logit."""
         del key
-        guess = jnp.argmax(self._logits(params, batch), axis=-1)
-        return {"accuracy": jnp.mean(guess == batch["tokens"][:, 1:])}
+        return {"accuracy": accuracy(self._logits(params, batch), batch["tokens"][:, 1:])}

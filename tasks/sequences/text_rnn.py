@@ -6,9 +6,9 @@ from typing import ClassVar
 import flax.linen as nn
 
 from lopt.names import check_known
-from tasks.checks import check_whole
+from tasks.checks import check_memory, check_whole
 from tasks.datasets import NUM_SYMBOLS
-from tasks.sequences.models import CELLS, RecurrentNetwork
+from tasks.sequences.networks import CELLS, RecurrentNetwork, recurrent_numbers
 from tasks.sequences.text_family import TextFamily
 
 
@@ -18,7 +18,7 @@ class TextRNN(TextFamily):
 
     Attributes:
       cell: "lstm" (Hochreiter and Schmidhuber 1997) or "gru" (Cho et al. 2014, arXiv:1406.1078).
-      width: entries of the embedding, and units of the layer.
+      width: size of the embedding, and number of units of the layer.
     """
 
     head: ClassVar[str] = "text_rnn"
@@ -28,6 +28,7 @@ class TextRNN(TextFamily):
     def _check(self) -> None:
         check_known("cell", self.cell, CELLS)
         check_whole(self, width=1)
+        check_memory(self, **recurrent_numbers(self.width, self.batch_size * self.length))
 
     def network(self) -> nn.Module:
         return RecurrentNetwork(NUM_SYMBOLS, NUM_SYMBOLS, cell=self.cell, width=self.width)

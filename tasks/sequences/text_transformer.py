@@ -5,9 +5,9 @@ from typing import ClassVar
 
 import flax.linen as nn
 
-from tasks.checks import check_whole
+from tasks.checks import MOST_LAYERS, check_memory, check_whole
 from tasks.datasets import NUM_SYMBOLS
-from tasks.sequences.models import Transformer, check_heads
+from tasks.sequences.networks import Transformer, check_heads, transformer_numbers
 from tasks.sequences.text_family import TextFamily
 
 
@@ -16,7 +16,7 @@ class TextTransformer(TextFamily):
     """Trains a decoder with causal attention to predict the next symbol; see `TextFamily` and `Transformer`.
 
     Attributes:
-      width: entries of the embedding, a multiple of the 4 heads.
+      width: size of the embedding; a multiple of 4, the number of heads.
       depth: blocks of attention and MLP.
     """
 
@@ -25,8 +25,10 @@ class TextTransformer(TextFamily):
     depth: int = 2
 
     def _check(self) -> None:
-        check_whole(self, width=1, depth=1)
+        check_whole(self, width=1)
+        check_whole(self, depth=1, most=MOST_LAYERS)
         check_heads(self.width)
+        check_memory(self, **transformer_numbers(self.width, self.depth, self.batch_size, self.length))
 
     def network(self) -> nn.Module:
         return Transformer(NUM_SYMBOLS, NUM_SYMBOLS, length=self.length, width=self.width, depth=self.depth)

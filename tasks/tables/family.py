@@ -14,13 +14,13 @@ from tasks.sampling import sample_indices
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TableFamily:
-    """One task on a table; columns, and numbers to be predicted, are standardised by the train split's moments.
+    """One task on a table; its columns, and targets that are numbers, are standardised by the train split's moments.
 
     Attributes:
       dataset: a name that `datasets.describe` knows.
-      num_classes: number of classes of the target, C below; 0 for a number to be predicted.
+      num_classes: number of classes of the target, C below; 0 if it is a number.
       num_features: number of columns, d below.
-      data_dir: where the data set is looked for; None for the default.
+      data_dir: directory that holds the data set; None for the default.
     """
 
     dataset: str = dataclasses.field(default="breast_cancer", metadata=UNNAMED)
@@ -30,7 +30,7 @@ class TableFamily:
 
     @property
     def streams(self) -> bool:
-        """Never: tables are small."""
+        """Never: tables are small enough to be held."""
         return False
 
     def load(self, seed: int = 0, block: int = 0) -> Data:
@@ -44,7 +44,7 @@ class TableFamily:
         info = datasets.describe(self.dataset, self.data_dir)
         found, wanted = (info.num_classes, *info.shape), (self.num_classes, self.num_features)
         if found != wanted:
-            raise InputError(f"{self.dataset!r} has (classes, columns) {found}: num_classes, num_features are {wanted}")
+            raise InputError(f"{self.dataset!r} has (classes, columns) = {found}, and the family has {wanted}")
         table = datasets.load_table(self.dataset, self.data_dir)
         result = {}
         for split in SPLITS:

@@ -9,7 +9,7 @@ import numpy as np
 from lopt.names import InputError
 from lopt.types import SPLITS, Batch, Config, Data, Params, Task
 from tasks import datasets
-from tasks.checks import check_whole
+from tasks.checks import check_memory, check_whole
 from tasks.naming import UNNAMED, family_name
 from tasks.tables.family import draw, standardise
 
@@ -24,16 +24,16 @@ START_VARIANCE = 0.1
 class MatrixFactorization:
     """Fits u_i^T v_j to entry (i, j) of a standardised table of R rows and d columns, by mean squared error.
 
-    The rows are those of all four splits of the table, without the target; it is the entries that are split, by a
-    fixed hash of their places. A loss of 1 is that of predicting the column's mean.
+    The rows are those of all four splits of the table, without the target. The entries are split by a fixed hash of
+    their places. A loss of 1 is that of predicting the column's mean.
 
     Attributes:
       dataset: a name that `datasets.describe` knows.
       rank: length r of u_i and v_j.
-      batch_size: entries a batch, B below.
+      batch_size: entries per batch, B below.
       num_rows: number of rows of the table, in all its splits, R.
       num_features: number of columns, d.
-      data_dir: where the data set is looked for; None for the default.
+      data_dir: directory that holds the data set; None for the default.
     """
 
     dataset: str = dataclasses.field(default="autompg", metadata=UNNAMED)
@@ -45,6 +45,8 @@ class MatrixFactorization:
 
     def __post_init__(self):
         check_whole(self, rank=1, batch_size=1)
+        parameters = (self.num_rows + self.num_features) * self.rank
+        check_memory(self, parameters=parameters, activations=2 * self.batch_size * self.rank)
 
     @property
     def name(self) -> str:
@@ -53,7 +55,7 @@ class MatrixFactorization:
 
     @property
     def streams(self) -> bool:
-        """Never: tables are small."""
+        """Never: tables are small enough to be held."""
         return False
 
     def load(self, seed: int = 0, block: int = 0) -> Data:
@@ -67,7 +69,7 @@ class MatrixFactorization:
         x = np.concatenate([table[split]["x"] for split in SPLITS])
         if x.shape != (self.num_rows, self.num_features):
             sizes = (self.num_rows, self.num_features)
-            raise InputError(f"{self.dataset!r} has {x.shape} rows and columns: num_rows, num_features are {sizes}")
+            raise InputError(f"{self.dataset!r} has (rows, columns) = {x.shape}, and the family has {sizes}")
         if not np.isfinite(x).all():
             raise InputError(f"{self.dataset!r} has missing or infinite values: fill them first")
         split_of = split_entries(*x.shape)

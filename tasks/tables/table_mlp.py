@@ -10,9 +10,9 @@ import jax.numpy as jnp
 
 from lopt.names import check_known
 from lopt.types import Batch, Config, Data, Params, Task
-from tasks.checks import check_whole, check_widths
+from tasks.checks import check_memory, check_whole, check_widths, mlp_numbers
 from tasks.naming import family_name
-from tasks.networks import ACTIVATIONS, MLP, cross_entropy, init_params
+from tasks.networks import ACTIVATIONS, MLP, accuracy, apply, cross_entropy, init_params
 from tasks.tables.family import TableFamily, draw
 
 # Variance times fan-in of the readout: predictions that start near 0, by columns that may be alike.
@@ -28,8 +28,8 @@ class TableMLP(TableFamily):
 
     Attributes:
       hidden_sizes: width of each hidden layer; empty for logistic or linear regression.
-      activation: of the hidden layers, one of `ACTIVATIONS`.
-      batch_size: rows a batch, B below.
+      activation: activation of the hidden layers, one of `ACTIVATIONS`.
+      batch_size: rows per batch, B below.
     """
 
     hidden_sizes: tuple[int, ...] = (32,)
@@ -40,6 +40,8 @@ class TableMLP(TableFamily):
         check_whole(self, batch_size=1)
         check_widths(self)
         check_known("activation", self.activation, ACTIVATIONS)
+        sizes = (self.num_features, *self.hidden_sizes, self.num_classes or 1)
+        check_memory(self, **mlp_numbers(sizes, self.batch_size))
 
     @property
     def name(self) -> str:
@@ -52,7 +54,7 @@ class TableMLP(TableFamily):
         return Task(self._init, self._loss, self._normalize, self._metrics)
 
     def sample_batch(self, data: Data, key: jax.Array, config: Config, split: str) -> Batch:
-        """`{"x": float32 [B, d], "label": int32 [B]}`, or `"y"`, float32 [B], for a number to be predicted."""
+        """`{"x": float32 [B, d], "label": int32 [B]}`, or `"y"`, float32 [B], if the target is a number."""
         del config
         return draw(data[split], key, self.batch_size)
 
@@ -66,9 +68,7 @@ class TableMLP(TableFamily):
 
     def _outputs(self, params: Params, batch: Batch) -> jax.Array:
         """Logits [B, C], or [B, 1] for a number."""
-        outputs = self._network().apply({"params": params}, batch["x"])
-        assert isinstance(outputs, jax.Array)
-        return outputs
+        return apply(self._network(), params, batch["x"])
 
     def _loss(self, params: Params, key: jax.Array, batch: Batch) -> jax.Array:
         """Mean cross-entropy in nats, or mean squared error."""
@@ -87,4 +87,4 @@ class TableMLP(TableFamily):
         del key
         if not self.num_classes:
             return {}
-        return {"accuracy": jnp.mean(jnp.argmax(self._outputs(params, batch), axis=-1) == batch["label"])}
+        return {"accuracy": accuracy(self._outputs(params, batch), batch["label"])}

@@ -1,27 +1,14 @@
-"""Methods that differentiate, with the defaults of their tests, and a small network as their inner problem."""
-
-from typing import Any
+"""The methods that differentiate, and a small network as their inner problem."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lopt.estimators.bptt import BPTT
-from lopt.estimators.forward import Forward
-from lopt.estimators.rtrl import RTRL
-from lopt.estimators.tbptt import TBPTT
-from lopt.estimators.uoro import UORO
-from lopt.horizons import Horizon
+from lopt.estimators import ESTIMATORS
 from lopt.types import InnerProblem
 from tests.estimators import toys
 
-METHODS: dict[str, Any] = {"bptt": BPTT, "forward": Forward, "rtrl": RTRL, "tbptt": TBPTT, "uoro": UORO}
-
-
-def make(name, *, truncation=2, horizon=Horizon(4, 4), staggered=True, **settings):
-    if name != "bptt":
-        settings |= {"truncation": truncation, "staggered": staggered}
-    return METHODS[name](horizon=horizon, **settings)
+METHODS = [name for name, kind in ESTIMATORS.items() if not hasattr(kind, "sigma")]
 
 
 def estimate(estimator, problem, theta, *, seed=0, num_estimates=1):

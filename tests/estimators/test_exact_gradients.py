@@ -11,7 +11,8 @@ from lopt.estimators import forward, pairs, uoro
 from lopt.horizons import Horizon
 from lopt.meta_training.inner import inner_training
 from lopt.optimizers.learnable_adam import LearnableAdam
-from tests.estimators.differentiating import estimate, make, network
+from tests.estimators import toys
+from tests.estimators.differentiating import estimate, network
 from tests.toy_family import Quadratic
 
 MAX_STEPS = 6
@@ -61,7 +62,7 @@ def windows(estimator, problem, theta, keys):
 
 
 def one(name, *, truncation=3, horizon=3, **settings):
-    return make(
+    return toys.make(
         name, num_pairs=1, truncation=truncation, horizon=Horizon(horizon, horizon), staggered=False, **settings
     )
 

@@ -8,7 +8,18 @@ import numpy as np
 import pytest
 
 from lopt.distributed import PairLayout
-from lopt.estimators import ESTIMATORS, GPES, NRES, PES, FullES, PESAnalytic, PESTelescoping, TruncatedES
+from lopt.estimators import (
+    ESTIMATORS,
+    GPES,
+    NRES,
+    PES,
+    FullES,
+    PESAnalytic,
+    PESTelescoping,
+    TruncatedES,
+    evolution,
+    windows,
+)
 from lopt.horizons import Horizon
 from lopt.names import InputError
 from tests.estimators import toys
@@ -24,8 +35,8 @@ def one_pair(kind, **settings):
 
 
 def test_sigma_falls_geometrically():
-    np.testing.assert_allclose(PES(**SCHEDULE).sigma_at(jnp.arange(5)), SIGMAS, rtol=1e-12)
-    assert PES(sigma=0.3).sigma_at(jnp.asarray(7)) == 0.3
+    np.testing.assert_allclose(evolution.sigma_at(PES(**SCHEDULE), jnp.arange(5)), SIGMAS, rtol=1e-12)
+    assert evolution.sigma_at(PES(sigma=0.3), jnp.asarray(7)) == 0.3
 
 
 @pytest.mark.parametrize(
@@ -98,35 +109,26 @@ def test_burn_in_is_before_the_first_step():
     assert after.step.tolist() == [1, 1, 1, 1]
 
 
-@pytest.mark.parametrize("name", ["pes", "nres", "gpes", "truncated_es", "full_es"])
-def test_signed_differences(name):
-    """One pair's estimate keeps its direction, has the length of its credit over sigma^2, and forgets the loss."""
-    windowed = {} if name == "full_es" else {"truncation": 2, "staggered": False}
-    if name == "gpes":
-        windowed["noise_period"] = 4
-    base, theta = toys.linear_quadratic(), jnp.asarray([0.3, -0.7])
+def test_signed_differences():
+    settings = PES(sigma=0.1, signed=True)
+    for losses, expected in (([3.0, -5.0], [20, -40]), ([0.1, 0.3], [-20, 40]), ([1.0, 1.0], [0, 0])):
+        gradient = evolution.gradient(settings, jnp.asarray([0.2, -0.4]), jnp.asarray(losses))
+        np.testing.assert_allclose(gradient, expected, rtol=1e-12)  # credit / sigma^2 times the sign
 
-    def first(*scales, **settings):
-        estimator = ESTIMATORS[name](num_pairs=1, sigma=0.1, horizon=Horizon(4, 4), layout=VMAPPED, **windowed,
-                                     **settings)  # fmt: skip
 
-        @jax.jit
-        def run(scale):
-            def step(theta, state, key):
-                state, loss = base.step(theta, state, key)
-                return state, scale * loss
+@pytest.mark.parametrize("name", ["pes", "nres", "gpes", "truncated_es", "full_es", "pes_telescoping"])
+def test_signed_estimates_forget_the_size_of_the_loss(name):
+    estimator = toys.make(name, num_pairs=1, sigma=0.1, signed=True, staggered=False, layout=VMAPPED)
 
-            problem = base._replace(step=step)
-            state = estimator.init(problem, theta, jax.random.key(0))
-            return estimator.estimate(problem, theta, state, jax.random.key(5))[0].grad
+    @jax.jit
+    def first(scale):
+        problem = toys.dialled(toys.Dials(scale=scale), final_loss=name == "pes_telescoping")
+        problem = problem._replace(evaluate=lambda theta, state, key: scale * state["s"])
+        state = estimator.init(problem, jnp.asarray(0.7), jax.random.key(0))
+        return estimator.estimate(problem, jnp.asarray(0.7), state, jax.random.key(5))[0].grad
 
-        return [np.asarray(run(jnp.asarray(scale))) for scale in scales]
-
-    (plain,), (signed, of_scaled) = first(1.0), first(1.0, 100.0, signed=True)
-    np.testing.assert_allclose(signed / np.linalg.norm(signed), plain / np.linalg.norm(plain), rtol=1e-10)
-    # In the first window of a trajectory the credit is the noise alone: half the difference over sigma^2 times it.
-    np.testing.assert_allclose(of_scaled, signed, rtol=1e-12)
-    assert 1 < np.linalg.norm(signed) * 0.1 < 4  # |eps| / sigma, of two standard normals; a fixed key
+    np.testing.assert_array_equal(first(jnp.asarray(100.0)), first(jnp.asarray(1.0)))
+    assert 0.05 < abs(first(1.0)) * 0.1 < 5  # |eps| / sigma of one standard normal; a fixed key
 
 
 @functools.cache
@@ -169,18 +171,52 @@ def test_trajectories_grow_with_the_estimates():
     assert longest[119] > 30
 
 
-@pytest.mark.parametrize(
-    ("kind", "settings", "message"),
-    [
-        (PES, {"sigma_last": 0.1}, "both sigma_last and sigma_steps"),
-        (PES, {"sigma_steps": 3}, "both sigma_last and sigma_steps"),
-        (FullES, {"sigma_last": 0.0, "sigma_steps": 3}, "above 0"),
-        (PESAnalytic, {"signed": True}, "not signed"),
-    ],
-)
-def test_refusals(kind, settings, message):
-    with pytest.raises(InputError, match=message):
-        kind(**settings)
+def mean_length(horizon, multiple_of, quantile):
+    """E[T] under the log-uniform law cut off at a quantile, by a sum over a million quantiles."""
+    u = quantile * (np.arange(1_000_000) + 0.5) / 1_000_000
+    free = horizon.min_length * (horizon.max_length / horizon.min_length) ** u
+    return (multiple_of * np.floor(free / multiple_of + 0.5)).mean()
+
+
+WHOLE = [name for name, kind in ESTIMATORS.items() if not issubclass(kind, windows.WindowedEstimator)]
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_whole_trajectories_are_divided_by_the_mean_length_of_their_step(name):
+    """The linear toy's losses add up to theta T (T - 1) / 2; `position` is T, as there is one pair."""
+    horizon, theta = Horizon(6, 60, growth=10), jnp.asarray(0.7)
+    estimator = toys.make(name, horizon=horizon, num_pairs=1)
+
+    @jax.jit
+    def run(step, key):
+        state = estimator.init(toys.linear(), theta, key)
+        return estimator.estimate(toys.linear(), theta, state, key, step=step)[0]
+
+    for step in (3, 6, 10, 15):
+        answer = run(jnp.asarray(step), jax.random.key(step))
+        length = answer.info["position"]
+        assert 6 <= length <= np.floor(6 * 10 ** min(1, step / 10) + 0.5)
+        by_hand = 0.7 * length * (length - 1) / 2 / mean_length(horizon, 1, min(1, step / 10))
+        np.testing.assert_allclose(answer.loss, by_hand, rtol=1e-4)
+
+
+def test_the_next_trajectory_has_the_law_of_its_first_step():
+    """That of a trajectory which starts with estimate n is cut off at n / growth."""
+    horizon = Horizon(2, 40, growth=8)
+    keys = jax.random.split(jax.random.key(0), 20_000)
+
+    @jax.jit
+    def drawn(step):
+        clock = windows.Clock(jnp.asarray(0, jnp.int32), jnp.asarray(2, jnp.int32), step)
+        return jax.vmap(lambda key: toys.make("pes", horizon=horizon).tick(clock, key))(keys)
+
+    for step in range(3, 8):
+        after = drawn(jnp.asarray(step, jnp.int32))
+        assert set(np.asarray(after.step)) == {step + 1}
+        assert set(np.asarray(after.position)) == {0}
+        lengths = np.asarray(after.horizon)
+        error = lengths.std() / np.sqrt(len(lengths))
+        assert abs(lengths.mean() - mean_length(horizon, 2, (step + 1) / 8)) < 4 * error
 
 
 def test_a_fixed_horizon_cannot_grow():

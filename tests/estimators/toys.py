@@ -1,5 +1,6 @@
 """Small inner problems whose gradients are known, and trajectories of one pair under chosen noise."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,8 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lopt.estimators import evolution, pairs
+from lopt.estimators import ESTIMATORS, evolution, pairs
+from lopt.horizons import Horizon
 from lopt.types import InnerProblem
+
+
+def make(name: str, *, horizon: Horizon = Horizon(4, 4), **settings: Any) -> Any:
+    """The estimator of this name, with windows of two steps; settings that it does not have are left out."""
+    kind = ESTIMATORS[name]
+    known = {field.name for field in dataclasses.fields(kind)}
+    settings = {"truncation": 2, "horizon": horizon} | settings
+    return kind(**{key: value for key, value in settings.items() if key in known})
 
 
 def linear(**fields: Any) -> InnerProblem:

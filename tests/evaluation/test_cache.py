@@ -2,8 +2,12 @@
 
 import dataclasses
 import importlib
+import io
 import sys
+import tracemalloc
 import types
+import warnings
+import zipfile
 from pathlib import Path
 
 import jax
@@ -12,10 +16,11 @@ import pytest
 
 from lopt.distributed import PairLayout
 from lopt.evaluation import cache as evaluation_cache
-from lopt.evaluation import entry_runs
+from lopt.evaluation import tuning
 from lopt.evaluation.baselines import BASELINES
 from lopt.evaluation.cache import EvaluationCache, arrays_sha, sources
-from lopt.evaluation.evaluation import Evaluation
+from lopt.evaluation.contestants import as_pretrained, contestants
+from lopt.evaluation.protocol import Evaluation
 from lopt.evaluation.runs import Learned
 from lopt.names import InputError
 from lopt.optimizers.mlp import MLPOptimizer
@@ -39,8 +44,8 @@ def test_an_entry_is_read_as_it_was_written(cache, name):
     cache.write("bowl", DESCRIPTION, entry)
     again = cache.read("bowl", DESCRIPTION)
     assert again.best == entry.best
-    assert again._replace(rates=0, tuning=0, chosen=0, long=0) == entry._replace(rates=0, tuning=0, chosen=0, long=0)
-    for ours, theirs in zip(jax.tree.leaves(entry[2:6]), jax.tree.leaves(again[2:6]), strict=True):
+    assert (again[:2], again[7:]) == (entry[:2], entry[7:])
+    for ours, theirs in zip(jax.tree.leaves(entry[2:7]), jax.tree.leaves(again[2:7]), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     assert cache.read("bowl", {**DESCRIPTION, "horizon": 21}) is None
 
@@ -55,10 +60,72 @@ def test_a_damaged_file_is_made_again(cache, keep):
         assert cache.read("bowl/digits:a=(1,)", DESCRIPTION) is None
 
 
+def test_whatever_is_damaged_is_made_again(cache):
+    """Any flipped byte: the entry is read as it was, or not at all; nothing else is raised."""
+    entry = result().entries["adam_cosine"]
+    cache.write("bowl", DESCRIPTION, entry)
+    (file,) = cache.folder.iterdir()
+    good, damaged = file.read_bytes(), 0
+    rng = np.random.default_rng(0)
+    for place in rng.integers(len(good), size=400):
+        bad = bytearray(good)
+        bad[place] ^= 1 << rng.integers(8)
+        file.write_bytes(bad)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            again = cache.read("bowl", DESCRIPTION)
+        damaged += again is None
+        if again is not None:
+            for ours, theirs in zip(jax.tree.leaves(entry[2:7]), jax.tree.leaves(again[2:7]), strict=True):
+                np.testing.assert_array_equal(ours, theirs)
+    assert damaged > 200
+
+
+def claim(shape, *, size=None):
+    """An npz file whose only array says that it has a shape; the archive may say a size, too."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("rates.npy", header.getvalue() + bytes(64))
+    data = buffer.getvalue()
+    if size is not None:  # of the central directory's entry: bytes 24 to 28
+        at = data.index(b"PK\x01\x02") + 24
+        data = data[:at] + size.to_bytes(4, "little") + data[at + 4 :]
+    return data
+
+
+@pytest.mark.parametrize("data", [claim((10**11,)), claim((10**6, 10**5)), claim((4,), size=4 * 10**9)])
+def test_claims_of_hundreds_of_gigabytes_are_not_believed(data, cache):
+    cache.write("bowl", DESCRIPTION, result().entries["adam"])
+    (file,) = cache.folder.iterdir()
+    file.write_bytes(data)
+    tracemalloc.start()
+    with pytest.warns(UserWarning, match="damaged, so it is made again"):
+        assert cache.read("bowl", DESCRIPTION) is None
+    assert tracemalloc.get_traced_memory()[1] < 10_000_000
+    tracemalloc.stop()
+
+
+def test_an_entry_of_another_description_is_not_taken(cache):
+    entry = result().entries["adam"]
+    cache.write("bowl", DESCRIPTION, entry)
+    (file,) = cache.folder.iterdir()
+    cache.write("bowl", {**DESCRIPTION, "horizon": 21}, entry)
+    (other,) = set(cache.folder.iterdir()) - {file}
+    other.rename(file)
+    with pytest.warns(UserWarning, match="damaged"):
+        assert cache.read("bowl", DESCRIPTION) is None
+
+
 def test_a_folder_that_cannot_be_written(tmp_path):
+    """Before the runs it is refused; after them, the entry is not lost with it."""
     (tmp_path / "file").write_text("")
+    cache = EvaluationCache(tmp_path / "file")
     with pytest.raises(InputError, match="--cache="):
-        EvaluationCache(tmp_path / "file").write("bowl", DESCRIPTION, result().entries["adam"])
+        cache.check()
+    with pytest.warns(UserWarning, match="cannot keep runs"):
+        cache.write("bowl", DESCRIPTION, result().entries["adam"])
 
 
 def test_arrays_are_told_apart():
@@ -73,17 +140,22 @@ RULES = {"learned": Learned(MLPOptimizer()), "baseline": BASELINES["adam_cosine"
 
 
 def roots(rule):
-    return [*parse_tasks(FAMILY), RULES[rule], entry_runs]
+    return [*parse_tasks(FAMILY), RULES[rule], tuning]
 
 
 def test_sources_are_those_of_what_is_run():
     found = set(sources(roots("learned")))
-    assert {"tasks.augmentations.augmented", "tasks.augmentations", "tasks.images.image_mlp", "tasks.datasets"} <= found
+    assert {
+        "tasks.augmentations.augmented",
+        "tasks.augmentations.gradients",
+        "tasks.images.image_mlp",
+        "tasks.datasets",
+    } <= found
     assert {
         "lopt.evaluation.runs",
         "lopt.evaluation.measures",
         "lopt.trained.transform",
-        "lopt.optimizers.parts.features",
+        "lopt.optimizers.parts.networks",
     } <= found
     assert not {"tasks.images.image_conv", "tasks.pools", "lopt.optimizers.velo", "lopt.evaluation.scores"} & found
     assert {"lopt.evaluation.baselines", "tests.toy_family"} <= set(sources([Quadratic(), BASELINES["adam"]]))
@@ -113,7 +185,7 @@ def test_no_code_of_ours_runs_that_the_key_does_not_know(rule):
     jax.clear_caches()  # what is traced already would not be entered
     sys.setprofile(note)
     try:
-        entry_runs.make_entry(RULES[rule], hypers, (0.1, 0.2), family, data, **settings, long=False, max_steps=2)
+        tuning.make_entry(RULES[rule], hypers, (0.1, 0.2), family, data, **settings, long=False, max_steps=2)
     finally:
         sys.setprofile(None)
     ours = {
@@ -161,7 +233,8 @@ VARIANTS = {
 @pytest.mark.parametrize("what", VARIANTS)
 def test_whatever_decides_an_entry_decides_its_key(what):
     evaluation = Evaluation(20, 2)
-    contestant = next(x for x in evaluation.contestants(*[MLPOptimizer(), {}, {}]) if x.name == "adam")
+    trained = as_pretrained((MLPOptimizer(), MLPOptimizer().init_theta(jax.random.key(0))))
+    contestant = next(x for x in contestants(trained, evaluation.baselines) if x.name == "adam")
     same = (evaluation, contestant, Quadratic(), {})
 
     def description(evaluation, contestant, family, data):

@@ -4,7 +4,11 @@ import numpy as np
 import pytest
 
 from lopt.evaluation import curve_plots as plots
-from lopt.evaluation.entries import Curves, Entry, TaskResult
+from lopt.evaluation.measures import MEASURES, best_rate
+from lopt.evaluation.results import Curves, Entry, TaskResult
+from lopt.evaluation.score_plots import draw_aggregate
+from lopt.evaluation.scores import score_task
+from lopt.evaluation.summary import summarize
 from lopt.figures import to_png
 
 T, S = 60, 3
@@ -20,10 +24,11 @@ def runs(*levels, steps=T, offset=0.0):
     return Curves(loss, loss[..., -1], loss[..., -1])
 
 
-def entry(label, kind, curves, rates=(np.nan,), tuning=None, long=None):
+def entry(label, kind, curves: Curves, rates=(np.nan,), tuning=None, long=None):
     tuning = tuning or Curves(*(x[None][:0] for x in curves))
-    chosen: dict[str, Curves] = dict.fromkeys(("mean_loss", "final_loss"), curves)
-    return Entry(label, kind, np.array(rates), tuning, chosen, long, 1.0, 1.0)
+    best = {measure: best_rate(tuning.loss, measure) if len(tuning.loss) else 0 for measure in MEASURES}
+    chosen = dict.fromkeys(MEASURES, curves)
+    return Entry(label, kind, np.array(rates), tuning, best, chosen, long, 1.0, 1.0)
 
 
 def task(offset=0.0):
@@ -62,17 +67,54 @@ def test_every_curve_is_there_and_labelled():
     ]
     assert len(axes.lines) == 5 + 3
     assert len(axes.collections) == 4  # bands, of the four that are always there
-    assert len({(line.get_linestyle(), line.get_linewidth()) for line in axes.lines}) == 6  # readable without colours
+    assert len({looks(line)[1:] for line in axes.lines}) == 6  # readable without colours
     assert axes.get_title(loc="left") == "task_0  (1,234 parameters)"
     assert axes.get_yscale() == "log"
 
 
 def test_two_best_rates_are_told_apart():
     one = task()
-    one.entries["adam"].tuning.loss[2] = runs(0.01).loss
-    one.entries["adam"].tuning.loss[2, :, :30] += 1  # slow at first, lowest at the end
+    one.entries["adam"].best["final_loss"] = 2
     names = labels(draw(one).axes[0])
-    assert names[1:3] == ["Adam, lr 0.01 (best by mean loss)", "Adam, lr 0.1 (best by final loss)"]
+    assert names[1:3] == ["Adam, lr 0.1 (best by final loss)", "Adam, lr 0.01 (best by mean loss)"]
+
+
+def looks(line):
+    return line.get_color(), str(line._unscaled_dash_pattern), line.get_linewidth()
+
+
+def test_an_optimizer_looks_the_same_in_every_panel_and_picture():
+    """Whichever of its rates is best, and in whatever order the others end."""
+    one, other = task(), task()
+    other.entries["adam"].best["mean_loss"] = 2  # here, Adam has two lines
+    for name, level in (("lion", 0.01), ("muon", 0.4)):
+        one.entries[name] = other.entries[name] = entry(name, "constant", runs(level), *one.entries["adam"][2:4])
+    other.entries["lion"] = entry("lion", "constant", runs(1.0), *one.entries["adam"][2:4])
+    panels = []
+    for axes in draw(one, other).axes:
+        handles, names = axes.get_legend_handles_labels()
+        panels.append({name.split(",")[0]: looks(line) for line, name in zip(handles, names, strict=True)} | {})
+    first, second = ({name: look for name, look in panel.items() if not name.startswith("Adam")} for panel in panels)
+    assert first == second
+    assert {"lion", "muon", "learned optimizer", "same rule"} <= first.keys()
+    results = {"one": one, "other": other}
+    scores = {name: score_task(result) for name, result in results.items()}
+    content = summarize(results, scores, {})
+    aggregate = draw_aggregate(content).axes[-1]
+    lines = {line.get_label(): looks(line) for line in aggregate.lines}
+    assert all(lines[name] == first[name] for name in ("lion", "muon", "learned optimizer"))
+    by_final = [looks(line) for line in draw(one, other).axes[1].lines if "best by final" in str(line.get_label())]
+    assert by_final == [lines["Adam"]]
+
+
+def test_names_are_drawn_as_they_stand():
+    """No formula between dollars, no label left out for an underscore, no failure for letters that a font lacks."""
+    one = task()
+    for name, label in (("learned", "$\\x$ and $"), ("untrained", "_hidden"), ("adam_cosine", "\N{GRINNING FACE}")):
+        one.entries[name] = one.entries[name]._replace(label=label)
+    figure = plots.draw({"a_$\\b{$": one})
+    assert to_png(figure).startswith(PNG)
+    assert len(labels(figure.axes[0])) == 6
 
 
 @pytest.mark.parametrize("number", [1, 2, 5])

@@ -100,6 +100,28 @@ def test_speed_up_plateau_and_divergence():
     assert speed_up(constant(0.5), median_curve(falling)) == LONG
 
 
+def test_the_same_level_is_one_part_in_ten_thousand():
+    plateau = median_curve(np.ones((3, 4 * T)))
+    assert speed_up(constant(1 - 5e-5), plateau) == speed_up(constant(1 + 5e-5), plateau) == 1
+    assert speed_up(constant(1 - 2e-4), plateau) == 4
+    assert speed_up(constant(1 + 2e-4), plateau) == 1 / T
+
+
+def test_other_shapes_are_refused():
+    losses = np.ones((3, T))
+    for call in (
+        lambda: best_rate(losses, "mean_loss"),
+        lambda: median_curve(losses[0]),
+        lambda: envelope(losses, np.ones((3, 4 * T))),
+        lambda: envelope(losses[None], losses),
+        lambda: speed_up(losses, np.ones(T)),
+        lambda: speed_up(losses[0], np.ones(4 * T)),
+        lambda: measures.final_loss(np.float64(1.0)),
+    ):
+        with pytest.raises(AssertionError, match=r"losses \[|the reference \["):
+            call()
+
+
 def test_what_was_reached_stays_reached():
     bump = np.full((1, LONG * T), 3.0)
     bump[0, :200] = 0.2

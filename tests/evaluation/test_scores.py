@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from lopt.evaluation import summary
-from lopt.evaluation.entries import Curves, Entry, TaskResult
-from lopt.evaluation.measures import LONG
+from lopt.evaluation.measures import LONG, MEASURES, best_rate
+from lopt.evaluation.results import Curves, Entry, TaskResult
 from lopt.evaluation.scores import score_task
 
 T = 100
@@ -22,18 +22,19 @@ def constant(*values):
     return runs(np.repeat(np.array(values)[:, None], T, axis=1))
 
 
-def untuned(label, curves, kind="untuned"):
+def untuned(label, curves: Curves, kind="untuned"):
     none = Curves(*(x[None][:0] for x in curves))
-    return Entry(label, kind, np.array([np.nan]), none, dict.fromkeys(("mean_loss", "final_loss"), curves), None, 50, 2)
+    best, chosen = dict.fromkeys(MEASURES, 0), dict.fromkeys(MEASURES, curves)
+    return Entry(label, kind, np.array([np.nan]), none, best, chosen, None, 50, 2)
 
 
 def tuned(label, *levels, kind="constant", long=True):
     """Two seeds; rates 0.01, 0.1, 1, ...: their levels, on tuning and on evaluation seeds."""
     grid = runs(np.stack([constant(*pair).loss for pair in levels]))
-    entry = Entry(label, kind, 10.0 ** np.arange(-2, len(levels) - 2), grid, {}, None, 40, 1e-3)
-    chosen = {measure: constant(*levels[index]) for measure, index in entry.best.items()}
+    best = {measure: best_rate(grid.loss, measure) for measure in MEASURES}
+    chosen = {measure: constant(*levels[index]) for measure, index in best.items()}
     steady = runs(np.tile(chosen["final_loss"].loss, LONG)) if long else None
-    return entry._replace(chosen=chosen, long=steady)
+    return Entry(label, kind, 10.0 ** np.arange(-2, len(levels) - 2), grid, best, chosen, steady, 40, 1e-3)
 
 
 def result(**changes):
@@ -118,8 +119,10 @@ def test_the_order_of_seeds_does_not_matter():
             return runs(loss[..., order, :])
 
         rates = np.array([0.1, 1, 10])
-        adam = Entry("Adam", "constant", rates, curves(3, 5, T, scale=1), {}, curves(5, LONG * T, scale=0.9), 1, 1)
-        adam = adam._replace(chosen={measure: curves(5, T, scale=1) for measure in ("mean_loss", "final_loss")})
+        grid, long = curves(3, 5, T, scale=1), curves(5, LONG * T, scale=0.9)
+        best = {measure: best_rate(grid.loss, measure) for measure in MEASURES}
+        chosen = {measure: curves(5, T, scale=1) for measure in MEASURES}
+        adam = Entry("Adam", "constant", rates, grid, best, chosen, long, 1, 1)
         others = {name: untuned(name, curves(5, T, scale=1)) for name in ("learned", "untrained", "adam_default")}
         return TaskResult(1, T, np.arange(5), np.arange(5, 10), (), others | {"adam": adam})
 

@@ -9,12 +9,14 @@ import pytest
 
 from lopt.distributed import PairLayout
 from lopt.evaluation.baselines import BASELINES
-from lopt.evaluation.evaluation import Evaluation
+from lopt.evaluation.contestants import as_pretrained, contestants
 from lopt.evaluation.measures import final_loss
+from lopt.evaluation.plan import make_plan
+from lopt.evaluation.protocol import Evaluation
 from lopt.evaluation.score_plots import draw_aggregate, draw_sweep
 from lopt.evaluation.sweeps import horizon_points, run_sweep
 from lopt.optimizers import OPTIMIZERS
-from tests.evaluation.test_evaluation import Bowl
+from tests.evaluation.test_protocol import Bowl
 
 ADAM = dataclasses.replace(BASELINES["adam"], rates=(0.01, 0.1))
 
@@ -23,15 +25,14 @@ def test_scores_at_every_point_refer_to_adam_tuned_there():
     evaluation = Evaluation(40, 2, baselines=(ADAM,), layout=PairLayout(1, sequential=True))
     points = {"near": (evaluation, Bowl(start=0.0)), "far": (evaluation, Bowl(start=5.0))}
     optimizer = OPTIMIZERS["learnable_adam"](learning_rate=0.01)
-    theta = optimizer.init_theta(jax.random.key(0))
-    contestants = evaluation.contestants(optimizer, theta, theta)
-    said = []
-    sweep = run_sweep("start", "bowl", points, contestants, said.append)
+    trained = as_pretrained((optimizer, optimizer.init_theta(jax.random.key(0))))
+    taking_part, said = contestants(trained, evaluation.baselines), []
+    sweep = run_sweep("start", "bowl", points, taking_part, said.append)
     assert (sweep["axis"], sweep["task"], sweep["values"]) == ("start", "bowl", ["near", "far"])
     assert sweep["rows"]["learned"] == pytest.approx(sweep["rows"]["untrained"])
     assert len(said) == 2
     for i, (_, family) in enumerate(points.values()):
-        result = evaluation.task_curves(optimizer, theta, theta, family, family.load())
+        (result,) = make_plan(evaluation, taking_part, {family: family.load()}).run(said.append).values()
         ours, adams = (final_loss(result.entries[name].chosen["final_loss"].loss) for name in ("learned", "adam"))
         assert sweep["rows"]["learned"][i] == pytest.approx((adams.mean() / ours).mean())
     assert sweep["rows"]["learned"][1] < 0.5  # a small rate does not get there
@@ -65,17 +66,20 @@ def test_intervals_stand_where_the_numbers_are_best_on_top():
     content = {
         "optimizers": OPTIMIZER_LABELS,
         "aggregate": [
-            {"optimizer": "learned", "iqm": 0.8, "improvement": None, **interval},
-            {"optimizer": "adam", "iqm": 1.0, "improvement": 0.4, **interval},
+            {"optimizer": "learned", "iqm": 0.8, "worst": 0.1, "improvement": None, **interval},
+            {"optimizer": "adam", "iqm": 1.0, "worst": 0.3, "improvement": 0.4, **interval},
         ],
         "profiles": {"threshold": [0.1, 1, 10], "learned": [1, 0.5, 0], "adam": [1, 1, 0]},
     }
     left, right, _ = draw_aggregate(content).axes
     assert [label.get_text() for label in left.get_yticklabels()] == ["ours", "Adam"]  # from below
-    points = {
-        axes: [float(np.asarray(line.get_xdata())[0]) for line in axes.lines if line.get_marker() == "o"]
-        for axes in (left, right)
-    }
+
+    def marked(axes, marker):
+        return [float(np.asarray(line.get_xdata())[0]) for line in axes.lines if line.get_marker() == marker]
+
+    points = {axes: marked(axes, "o") for axes in (left, right)}
     assert points[left] == [0.8, 1.0]
+    assert marked(left, "|") == [0.1, 0.3]
+    assert right.get_xlabel() == "P(ours is better)"
     assert math.isnan(points[right][0])
     assert points[right][1] == 0.4

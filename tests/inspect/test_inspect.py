@@ -1,4 +1,4 @@
-"""What the pictures are made of, against rules whose answers are known in closed form; and the command."""
+"""The numbers behind the pictures, for rules whose answers are known in closed form; and the command."""
 
 import math
 
@@ -52,7 +52,7 @@ def test_memory_counts_the_jump_of_a_sign():
     memory = probes.remember(SignDescent(), {})  # type: ignore[arg-type]
     jump = math.sqrt(2 / math.pi)
     assert abs(memory.past[0] + jump) < 4 * memory.past_error[0] < 0.05
-    # What the line leaves over has the variance 1 - jump^2.
+    # The residual of the line has the variance 1 - jump^2.
     np.testing.assert_allclose(memory.past_error, math.sqrt((1 - jump**2) / 4096), rtol=0.1)
     assert np.all(np.abs(memory.past[1:]) < 4 * memory.past_error[1:])
     assert abs(memory.param + 1) < 4 * memory.param_error
@@ -72,7 +72,7 @@ def test_effective_rate_of_plain_gradient_descent_is_its_rate():
     "name", [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in shipped()]
 )
 def test_every_picture_depends_on_theta(name):
-    """One trained optimizer of every architecture: none is looked at only where it leaves tensors to Adam."""
+    """No architecture is probed only with tensors that it leaves to Adam."""
     optimizer, theta = load_pretrained(name)[:2]
     random = np.random.default_rng(0)
     other = jax.tree.map(lambda x: x + 0.3 * random.standard_normal(x.shape, np.float32), theta)
@@ -106,7 +106,7 @@ def test_memory_says_what_is_not_read(requires):
     [
         (["nothing"], "unknown path"),
         (["demo_mlp", "--steps=0"], "at least 1"),
-        (["file.txt"], "another format, or damaged; a run or an export is named by its folder"),
+        (["file.txt"], "another format, or is damaged; to load a run or an export, give its folder"),
         (["demo_mlp", "--out=file.txt"], "--out=file.txt: this is, or lies in, a file; give a folder"),
         (["demo_mlp", "--out=file.txt/inner"], "--out=file.txt/inner: this is, or lies in, a file; give a folder"),
     ],

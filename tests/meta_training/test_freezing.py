@@ -11,7 +11,7 @@ from lopt.distributed import PairLayout
 from lopt.meta_training.checkpoint import Checkpoints
 from lopt.meta_training.config import MetaTrainConfig
 from lopt.meta_training.freezing import split_theta
-from lopt.meta_training.loop import Run, train
+from lopt.meta_training.loop import Invocation, train
 from lopt.meta_training.outer import outer_steps
 from lopt.names import InputError
 from lopt.types import TaskMixture
@@ -58,10 +58,10 @@ def test_frozen_parts_stay_and_the_others_move_as_if_they_were_alone(estimator):
 
 
 def test_a_run_starts_from_another_ones_theta(tmp_path):
-    first = train(CONFIG.build(TASKS, LAYOUT), CONFIG, Run(workdir=tmp_path / "first"))
+    first = train(CONFIG.build(TASKS, LAYOUT), CONFIG, Invocation(workdir=tmp_path / "first"))
     config = replace(init_from=str(tmp_path / "first"), freeze="logit_b1,logit_b2", seed=3)
     training = config.build(TASKS, LAYOUT)
-    train(training, config, Run(workdir=tmp_path / "second"))
+    train(training, config, Invocation(workdir=tmp_path / "second"))
     thetas = []
     for name in ("first", "second"):
         with Checkpoints(tmp_path / name) as checkpoints:
@@ -75,14 +75,14 @@ def test_a_run_starts_from_another_ones_theta(tmp_path):
 
 
 def test_a_theta_of_another_form_is_refused_before_anything_is_written(tmp_path):
-    train(CONFIG.build(TASKS, LAYOUT), CONFIG, Run(workdir=tmp_path / "first"))
+    train(CONFIG.build(TASKS, LAYOUT), CONFIG, Invocation(workdir=tmp_path / "first"))
     other = replace(optimizer="learnable_adam:schedule_terms=2", init_from=str(tmp_path / "first"))
     with pytest.raises(InputError, match="schedule"):
-        train(other.build(TASKS, LAYOUT), other, Run(workdir=tmp_path / "second"))
+        train(other.build(TASKS, LAYOUT), other, Invocation(workdir=tmp_path / "second"))
     assert not (tmp_path / "second").exists()
     missing = replace(init_from=str(tmp_path / "nothing"))
     with pytest.raises(InputError, match="nothing"):
-        train(missing.build(TASKS, LAYOUT), missing, Run(workdir=tmp_path / "second"))
+        train(missing.build(TASKS, LAYOUT), missing, Invocation(workdir=tmp_path / "second"))
 
 
 @pytest.mark.parametrize(

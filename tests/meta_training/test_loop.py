@@ -12,7 +12,8 @@ import pytest
 from lopt.distributed import PairLayout
 from lopt.meta_training.checkpoint import Checkpoints
 from lopt.meta_training.config import MetaTrainConfig
-from lopt.meta_training.loop import DivergedError, Run, train
+from lopt.meta_training.health import StuckError
+from lopt.meta_training.loop import Invocation, train
 from lopt.names import InputError
 from lopt.trained.pretrained import load_pretrained
 from lopt.types import TaskMixture
@@ -28,7 +29,7 @@ CONFIG = MetaTrainConfig(
 
 def run(workdir, config=CONFIG, **options):
     training = config.build(TASKS, PairLayout(2))
-    return train(training, config, Run(workdir=workdir, **options))
+    return train(training, config, Invocation(workdir=workdir, **options))
 
 
 def saved(workdir, config=CONFIG):
@@ -113,7 +114,7 @@ def test_a_theta_that_is_not_finite_is_not_saved(tmp_path):
         **{**CONFIG.__dict__, "outer_optimizer": "sgd", "outer_clip_norm": 0.0, "outer_learning_rate": 3e38,
            "outer_steps": 50}
     )  # fmt: skip
-    with pytest.raises(DivergedError, match="not finite after outer step"):
+    with pytest.raises(StuckError, match="not finite after outer step"):
         run(tmp_path, config, checkpoint_every=1000)
     assert not (tmp_path / "export").exists()
 

@@ -15,7 +15,7 @@ from lopt.distributed import PairLayout, default_layout
 from lopt.estimators import ESTIMATORS, PES
 from lopt.horizons import Horizon
 from lopt.meta_training.inner import inner_training
-from lopt.meta_training.outer import BLOCK_STEPS, MetaTraining, OuterOptimizer, outer_steps
+from lopt.meta_training.outer import DISPATCH_STEPS, MetaTraining, OuterOptimizer, outer_steps
 from lopt.names import InputError, Spec, build
 from lopt.optimizers.learnable_adam import LearnableAdam
 from lopt.types import Estimate
@@ -118,7 +118,7 @@ class Drawn:
     def init(self, problem, theta, key):
         return jnp.zeros(4, jnp.int32)
 
-    def estimate(self, problem, theta, state, key):
+    def estimate(self, problem, theta, state, key, *, step=None):
         _, loss = problem.step(theta, problem.init(theta, key, jnp.asarray(10)), key)
         numbers = jax.random.key_data(key) / 2.0**32
         grad = jax.tree.map(lambda x: 0.1 * x + numbers[0] + state[0], theta)
@@ -171,7 +171,7 @@ def test_a_step_is_the_mean_estimate_through_optax(weights, share):
     for family, estimate in zip(FAMILIES, (first, second), strict=True):
         np.testing.assert_allclose(metrics[f"meta_loss/{family.name}"][0], estimate.loss, rtol=1e-5)
     assert first.loss != second.loss
-    assert len(metrics["meta_loss"]) == BLOCK_STEPS
+    assert len(metrics["meta_loss"]) == DISPATCH_STEPS
     assert [s.tolist() for s in new_state.estimator_states] == [[1] * 4] * 2
 
 
@@ -204,7 +204,7 @@ def test_default_layout():
     assert default_layout(3) == PairLayout(1, sequential=True)
     with pytest.raises(InputError, match="cannot share"):
         default_layout(3, 2)
-    with pytest.raises(InputError, match="2 there"):
+    with pytest.raises(InputError, match="2 CPU cores"):
         default_layout(16, 8)
 
 
@@ -215,14 +215,13 @@ def test_families_drawn_are_visited_by_their_weights_and_the_others_stay(layout,
     visits, blocks = [], 3
     with jax.log_compiles(), caplog.at_level("WARNING"):
         for _ in range(blocks):
-            before = jax.tree.map(np.asarray, [s.clock.step for s in state.estimator_states])
-            state, metrics = outer_steps(training, state, DATA, jnp.asarray(BLOCK_STEPS, jnp.int32))
+            state, metrics = outer_steps(training, state, DATA, jnp.asarray(DISPATCH_STEPS, jnp.int32))
             losses = np.stack([metrics[f"meta_loss/{family.name}"] for family in FAMILIES], 1)
             seen = np.isfinite(losses)
             visits.append(seen)
-            after = [s.clock.step for s in state.estimator_states]
-            for family, (old, new) in enumerate(zip(before, after, strict=True)):
-                np.testing.assert_array_equal(new - old, seen[:, family].sum())
+            every = np.concatenate(visits)
+            for family, estimator_state in enumerate(state.estimator_states):  # schedules follow the outer steps
+                np.testing.assert_array_equal(estimator_state.clock.step, np.flatnonzero(every[:, family])[-1] + 1)
             np.testing.assert_allclose(metrics["meta_loss"], np.nansum(losses, axis=1), rtol=1e-6)
     assert sum("Compiling" in message and "outer_steps" in message for message in caplog.messages) == 1
     visited = np.concatenate(visits)
@@ -243,3 +242,77 @@ def test_families_drawn_are_visited_by_their_weights_and_the_others_stay(layout,
 def test_mixtures_that_make_no_sense(settings, message):
     with pytest.raises(InputError, match=message):
         dataclasses.replace(make(), **settings)
+
+
+def many(number):
+    return tuple(Quadratic(dim=i + 1) for i in range(number))
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """An estimator that says that its variance is 3."""
+
+    def init(self, problem, theta, key):
+        return jnp.zeros((), jnp.int32)
+
+    def estimate(self, problem, theta, state, key, *, step=None):
+        return Estimate(jax.tree.map(jnp.ones_like, theta), jnp.ones(()), {"grad_variance": jnp.asarray(3.0)}), state
+
+
+@pytest.mark.parametrize(("weights", "drawn", "wanted"), [
+    ((1.0, 1.0), 0, 3.0 / 2), ((3.0, 1.0), 0, 3.0 * (9 + 1) / 16), ((1.0,) * 8, 8, 3.0 / 8), ((1.0,) * 8, 4, 3.0 / 4)
+])  # fmt: skip
+def test_the_variance_of_a_mixture_is_that_of_a_weighted_mean(weights, drawn, wanted):
+    """Of independent estimates with the same variance v: v sum_i w_i^2 / (sum_i w_i)^2, and v / 8 of 8 draws."""
+    training = dataclasses.replace(
+        make(), estimator=Spread(), families=many(len(weights)), weights=weights, families_per_step=drawn
+    )
+    data = ({},) * len(weights)
+    _, metrics = outer_steps(training, training.init(0, data), data, jnp.asarray(1, jnp.int32))
+    np.testing.assert_allclose(metrics["grad_variance"][0], wanted, rtol=1e-6)
+
+
+@dataclasses.dataclass(frozen=True)
+class Keys:
+    """An estimator that answers with its key, and starts from its key."""
+
+    def init(self, problem, theta, key):
+        return jax.random.uniform(key)
+
+    def estimate(self, problem, theta, state, key, *, step=None):
+        return Estimate(jax.tree.map(jnp.zeros_like, theta), jax.random.uniform(key), {}), jax.random.uniform(key)
+
+
+def test_every_family_and_every_visit_has_a_key_of_its_own():
+    """Else estimates that count as independent are the same one twice, and their mean has too large a variance."""
+    training = dataclasses.replace(make(), estimator=Keys(), families_per_step=0)
+    state = training.init(0, DATA)
+    starts = {float(x) for x in state.estimator_states}
+    assert len(starts) == 2
+    state, metrics = outer_steps(training, state, DATA, jnp.asarray(2, jnp.int32))
+    answers = {float(metrics[f"meta_loss/{family.name}"][i]) for family in FAMILIES for i in range(2)}
+    assert len(answers | starts) == 6
+    # Two draws of one of two families: equal answers would make the mean one of them.
+    for seed in range(4):
+        drawn = dataclasses.replace(training, families_per_step=2)
+        _, metrics = outer_steps(drawn, drawn.init(seed, DATA), DATA, jnp.asarray(1, jnp.int32))
+        last = np.array([float(metrics[f"meta_loss/{family.name}"][0]) for family in FAMILIES])
+        assert np.abs(float(metrics["meta_loss"][0]) - last[np.isfinite(last)]).min() > 1e-4
+
+
+def test_a_family_without_any_usable_pair_leaves_the_step_to_the_others():
+    @dataclasses.dataclass(frozen=True)
+    class Half(Keys):
+        def estimate(self, problem, theta, state, key, *, step=None):
+            broken = problem.init(theta, key, jnp.asarray(10)).params["p"].shape == (5,)
+            loss = jnp.where(broken, jnp.nan, 2.0)
+            return Estimate(
+                jax.tree.map(lambda x: jnp.full_like(x, jnp.where(broken, jnp.nan, 4.0)), theta), loss, {}
+            ), state
+
+    training = dataclasses.replace(make(clip_norm=0.0, name="sgd", learning_rate=1.0), estimator=Half())
+    state = training.init(0, DATA)
+    before = jax.tree.map(np.asarray, state.theta)
+    state, metrics = outer_steps(training, state, DATA, jnp.asarray(1, jnp.int32))
+    assert metrics["meta_loss"][0] == 2.0
+    jax.tree.map(lambda new, old: np.testing.assert_allclose(new, old - 2.0, rtol=1e-6), state.theta, before)

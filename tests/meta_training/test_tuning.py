@@ -1,5 +1,9 @@
 """Hyperparameters as theta: exactly the optax optimizer, and tuned to optima that recursions give."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,6 +17,7 @@ from lopt.meta_training.tunables import OptaxRule, Tunable
 from lopt.meta_training.tuning import tune
 from lopt.names import InputError
 
+ROOT = Path(__file__).resolve().parents[2]
 PARAMS: dict[str, Any] = {"a": {"w": jnp.asarray([0.5, -2.0])}, "b": jnp.asarray([[1.0], [3.0]])}
 STEPS, CURVATURE, NOISE, START = 60, 2.0, 0.5, 3.0
 
@@ -150,7 +155,7 @@ def test_objective_need_not_be_differentiable():
         ({"tunables": {"learning_rat": Tunable(0.1)}}, "Did you mean 'learning_rate'"),
         ({"tunables": {"momentum": Tunable(0.5, "logit")}}, "learning_rate"),
         ({"fixed": {"learning_rates": 0.1}}, "Did you mean 'learning_rate'"),
-        ({"loss": lambda params, key, data: params["x"]}, "loss.* must be a finite number"),
+        ({"loss": lambda params, key, data: params["x"]}, "loss.* must return one number"),
         ({"objective": lambda params, key, data: jnp.nan * params["x"][0]}, "objective.* must be a finite number"),
         ({"estimator": "pse"}, "Did you mean 'pes'"),
         ({"num_steps": 0}, "at least 1"),
@@ -174,3 +179,95 @@ def test_refusals(change, message):
 def test_tunables_are_checked(initial, scale):
     with pytest.raises(InputError, match="scale"):
         Tunable(initial, scale)
+
+
+def quadratic(params, key, data):
+    """Smallest at 1, with fresh noise: 1 at the start."""
+    return jnp.mean(jnp.square(params["w"].astype(jnp.float32) - 1)) + 0 * jax.random.normal(key)
+
+
+def small(factory, tunables, dtype: Any = jnp.float32, **settings: Any):
+    defaults: dict[str, Any] = {"num_steps": 4, "truncation": 2, "num_pairs": 2, "num_updates": 3, "loss": quadratic}
+    return tune(factory, tunables, init=lambda key: {"w": jnp.zeros((2, 3), dtype)}, **{**defaults, **settings})
+
+
+@pytest.mark.parametrize(
+    ("factory", "fixed"),
+    [(optax.adafactor, {}), (optax.lbfgs, {"linesearch": None}), (optax.sgd, {"nesterov": True, "momentum": 0.9}),
+     (optax.adamw, {"nesterov": True}), (optax.contrib.muon, {})],
+)  # fmt: skip
+def test_only_what_is_tuned_is_traced(factory, fixed):
+    """Arguments that decide the structure of an optimizer stay what they are, and so does what they decide."""
+    tuned = small(factory, {"learning_rate": lopt.Tunable(0.1)}, fixed=fixed)
+    rate = tuned.hyperparameters["learning_rate"]
+    params, grads = {"w": jnp.ones((2, 3))}, {"w": jnp.full((2, 3), 0.5)}
+    updates: list[Any] = [
+        tx.update(grads, tx.init(params), params)[0] for tx in (tuned.optimizer, factory(rate, **fixed))
+    ]
+    np.testing.assert_allclose(updates[0]["w"], updates[1]["w"], rtol=1e-5)
+
+
+def test_an_optimizer_that_asks_for_more_than_a_step_has_is_refused():
+    with pytest.raises(InputError, match="lbfgs cannot be called by a training step"):
+        small(optax.lbfgs, {"learning_rate": lopt.Tunable(0.1)})
+
+
+@pytest.mark.parametrize("name", ["loss", "objective"])
+@pytest.mark.parametrize("returned", [lambda x: (x, {"aux": x}), lambda x: x[None], lambda x: {"loss": x}])
+def test_functions_that_return_more_than_a_number_are_refused(name, returned):
+    with pytest.raises(InputError, match=f"{name}.* must return one number, .* it returns .*float32"):
+        small(optax.sgd, {"learning_rate": lopt.Tunable(0.1)}, **{name: lambda *args: returned(quadratic(*args))})
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_params_of_low_precision_keep_their_dtype(dtype):
+    tuned = small(optax.adam, {"learning_rate": lopt.Tunable(0.1)}, dtype)
+    assert np.isfinite(tuned.history).all()
+    assert 0 < tuned.history[-1] < 1  # each step lowers the loss from 1
+
+
+@pytest.mark.parametrize("estimator", ["pes", "nres", "pes_telescoping", "full_es", "bptt"])
+def test_the_history_of_a_final_objective_is_that_objective(estimator):
+    """With rates of nearly zero the objective stays what it is at the start, in every step that has one."""
+    tuned = small(optax.sgd, {"learning_rate": lopt.Tunable(1e-9)}, final=True, estimator=estimator, num_updates=6,
+                  num_pairs=4)  # fmt: skip
+    told = np.isfinite(tuned.history)
+    assert told.any()
+    np.testing.assert_allclose(tuned.history[told], 1.0, rtol=1e-4)
+
+
+@pytest.mark.parametrize("start", [2.0, 0.5, -3.0])
+def test_a_diverged_training_counts_with_the_start_plus_its_size(start):
+    """With an infinite rate every training diverges in its first step."""
+
+    def loss(params, key, data):
+        return start + jnp.sum(params["w"])
+
+    tuned = small(optax.sgd, {"learning_rate": lopt.Tunable(1e30)}, loss=loss, num_updates=1,
+                  objective=lambda params, key, data: start + jnp.sum(jnp.abs(params["w"])))  # fmt: skip
+    np.testing.assert_allclose(tuned.history, start + abs(start), rtol=1e-5)
+
+
+PROGRAM = """
+import jax, jax.numpy as jnp, optax, sys, lopt
+from tests.toy_family import Quadratic
+settings = {"num_pairs": 2, "truncation": 5, "horizon": "10", "outer_steps": 2}
+run = lopt.meta_train(sys.argv[2], Quadratic(), workdir=sys.argv[1], **settings)
+assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(run.theta)), run.theta
+for dtype in (jnp.float32, jnp.float64):
+    tuned = lopt.tune(
+        optax.adam, {"learning_rate": lopt.Tunable(0.1)}, init=lambda key: {"w": jnp.zeros(3, dtype)},
+        loss=lambda p, key, data: jnp.sum((p["w"] - 1) ** 2), num_steps=4, num_pairs=2, num_updates=2,
+    )
+    params = {"w": jnp.zeros(3, dtype)}
+    updates, _ = tuned.optimizer.update(params, tuned.optimizer.init(params), params)
+    assert optax.apply_updates(params, updates)["w"].dtype == dtype
+print("done")
+"""
+
+
+def test_meta_training_and_tuning_under_x64(tmp_path):
+    environment = {**os.environ, "JAX_ENABLE_X64": "1"}
+    arguments = [sys.executable, "-c", PROGRAM, str(tmp_path / "run"), "learnable_adam"]
+    done = subprocess.run(arguments, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=300)
+    assert done.stdout == "done\n", done.stderr[-2000:]

@@ -10,7 +10,7 @@ import pytest
 
 from lopt.optimizers.adafac_mlp import AdafacMLP
 from lopt.optimizers.celo2 import Celo2, orthogonalize
-from lopt.optimizers.parts import blocks
+from lopt.optimizers.parts import blocks, networks
 from lopt.optimizers.star import Star
 
 SHAPES = {"scalar": (), "vector": (5,), "matrix": (3, 4), "cube": (4, 2, 3), "kernel": (2, 3, 2, 3)}
@@ -210,7 +210,7 @@ def test_sums_and_blocks_cover_every_parameter_once(monkeypatch, shape, in_block
     optimizer = AdafacMLP()
     theta = drawn(optimizer)
     params = draws(2, {"w": shape})
-    monkeypatch.setattr("lopt.optimizers.adafac_mlp.MAX_UNROLLED", 1 if in_blocks else 8)
+    monkeypatch.setattr(networks, "MAX_UNROLLED", 1 if in_blocks else 8)
 
     @jax.jit  # a new one: what `update` compiled for other blocks would not do
     def first_update(theta, params):

@@ -12,9 +12,10 @@ from lopt.optimizers import OPTIMIZERS
 from lopt.optimizers.learnable_adam import LearnableAdam
 from lopt.types import Task
 from tasks import AUGMENTATIONS, parse_tasks
-from tasks.augmentations import DelayGradient, LabelNoise, NoisyGradient, PermuteLabels, ReduceBatch, Reparametrize
-from tasks.augmentations import ScaleLoss as Scale
 from tasks.augmentations.augmented import Augmented
+from tasks.augmentations.examples import LabelNoise, PermuteLabels, ReduceBatch
+from tasks.augmentations.gradients import DelayGradient, NoisyGradient
+from tasks.augmentations.units import Reparametrize, ScaleLoss
 from tasks.functions.quadratic import Quadratic
 from tasks.images.random_mlp import RandomMLP
 
@@ -74,7 +75,7 @@ def test_scales_are_log_uniform_and_tasks_vmap():
 
 
 def test_scaled_loss_has_the_plain_normalised_one():
-    _, config, task, plain = both(PLAIN, Scale(low=10, high=1000))
+    _, config, task, plain = both(PLAIN, ScaleLoss(low=10, high=1000))
     params, batch = plain.init(KEY), {"noise": jnp.zeros(6)}
     np.testing.assert_allclose(task.loss(params, KEY, batch), config["draw"] * plain.loss(params, KEY, batch))
     assert 10 <= config["draw"] <= 1000
@@ -123,6 +124,22 @@ def test_permuted_labels_are_a_renaming_in_every_split(table):
         renamed = {**batch, "label": jnp.asarray(draw[np.asarray(batch["label"])])}
         assert task.loss(params, KEY, batch) == plain.loss(params, KEY, renamed)
         assert task.metrics(params, KEY, batch) == plain.metrics(params, KEY, renamed)
+
+
+def test_accuracy_of_permuted_labels_is_that_of_the_new_names():
+    """Guesses of the new names are all right, and guesses of the old ones all wrong: no class keeps its name."""
+
+    def accuracy(guess):
+        task = Task(
+            lambda key: {}, lambda *_: jnp.zeros(()), lambda loss: loss,
+            lambda params, key, batch: {"accuracy": jnp.mean(guess == batch["label"])},
+        )  # fmt: skip
+        return float(PermuteLabels().task(task, jnp.array([1, 2, 0])).metrics({}, KEY, batch)["accuracy"])
+
+    batch = {"label": jnp.array([0, 0, 1, 2])}
+    assert accuracy(jnp.array([1, 1, 2, 0])) == 1
+    assert accuracy(jnp.array([0, 0, 1, 2])) == 0
+    assert accuracy(jnp.array([1, 0, 2, 1])) == 0.5
 
 
 def test_labels_of_a_set_of_fewer_classes_keep_to_its_classes():

@@ -1,9 +1,4 @@
-"""The named sets: what is in them, that nothing held out leaks, and the command that lists and shows them."""
-
-import json
-import subprocess
-import sys
-from pathlib import Path
+"""The named sets: what is in them, that nothing held out leaks, how weights add up."""
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +15,6 @@ from tasks import FAMILIES, POOLS, parse_mixture, parse_tasks
 from tasks.augmentations.augmented import Augmented
 from tasks.images.random_mlp import RandomMLP
 
-ROOT = Path(__file__).resolve().parents[2]
 TRAINING = ("pool_small", "pool_wide")
 
 
@@ -89,76 +83,3 @@ def test_the_wide_pool_trains_as_one_program(caplog):
             assert np.isfinite(metrics["meta_loss"][:count]).all()
     compiled = [message for message in caplog.messages if "Compiling" in message]
     assert sum("outer_steps" in message for message in compiled) == 1
-
-
-def command(*arguments, data_dir=None):
-    data = [f"--data_dir={data_dir}"] if data_dir else []
-    return subprocess.run(
-        [sys.executable, "-m", "tasks", *arguments, *data], capture_output=True, text=True, cwd=ROOT, timeout=120
-    )
-
-
-def test_list_shows_families_pools_and_sets(tmp_path):
-    result = command("list", data_dir=tmp_path)
-    assert (result.returncode, result.stderr) == (0, "")
-    for word in (
-        "image_vit",
-        "reparametrize",
-        "held_out",
-        "2*image_mlp/digits",
-        "kjv",
-        "when first used",
-        str(tmp_path),
-    ):
-        assert word in result.stdout
-    assert list(tmp_path.iterdir()) == []  # listing prepares nothing
-
-
-def test_prepare_writes_a_set_once(tmp_path):
-    result = command("prepare", "wine", data_dir=tmp_path)
-    assert result.returncode == 0
-    folder = Path(result.stdout.split("... ")[1].strip())
-    assert folder.is_dir()
-    assert folder.parent.parent == tmp_path
-    assert "prepared" in command("list", data_dir=tmp_path).stdout
-
-
-def test_show_draws_a_page(tmp_path):
-    result = command("show", "table_mlp/wine:hidden_sizes=(4,)", "test_function", f"--out={tmp_path}", "--steps=5")
-    assert (result.returncode, result.stderr) == (0, "")
-    pages = [Path(line) for line in result.stdout.split()]
-    assert [page.parent for page in pages] == [tmp_path] * 2
-    assert all(page.read_bytes()[:4] == b"\x89PNG" for page in pages)
-
-
-WRONG_COMMANDS = [
-    (["lst"], "Did you mean 'list'"),
-    (["prepare", "wine", "mnistt"], "mnist"),
-    (["show"], "say what to show"),
-    (["show", "image_mlp/nothing"], "unknown data set 'nothing'"),
-    (["list", "x"], "takes no names"),
-    (["list", "--dir=x"], "Unknown command line flag"),
-]
-
-
-def test_wrong_commands_say_what_to_do(tmp_path):
-    """All in one process, as starting one takes a second or two; it prints a line of status after each."""
-    code = """
-import json, sys
-from tasks import __main__ as command
-for arguments in json.loads(sys.argv[1]):
-    try:
-        status = command.main(command._parse_flags(["tasks", *arguments]))
-    except SystemExit as stop:
-        status = stop.code
-    print("status", status, file=sys.stderr)
-"""
-    arguments = json.dumps([[*arguments, f"--data_dir={tmp_path}"] for arguments, _ in WRONG_COMMANDS])
-    result = subprocess.run([sys.executable, "-c", code, arguments], capture_output=True, text=True, cwd=ROOT)
-    assert "Traceback" not in result.stderr
-    *answers, end = result.stderr.split("status 2\n")
-    assert end == ""
-    assert all(answer.startswith("tasks: ") for answer in answers)
-    for answer, (_, message) in zip(answers, WRONG_COMMANDS, strict=True):
-        assert message in answer
-    assert list(tmp_path.iterdir()) == []

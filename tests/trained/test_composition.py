@@ -1,4 +1,4 @@
-"""Learned rules inside of optax's wrappers, each compared with doing it by hand."""
+"""Learned rules inside optax's wrappers, each compared with the same computation by hand."""
 
 import functools
 from typing import Any
@@ -35,7 +35,7 @@ class ReadsAll:
 
 
 class ByHand:
-    """`ReadsAll` in numpy, of one tensor."""
+    """`ReadsAll` in numpy, for one tensor."""
 
     def __init__(self, num_steps):
         self.step, self.num_steps, self.momentum = 0, num_steps, 0.0
@@ -171,7 +171,7 @@ def test_an_injected_hyperparameter_can_be_set_while_training():
 
 
 def test_a_guarded_rule_accumulates_gradients_in_nnx():
-    """guard inside of MultiSteps inside of nnx.Optimizer: two mini-batches are one update with their mean."""
+    """guard inside MultiSteps inside nnx.Optimizer: two mini-batches are one update with their mean."""
     model = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
     kernel = np.asarray(model.kernel[...])
     rule = lopt.guard(as_optax(ReadsAll(), THETA, num_steps=10), optax.sgd(0.1), max_update_ratio=10.0)

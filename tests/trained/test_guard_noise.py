@@ -11,7 +11,7 @@ import optax
 import pytest
 
 import lopt
-from lopt.trained.guard import _observe
+from lopt.trained import watch as watching
 
 guard: Any = lopt.guard  # optax's types for states and updates are too wide to look inside
 
@@ -37,7 +37,7 @@ def test_noise_at_an_optimum_does_not_hand_over():
 
 
 def test_noise_around_the_first_loss_hands_over_in_one_run_of_a_hundred_at_most():
-    """In the warm-up and after ten of them; of 2,000 runs. The last noise is log-normal, of sigma 1."""
+    """In the warm-up and after ten of them, of 2,000 runs. The last noise is log-normal with sigma 1."""
     draws = np.random.default_rng(2).normal(size=(2000, 210))
     for mean, noise, most in ((1, 0.1, 0), (-1, 0.5, 0), (1, 0.25, 20), (1, 0.5, 20), (0, 1, 20)):
         assert np.sum(handed_over(np.float32(mean + noise * draws))[:, -1]) <= most
@@ -66,7 +66,7 @@ TRAINING = {
     "exponential": 0.1 + 0.9 * np.exp(-STEPS / 300),
     "plateau, then fall": 0.1 + 0.9 / (1 + np.exp((STEPS - 300) / 20)),
 }
-# Of these the loss grows by a factor of e in 30 steps, or jumps, both after 300 steps of progress.
+# After 300 steps of progress the loss grows by a factor of e in 30 steps, or jumps.
 DIVERGENCE = {
     "growth": np.where(STEPS < 300, FALL, 0.06 * np.exp((STEPS - 300) / 30)),
     "jump": np.where(STEPS < 300, FALL, 2.0),
@@ -74,7 +74,7 @@ DIVERGENCE = {
 
 
 def hand_over_steps(mean, spread, num_runs=500):
-    """Of runs whose losses are log-normal around `mean`, [steps], of that sigma; len(mean) where it never comes."""
+    """Steps at which runs of log-normal losses with mean `mean`, [steps], hand over; len(mean) if they never do."""
     draws = np.random.default_rng(4).normal(size=(num_runs, len(mean)))
     draws[:, 0] = spread / 2  # all start at the mean
     seen = np.asarray(handed_over(np.float32(mean * np.exp(spread * draws - spread**2 / 2))))
@@ -97,7 +97,7 @@ def test_divergence_after_progress_hands_over(spread):
 
 
 def test_a_poor_loss_is_no_divergence():
-    """From 1.24 to the loss of guessing, to rest there."""
+    """The loss goes from 1.24 to that of guessing, and stays there."""
     assert np.all(hand_over_steps(np.where(STEPS < 5, 1.24, 1.0), 0.02) == len(STEPS))
 
 
@@ -111,7 +111,7 @@ def test_a_quiet_plateau_above_the_start_is_left_within_the_warm_up():
 def test_averages_are_the_debiased_ones():
     losses = np.random.default_rng(0).normal(size=40).cumsum()
     watch, watches = guard(optax.sgd(1.0), optax.sgd(1.0)).init({}).watch, []
-    observe = jax.jit(functools.partial(_observe, decay=0.9, warm_up=10))
+    observe = jax.jit(functools.partial(watching.observe, decay=0.9, warm_up=10))
     for step, loss in enumerate(losses):
         watch = observe(watch, jnp.asarray(loss, jnp.float32), jnp.asarray(step))
         watches.append(watch)

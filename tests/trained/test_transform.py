@@ -16,7 +16,7 @@ from lopt.optimizers import OPTIMIZERS
 
 as_optax: Any = lopt.as_optax  # optax's types for states and updates are too wide to look inside
 
-# One of each kind; the others are in optimizers/test_contract. One worker a rule, as its tests share theta's program.
+# One of each kind; optimizers/test_contract has the others. One worker per rule, as its tests share theta's program.
 RULES = [
     pytest.param(rule, marks=pytest.mark.xdist_group(f"transform_{rule}"))
     for rule in ("learnable_adam", "lstm", "mlp", "celo_adam")
@@ -71,7 +71,7 @@ LEARNED = as_optax(Momentum(), THETA)
 
 
 def make_params(*names):
-    """Of these names, or of all."""
+    """Random parameters of these names, or of all."""
     shapes = {"scalar": (), "vector": (3,), "matrix": (2, 3), "rank3": (2, 1, 3), "kernel": (2, 2, 1, 3)}
     draw = np.random.default_rng(0).standard_normal
     params = {name: np.asarray(draw(shape), np.float32) for name, shape in shapes.items()}

@@ -13,7 +13,7 @@ from lopt.optimizers.parts.blocks import mean, sums_along
 
 
 def zeros_beside(param: jax.Array, count: int, *, without: int | None = None) -> jax.Array:
-    """Zeros `[count, *param.shape]`, float32, with a 1 in the place of the axis `without`; sharded as the param is."""
+    """Zeros `[count, *param.shape]`, float32; the axis `without` has length 1. They are sharded like the parameter."""
     shape = (count, *[1 if axis == without else size for axis, size in enumerate(param.shape)])
     sharding = None if isinstance(param, Tracer) else getattr(param, "sharding", None)
     if not isinstance(sharding, NamedSharding) or sharding.num_devices == 1:
@@ -46,17 +46,19 @@ def init_rms(param: jax.Array, num_decays: int) -> jax.Array:
 
 
 def update_rms(rms: jax.Array, grad: jax.Array, decays: jax.Array) -> jax.Array:
-    """One mean square per decay b, without bias correction: v_b <- b v_b + (1 - b) g^2; shapes as `update_momenta`."""
+    """One mean square per decay b, without bias correction: v_b <- b v_b + (1 - b) g^2; see `update_momenta`."""
     return update_momenta(rms, jnp.square(grad), decays)
 
 
 class FactoredMoments(NamedTuple):
-    """Second moments of a tensor, one per decay, in factored form (Shazeer and Stern 2018, arXiv 1804.04235).
+    """Second moments of a tensor, one per decay, in factored form.
 
-    The two largest axes are factored; where a tensor has fewer than two, `row` is the full second moment.
+    The two largest axes are factored. A tensor with fewer than two axes has its full second moment in `row`.
+    Noam Shazeer, Mitchell Stern, "Adafactor: adaptive learning rates with sublinear memory cost", 2018 (arXiv
+    1804.04235).
 
     Attributes:
-      row: means over the largest axis, `[num_decays, *shape]` with a 1 in the place of that axis.
+      row: means over the largest axis, `[num_decays, *shape]`, in which that axis has length 1.
       column: means over the second largest axis, likewise; None for tensors with fewer than two axes.
     """
 
@@ -65,7 +67,7 @@ class FactoredMoments(NamedTuple):
 
 
 def factored_axes(shape: Sequence[int]) -> tuple[int, int] | None:
-    """The second largest and the largest axis, of equal ones the later is the larger; None below two axes."""
+    """The second largest and the largest axis; of equal axes the later counts as larger. None below two axes."""
     if len(shape) < 2:
         return None
     order = sorted(range(len(shape)), key=lambda axis: shape[axis])
@@ -73,7 +75,7 @@ def factored_axes(shape: Sequence[int]) -> tuple[int, int] | None:
 
 
 def init_factored(param: jax.Array, num_decays: int) -> FactoredMoments:
-    """Zeros, float32."""
+    """The moments before the first gradient: zeros, float32."""
     axes = factored_axes(param.shape)
     if axes is None:
         return FactoredMoments(zeros_beside(param, num_decays), None)
@@ -83,10 +85,10 @@ def init_factored(param: jax.Array, num_decays: int) -> FactoredMoments:
 
 
 def update_factored(moments: FactoredMoments, grad: jax.Array, decays: jax.Array) -> FactoredMoments:
-    """row_b <- b row_b + (1 - b) mean_largest(g^2), and so the columns; without bias correction.
+    """row_b <- b row_b + (1 - b) mean_largest(g^2), likewise the columns; without bias correction.
 
     Args:
-      moments: of the tensor.
+      moments: the tensor's moments before this gradient.
       grad: `[*shape]`.
       decays: `[num_decays]`.
     """
@@ -100,7 +102,13 @@ def update_factored(moments: FactoredMoments, grad: jax.Array, decays: jax.Array
 
 
 class Decays(NamedTuple):
-    """Of `Statistics`. Attributes: momentum, rms, factored: numbers, or arrays of one axis."""
+    """The decays of `Statistics`, each a sequence of numbers or an array `[num_decays]`.
+
+    Attributes:
+      momentum: decays of the momenta.
+      rms: decays of the mean squares.
+      factored: decays of the factored second moments.
+    """
 
     momentum: Sequence[float] | jax.Array
     rms: Sequence[float] | jax.Array
@@ -111,8 +119,9 @@ class Statistics(NamedTuple):
     """Running statistics of one tensor's gradient.
 
     Attributes:
-      momenta, rms: `[num_decays, *shape]`.
-      factored: FactoredMoments, or None if it has no decays.
+      momenta: `[num_decays, *shape]`.
+      rms: `[num_decays, *shape]`.
+      factored: FactoredMoments, or None if they have no decays.
     """
 
     momenta: jax.Array
@@ -121,14 +130,14 @@ class Statistics(NamedTuple):
 
 
 def init_statistics(param: jax.Array, decays: Decays) -> Statistics:
-    """Zeros."""
+    """The statistics before the first gradient: zeros."""
     num_momenta, num_rms, num_factored = (len(x) for x in decays)
     factored = init_factored(param, num_factored) if num_factored else None
     return Statistics(init_momenta(param, num_momenta), init_rms(param, num_rms), factored)
 
 
 def update_statistics(statistics: Statistics, grad: jax.Array, decays: Decays) -> Statistics:
-    """Takes in one gradient of the tensor."""
+    """The statistics after one more gradient."""
     momentum, rms, factored = (jnp.asarray(x, jnp.float32) for x in decays)
     return Statistics(
         update_momenta(statistics.momenta, grad, momentum),
@@ -138,14 +147,14 @@ def update_statistics(statistics: Statistics, grad: jax.Array, decays: Decays) -
 
 
 def factored_scales(moments: FactoredMoments, shape: Sequence[int]) -> tuple[jax.Array, jax.Array]:
-    """Row and column factors of 1 / sqrt(second moment), each `[num_decays, ...]`, to be broadcast to the tensor.
+    """Row and column factors of 1 / sqrt(second moment), each `[num_decays, ...]`, which broadcast to the tensor.
 
     row_factor = rsqrt(row / mean(row)), column_factor = rsqrt(column), both at most 10^4.5; their product with the
     gradient is Adafactor's direction. Below two axes they are rsqrt(v) and 1.
 
     Args:
-      moments: of the tensor.
-      shape: the tensor's.
+      moments: the tensor's moments.
+      shape: the tensor's shape.
     """
     row, column = moments
     axes = factored_axes(shape)
@@ -160,11 +169,11 @@ def _bounded_rsqrt(x: jax.Array) -> jax.Array:
 
 
 def learned_decays(offsets: jax.Array, start: Sequence[float]) -> jax.Array:
-    """Decays sigmoid(logit(start) + offset), so within (0, 1); offset 0 gives `start`.
+    """sigmoid(logit(start) + offset), within (0, 1); offset 0 means `start`.
 
-    Metz et al. (arXiv 2203.11860) have 1 - exp(log(1 - start) + 10 offset), clipped to [0, 1], for outer learning rates
-    of some 1e-4. At 1e-2, Adam moves that exponent by up to 0.1 a step, and noise alone carries it past the clip, from
-    where no gradient brings it back.
+    Metz et al. (arXiv 2203.11860) use 1 - exp(log(1 - start) + 10 offset), clipped to [0, 1], with outer learning rates
+    of about 1e-4. At 1e-2, Adam moves that exponent by up to 0.1 per outer step: noise alone carries it past the clip,
+    and no gradient brings it back.
 
     Args:
       offsets: part of theta, `[num_decays]`.

@@ -1,4 +1,4 @@
-"""What `adafac_mlp`, `star` and `celo2` keep of every tensor's gradients, and how a rule is mapped over it.
+"""The state that `adafac_mlp`, `star` and `celo2` keep of every tensor's gradients, and a rule mapped over it.
 
 Luke Metz, C. Daniel Freeman, James Harrison, Niru Maheswaranathan, Jascha Sohl-Dickstein, "Practical tradeoffs between
 memory, compute, and performance in learned optimizers", 2022 (arXiv 2203.11860).
@@ -12,8 +12,8 @@ import jax.numpy as jnp
 
 from lopt.optimizers.parts.accumulators import Decays, Statistics, init_statistics, learned_decays, update_statistics
 from lopt.optimizers.parts.adafac_features import NUM_ADAFAC_FEATURES, TensorStatistics, tensor_statistics
-from lopt.optimizers.parts.features import time_features
 from lopt.optimizers.parts.networks import ParameterMLP
+from lopt.optimizers.parts.progress import time_features
 from lopt.optimizers.parts.tensors import map_tensors
 from lopt.types import Params, PyTree, Theta
 
@@ -21,14 +21,19 @@ DECAYS = Decays(momentum=(0.9, 0.99, 0.999), rms=(0.999,), factored=(0.9, 0.99, 
 
 
 class AdafacState(NamedTuple):
-    """Attributes: step, int32 number of updates done; statistics, a tree like params of `Statistics`."""
+    """The state.
+
+    Attributes:
+      step: int32, number of updates done.
+      statistics: a tree like `params` of `Statistics`.
+    """
 
     step: jax.Array
     statistics: PyTree
 
 
 def init_adafac_theta(key: jax.Array, hidden_sizes: tuple[int, ...], num_outputs: int) -> Theta:
-    """An MLP of 28 features and 11 times, and offsets of the logits of the 7 decays."""
+    """An MLP of 28 features and 11 time features, and offsets of the logits of the 7 decays."""
     features = jnp.zeros((NUM_ADAFAC_FEATURES, 1))
     network = ParameterMLP((*hidden_sizes, num_outputs))
     times = time_features(jnp.zeros((), jnp.int32))
@@ -37,7 +42,7 @@ def init_adafac_theta(key: jax.Array, hidden_sizes: tuple[int, ...], num_outputs
 
 
 def init_adafac_state(params: Params) -> AdafacState:
-    """All zeros."""
+    """The state before the first update: all zeros."""
     return AdafacState(jnp.zeros((), jnp.int32), jax.tree.map(lambda p: init_statistics(p, DECAYS), params))
 
 
@@ -49,7 +54,7 @@ def map_statistics(
     params: Params,
     kind: Callable[[str, jax.Array], Hashable] = lambda path, param: None,
 ) -> tuple[Params, AdafacState]:
-    """`rule(kind, statistics)` of every tensor, a tree like params, and the new state; `kind` as in `map_tensors`."""
+    """`rule(kind, statistics)` of every tensor, a tree like `params`, and the new state; `kind` as in `map_tensors`."""
     decays = Decays(*(learned_decays(theta["logit_offsets"][name], x) for name, x in DECAYS._asdict().items()))
 
     def update_tensor(

@@ -4,8 +4,8 @@ Luke Metz, C. Daniel Freeman, James Harrison, Niru Maheswaranathan, Jascha Sohl-
 memory, compute, and performance in learned optimizers", 2022 (arXiv 2203.11860); the second list: Luke Metz et al.,
 "VeLO: training versatile learned optimizers by scaling up", 2022 (arXiv 2211.09760).
 
-A feature has the tensor's shape, or 1 in the place of an axis along which it is constant: what a row of a matrix shares
-is computed, and weighted by a network, once a row.
+A feature has the tensor's shape, or length 1 along an axis on which it is constant: what the elements of a row share is
+computed, and multiplied by a network's weight, once per row.
 """
 
 from collections.abc import Sequence
@@ -19,18 +19,21 @@ from lopt.optimizers.parts.accumulators import FactoredMoments, factored_scales
 NUM_ADAFAC_FEATURES = 28
 NUM_VELO_FEATURES = 30
 
-PerDecay = jax.Array | Sequence[jax.Array]  # `[3, ...]`, or three arrays: a kernel cannot hold an axis of 3
+PerDecay = jax.Array | Sequence[jax.Array]  # `[3, ...]`, or three arrays: in a kernel an axis cannot have length 3
 
 
 class TensorStatistics(NamedTuple):
-    """What the features of one tensor, or of a block of it, are computed from; all can be broadcast to its shape.
+    """The arrays from which the features of a tensor, or of a block of it, are computed; all broadcast to its shape.
 
     Attributes:
-      grad, param: `[*shape]`.
-      momenta: one a decay, `[*shape]`.
+      grad: `[*shape]`.
+      param: `[*shape]`.
+      momenta: one per decay, `[*shape]`.
       rms: `[*shape]`, running mean of g^2.
-      row, column: factored second moments, one a decay; below two axes both are the full one.
-      row_factor, column_factor: of `factored_scales`.
+      row: factored second moments, one per decay; below two axes the full ones.
+      column: likewise.
+      row_factor: of `factored_scales`, one per decay.
+      column_factor: likewise.
     """
 
     grad: jax.Array
@@ -46,14 +49,14 @@ class TensorStatistics(NamedTuple):
 def tensor_statistics(
     grad: jax.Array, param: jax.Array, momenta: jax.Array, rms: jax.Array, moments: FactoredMoments
 ) -> TensorStatistics:
-    """Args: of one tensor, as the accumulators give them; rms `[1, *shape]`."""
+    """The statistics of one tensor as its accumulators hold them, where rms is `[1, *shape]`, put together."""
     row, column = moments
     column = row if column is None else column
     return TensorStatistics(grad, param, momenta, rms[0], row, column, *factored_scales(moments, grad.shape))
 
 
 def adafac_features(s: TensorStatistics) -> list[jax.Array]:
-    """The 28 inputs of `adafac_mlp` and `star` that are normalized.
+    """The 28 normalized inputs of `adafac_mlp` and `star`.
 
     g, p, m[3], rms, m / sqrt(rms)[3], 1 / sqrt(rms), factored g[3], rows[3], columns[3], 1 / sqrt of both[6],
     factored m[3].
@@ -70,8 +73,8 @@ def velo_features(s: TensorStatistics, *, epsilon: float = 1e-6) -> list[jax.Arr
     columns[3], 1 / sqrt of both[6], factored m[3].
 
     Args:
-      s: of one tensor.
-      epsilon: added to rms below the root.
+      s: statistics of one tensor.
+      epsilon: added to rms under the root.
     """
     rsqrt = jax.lax.rsqrt(s.rms + epsilon)
     momenta = list(s.momenta)

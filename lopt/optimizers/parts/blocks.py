@@ -1,4 +1,4 @@
-"""Passes over one tensor, large or small: sums in one sweep, and functions of its elements a block at a time."""
+"""Passes over one tensor, large or small: sums in one sweep, and functions of its elements block by block."""
 
 import functools
 import math
@@ -10,16 +10,20 @@ import jax.numpy as jnp
 from lopt.optimizers.parts.cuts import Blocks, split_axes
 from lopt.types import PyTree
 
-BLOCK = 2**16  # parameters of a block, at most
-LARGE, LARGE_BLOCK = 2**24, 2**20  # parameters above which sums along axes go in blocks, and of such a block
-RUN = 1024  # parameters that are summed one after another, at least
+BLOCK = 2**16  # most parameters in a block
+LARGE, LARGE_BLOCK = 2**24, 2**20  # above LARGE parameters, sums along axes go in blocks of at most LARGE_BLOCK
+RUN = 1024  # least number of parameters that are summed one after another
 
 
 def over_blocks(fn: Callable[..., PyTree], inputs: tuple, shape: tuple[int, ...], start: PyTree = None) -> PyTree:
-    """`fn(*inputs)` of the given shape, of inputs that can be broadcast to it, a block at a time.
+    """`fn(*inputs)`, an array of this shape, block by block.
 
-    With `start`, a tree of arrays `[..., *shape]`, outputs of that form take its place, and `fn` has the blocks of it
-    as the first argument.
+    Args:
+      fn: computes the outputs of a block from the blocks of the inputs.
+      inputs: arrays that can be broadcast to `shape`.
+      shape: the tensor's shape.
+      start: None, or a tree of arrays `[..., *shape]`. Then `fn` takes a block of this tree as its first argument, and
+        returns what replaces that block.
     """
     if start is None:
         return _walk(lambda fresh, own, *blocks: (fn(*blocks), ()), inputs, shape, None, ())[0]
@@ -36,13 +40,13 @@ def over_blocks(fn: Callable[..., PyTree], inputs: tuple, shape: tuple[int, ...]
 def map_and_sum(
     fn: Callable[..., tuple[jax.Array, PyTree]], inputs: tuple, shape: tuple[int, ...], zeros: PyTree
 ) -> tuple[jax.Array, PyTree]:
-    """As `over_blocks`, with sums: `fn(fresh, *inputs)` gives a block of outputs, and what is to be summed over blocks.
+    """Like `over_blocks`, with sums: `fn(fresh, *inputs)` returns a block of outputs and terms that are summed.
 
     Args:
-      fn: has in `fresh`, booleans that can be broadcast to the block, which parameters were in no block before.
+      fn: its `fresh`, booleans that broadcast to the block, says which parameters were in no earlier block.
       inputs: arrays that can be broadcast to `shape`.
-      shape: the tensor's.
-      zeros: sums of nothing.
+      shape: the tensor's shape.
+      zeros: the sums over no block.
     """
     return _walk(lambda fresh, own, *blocks: fn(fresh, *blocks), inputs, shape, None, zeros)
 
@@ -50,7 +54,7 @@ def map_and_sum(
 def _walk(
     fn: Callable[..., tuple[PyTree, PyTree]], inputs: tuple, shape: tuple[int, ...], start: PyTree, sums: PyTree
 ) -> tuple[PyTree, PyTree]:
-    """Outputs and sums of `fn(fresh, block of outputs so far, *blocks of inputs)`."""
+    """Outputs and sums of `fn(fresh, block of the outputs so far, *blocks of the inputs)`."""
     if math.prod(shape) <= BLOCK:
         outputs, terms = fn(jnp.ones([1] * len(shape), bool), start, *inputs)
         return outputs, jax.tree.map(jnp.add, sums, terms)
@@ -70,9 +74,9 @@ def _walk(
 
 
 def sums_along(fn: Callable[[jax.Array], jax.Array], x: jax.Array, axes: Sequence[int]) -> list[jax.Array]:
-    """The sums of `fn(x)`, elementwise, along each of the axes, which is kept with length 1.
+    """The sum of `fn(x)`, where `fn` acts element by element, along each of the axes, which keeps length 1.
 
-    Of a large x they are taken a block at a time: XLA would keep fn(x), which several sums read.
+    A large x is summed block by block: several sums read fn(x), so XLA would keep all of it in memory.
     """
     if x.size <= LARGE:
         values = fn(x)
@@ -96,9 +100,10 @@ def sums_along(fn: Callable[[jax.Array], jax.Array], x: jax.Array, axes: Sequenc
 def mean_squares_in_blocks(
     fn: Callable[..., list[jax.Array]], inputs: tuple, shape: tuple[int, ...]
 ) -> list[jax.Array]:
-    """mean(x^2) of each x of `fn(*inputs)`, arrays of the given shape, a block at a time; scalars.
+    """mean(x^2) of each x in `fn(*inputs)`, arrays of this shape, block by block; scalars.
 
-    For what `mean_squares` computes slowly: XLA has no roots and logarithms of vectors within a sum of several things.
+    It is faster than `mean_squares` where `fn` has roots or logarithms: XLA computes those number by number, and not by
+    vectors, inside a sum of several arrays.
     """
 
     def terms(fresh: jax.Array, blocks: tuple) -> jax.Array:
@@ -120,12 +125,12 @@ def mean_squares_in_blocks(
 
 
 def scale_in_place(x: jax.Array, factor: jax.Array) -> jax.Array:
-    """x * factor, where factor has some axes of length 1; a large x is not in memory twice."""
+    """x * factor, where some axes of factor have length 1; a large x is not in memory twice."""
     return over_blocks(lambda block, factor: block * factor, (factor,), x.shape, start=x)
 
 
 def mean_squares(features: Sequence[jax.Array], shape: tuple[int, ...], first_axis: int) -> list[jax.Array]:
-    """mean(x^2) over the axes from `first_axis` on, which are kept with length 1."""
+    """mean(x^2) of each feature over the axes from `first_axis` on, which keep length 1."""
     axes = tuple(range(first_axis, len(shape)))
     count = max(math.prod(shape[first_axis:]), 1)
     dense = [jnp.square(x) for x in features if x.shape == shape]
@@ -134,16 +139,16 @@ def mean_squares(features: Sequence[jax.Array], shape: tuple[int, ...], first_ax
 
 
 def mean(x: jax.Array, axes: Sequence[int]) -> jax.Array:
-    """The mean over `axes`, which are kept with length 1; 0 for none."""
+    """The mean over `axes`, which keep length 1; 0 for no elements."""
     count = math.prod(x.shape[axis] for axis in axes)
     return jnp.sum(x, axis=tuple(axes), keepdims=True) / max(count, 1)
 
 
 def sums(arrays: list[jax.Array], first_axis: int = 0) -> list[jax.Array]:
-    """Sums over the axes from `first_axis` on, kept with length 1, of arrays of one shape.
+    """Sums of arrays of one shape over the axes from `first_axis` on, which keep length 1.
 
-    First over runs of about `RUN` neighbours, all arrays in one loop: so memory is read once, cores share the work, and
-    rounding errors stay small.
+    Runs of about `RUN` neighbours are summed first, all arrays in one loop: memory is read once, the cores share the
+    work, and rounding errors stay small.
     """
     shape, ndim = arrays[0].shape, arrays[0].ndim
     axis = first_axis  # the innermost axis that reaches RUN together with those after it
@@ -151,9 +156,9 @@ def sums(arrays: list[jax.Array], first_axis: int = 0) -> list[jax.Array]:
         axis += 1
     num_rows = math.ceil(RUN / max(math.prod(shape[axis + 1 :]), 1))
     if axis < ndim and shape[axis] > 16 * num_rows:
-        # A number of runs that divides the axis: of a rest on its own, XLA would keep what both reductions compute. It
-        # is a multiple of the pieces that may be on several devices, if one is. Where only long runs divide the axis,
-        # as of a prime number, zeros fill up the last run.
+        # The number of runs divides the axis: if a rest were summed on its own, XLA would keep what both sums read. If
+        # possible it is also a multiple of the number of pieces, which may be on several devices. Where only long runs
+        # divide the axis, as for a prime length, zeros fill up the last run.
         most, pieces = shape[axis] // num_rows, split_axes(shape)[axis]
         divisors = [i for i in range(most, 0, -1) if shape[axis] % i == 0]
         num_runs = next((i for i in divisors if i % pieces == 0), divisors[0])
@@ -169,7 +174,7 @@ def sums(arrays: list[jax.Array], first_axis: int = 0) -> list[jax.Array]:
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(1,))
 def _sums_from(arrays: list[jax.Array], axis: int) -> list[jax.Array]:
-    """Sums over the axes from `axis` on. One reduction of all arrays: separate ones would be a loop each."""
+    """Sums over the axes from `axis` on, as one reduction of all arrays: separate ones would be separate loops."""
 
     def add(a: list[jax.Array], b: list[jax.Array]) -> list[jax.Array]:
         return [x + y for x, y in zip(a, b, strict=True)]

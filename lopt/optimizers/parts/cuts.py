@@ -1,4 +1,4 @@
-"""How a large tensor is cut into blocks, such that each device of several cuts up its own part of it."""
+"""How a large tensor is cut into blocks, so that on several devices each cuts up its own part of the tensor."""
 
 import itertools
 import math
@@ -8,14 +8,14 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-MAX_PIECES = 2**10  # of a tensor; from each of more, a block would take but a few neighbours in memory
+MAX_PIECES = 2**10  # of a tensor; with more, a block would take only a few neighbours in memory from each
 
 
 def split_axes(shape: tuple[int, ...]) -> list[int]:
-    """In how many equal pieces each axis may be: the largest divisor of its length and of the number of devices.
+    """The number of equal pieces that each axis may be split into by sharding.
 
-    A function under jit cannot see how its arguments are sharded; but on the only device, and within a `shard_map`,
-    they are not.
+    It is the greatest common divisor of the axis's length and the number of devices: a function under jit cannot see
+    how its arguments are sharded. On a single device, and inside `shard_map`, they are not.
     """
     manual = jax.sharding.get_abstract_mesh().are_all_axes_manual
     number = 1 if manual else jax.device_count()
@@ -27,15 +27,16 @@ def split_axes(shape: tuple[int, ...]) -> list[int]:
 class Blocks(NamedTuple):
     """How a tensor is cut into blocks.
 
-    An axis of length n is seen as `[pieces, n / pieces]`, and a block has the same rows of every piece: one index of
-    each axis before `axis`, `num_rows` along it, all of the axes after it. So each of several devices finds its part of
-    every block in its own shard of the tensor; a block from one piece alone would make XLA collect the tensor on all of
-    them. The last block along `axis` may overlap with its neighbour.
+    An axis of length n is seen as `[pieces, n / pieces]`, and a block takes the same rows of every piece: one index on
+    each axis before `axis`, `num_rows` along it, everything on the axes after it. So each of several devices finds its
+    part of every block in its own shard; a block from a single piece would make XLA collect the tensor on all of them.
+    The last block along `axis` may overlap its neighbour.
 
     Attributes:
-      pieces, lengths: of each axis, the number of its pieces and the length of one.
-      axis: see above.
-      num_rows: of a piece, in a block.
+      pieces: number of pieces of each axis.
+      lengths: length of one piece of each axis.
+      axis: the axis along which blocks are cut.
+      num_rows: rows of one piece along `axis` in a block.
     """
 
     pieces: tuple[int, ...]
@@ -51,14 +52,14 @@ class Blocks(NamedTuple):
         room = max(size // math.prod(pieces), 1)
         axis = next(i for i in range(len(shape)) if math.prod(lengths[i + 1 :]) <= room)
         num_rows = min(max(room // math.prod(lengths[axis + 1 :]), 1), lengths[axis])
-        num_rows = math.ceil(lengths[axis] / math.ceil(lengths[axis] / num_rows))  # of so many blocks, the smallest
-        # What is whole in a block stays in one piece.
+        num_rows = math.ceil(lengths[axis] / math.ceil(lengths[axis] / num_rows))  # as many blocks, nearly equal
+        # An axis that is whole in every block stays in one piece.
         pieces[axis + 1 :], lengths[axis + 1 :] = [1] * (len(shape) - axis - 1), shape[axis + 1 :]
         return cls(tuple(pieces), tuple(lengths), axis, num_rows)
 
     @property
     def number(self) -> int:
-        """Of the blocks."""
+        """Number of blocks."""
         return math.prod(self._grid)
 
     @property
@@ -66,7 +67,7 @@ class Blocks(NamedTuple):
         return (*self.lengths[: self.axis], math.ceil(self.lengths[self.axis] / self.num_rows))
 
     def place(self, i: jax.Array) -> tuple[tuple, jax.Array]:
-        """Of the i-th block: where it starts in each piece, and what in it was in no block before."""
+        """Where the i-th block starts in each piece, and which of its elements were in no earlier block."""
         *index, block = jnp.unravel_index(i, self._grid)
         first = block * self.num_rows
         start = jnp.minimum(first, self.lengths[self.axis] - self.num_rows)
@@ -75,10 +76,10 @@ class Blocks(NamedTuple):
         return (*index, start, *[0] * (len(self.pieces) - self.axis - 1)), fresh
 
     def cut(self, x: jax.Array, starts: tuple) -> jax.Array:
-        """The block of an array `[..., *shape]`, which may have axes of length 1, to be broadcast."""
+        """The block of an array `[..., *shape]`; axes of length 1, which broadcast, are allowed."""
         split, sizes = self._split(x)
         extra = x.ndim - len(self.pieces)
-        # A start is clamped to what fits: to 0 along an axis of length 1.
+        # JAX clamps a start to what fits: to 0 along an axis of length 1.
         block = jax.lax.dynamic_slice(split, self._corner(x, starts), sizes)
         pairs = zip(sizes[extra::2], sizes[extra + 1 :: 2], strict=True)
         return block.reshape(*x.shape[:extra], *(k * rows for k, rows in pairs))

@@ -1,12 +1,13 @@
 """A per-parameter rule as one GPU kernel, from the same Python code that is the rule everywhere else.
 
-The kernel is Pallas, lowered to Triton. The other way from Pallas to GPUs, Mosaic GPU, needs Hopper or later, and JAX
-0.10.2 warns that it will take no more kernels of `pallas_call`. JAX 0.11 in turn announces the end of Triton in Pallas:
-where it is gone, rules run as on other platforms.
+The kernel is written in Pallas and lowered to Triton. Pallas's other way to GPUs, Mosaic GPU, needs Hopper or later,
+and JAX 0.10.2 warns that it will no longer take kernels of `pallas_call`. JAX 0.11 in turn announces the end of Triton
+in Pallas: where it is gone, rules run as on other platforms.
 
-Triton knows no slices, arrays of constants or edges of a block, and all sizes are powers of two. So the rule is traced
-for a block of parameters and split: what does not depend on the parameter (weights, means, scales) is computed outside
-and enters as scalars; the rest is the kernel, for `BLOCK` neighbours in the flattened tensor, masked at its end.
+Triton knows no slices, no arrays of constants and no edges of a block, and all its sizes are powers of two. The rule is
+therefore traced for a block of parameters and split. What does not depend on the parameter (weights, means, scales) is
+computed outside and enters as scalars. The rest is the kernel, which handles `BLOCK` neighbours in the flattened tensor
+and masks the last block.
 """
 
 import importlib.util
@@ -20,17 +21,17 @@ import numpy as np
 from jax.core import eval_jaxpr
 from jax.extend.core import JaxprEqn, Literal
 
-BLOCK = 512  # parameters of a block: 4 a thread, whose features fit into its registers; those of 8 do not
+BLOCK = 512  # parameters per block: the features of 4 parameters fit into a thread's registers, those of 8 do not
 NUM_WARPS = 4  # of 32 threads
 MIN_SIZE = 2**14  # parameters; below it the blocks would leave most of a GPU idle, and XLA fuses small operations
-MAX_SIZE = 2**29  # parameters; positions in an array of three numbers a parameter are int32
+MAX_SIZE = 2**29  # parameters; positions in an array of three numbers per parameter are int32
 
 
 def suits(shape: tuple[int, ...]) -> bool:
-    """Whether the rule of a tensor of this shape is to be a kernel: on a GPU, and neither small nor huge.
+    """Whether the rule runs as a kernel on a tensor of this shape: on a GPU, if it is neither small nor huge.
 
-    Where a program is spread over several devices by XLA, and not by `shard_map`, it is not: XLA can split its own
-    operations as the tensor is split, while for a kernel it would collect the tensor on every device.
+    There is no kernel where XLA, and not `shard_map`, spreads the program over several devices: XLA splits its own
+    operations as the tensor is split, but for a kernel it would collect the tensor on every device.
     """
     if jax.default_backend() != "gpu" or not MIN_SIZE <= math.prod(shape) <= MAX_SIZE:
         return False
@@ -42,16 +43,17 @@ def suits(shape: tuple[int, ...]) -> bool:
 def over_grid(
     fn: Callable[..., jax.Array], inputs: tuple, shape: tuple[int, ...], *, interpret: bool = False
 ) -> jax.Array:
-    """`fn(*inputs)` of the given shape, by a kernel if the program runs on a CUDA device, and as it stands elsewhere.
+    """`fn(*inputs)`, an array of this shape, by a kernel if the program runs on a CUDA device, without one elsewhere.
 
     Derivatives are those of `fn`, without a kernel.
 
     Args:
-      fn: computes each output from what its inputs have in that place, and treats arrays `[k, *shape]` as sequences of
-        k arrays, as which it is given them in the kernel. It may close over arrays, and take single numbers from them.
+      fn: computes each output from the elements of its inputs at the same place. It treats an array `[k, *shape]` as a
+        sequence of k arrays, which is what it gets in the kernel. It may close over arrays and read single numbers of
+        them.
       inputs: trees of arrays that can be broadcast to `shape`, or `[k, ...]` of these.
-      shape: the tensor's, not empty; of one axis at least.
-      interpret: runs the kernel on any device, slowly: for tests.
+      shape: the tensor's shape; the tensor has at least one axis and is not empty.
+      interpret: whether to run the kernel on any device, slowly: for tests.
     """
     whole = jax.make_jaxpr(fn)(*inputs)
     block = jax.make_jaxpr(fn)(*jax.tree.map(lambda x: _block_like(x, shape), inputs))
@@ -76,14 +78,19 @@ def over_grid(
 
 
 class _View(NamedTuple):
-    """Numbers of an array that is known outside of the kernel. Attributes: array; places, theirs in it, flat."""
+    """Numbers of an array that is known outside of the kernel.
+
+    Attributes:
+      array: the array.
+      places: positions of the numbers in the flattened array.
+    """
 
     array: jax.Array
     places: np.ndarray
 
 
 def _block_like(x: jax.Array, shape: tuple[int, ...]) -> Any:
-    """What `fn` is traced with in the place of an input: a block, or one number; a list of those for `[k, ...]`."""
+    """The stand-in for an input when `fn` is traced: a block, or one number; for `[k, ...]` a list of k of those."""
     extra = x.ndim - len(shape)
     size = BLOCK if math.prod(x.shape[extra:]) > 1 else 1
     part = jax.ShapeDtypeStruct((*[1] * (len(shape) - 1), size), x.dtype)
@@ -93,7 +100,7 @@ def _block_like(x: jax.Array, shape: tuple[int, ...]) -> Any:
 def _run(
     jaxpr: Any, constants: Sequence[jax.Array], leaves: Sequence[jax.Array], shape: tuple[int, ...], interpret: bool
 ) -> jax.Array:
-    """The kernel's output, of a rule traced for a block; inputs as `leaves`, closed-over arrays as `constants`."""
+    """Runs a rule that was traced for a block; `leaves` are its inputs, `constants` the arrays it closes over."""
     from jax.experimental import pallas as pl  # here: other platforms need none of it
     from jax.experimental.pallas import triton
 
@@ -140,10 +147,10 @@ def _run(
 
 
 def _split(jaxpr: Any, known: dict[Any, _View]) -> tuple[list[JaxprEqn], dict[Any, _View]]:
-    """The equations of the kernel, and what they read that does not vary in a block.
+    """The equations of the kernel, and the numbers they read that do not vary within a block.
 
-    What follows from `known` alone is computed here; but slices are only noted, as places: hundreds of weights, each an
-    operation, would be slow.
+    What follows from `known` alone is computed here. Slices are only noted, as places: hundreds of weights would be
+    hundreds of slow operations.
     """
     known = dict(known)
     equations, views = [], {}
@@ -161,7 +168,7 @@ def _split(jaxpr: Any, known: dict[Any, _View]) -> tuple[list[JaxprEqn], dict[An
 
 
 def _moved(equation: Any, view: _View) -> _View:
-    """A slice, squeeze or reshape of a view."""
+    """The view after a slice, squeeze or reshape."""
     places, params = view.places, equation.params
     if equation.primitive.name == "slice":
         strides = params["strides"] or (1,) * places.ndim
@@ -184,7 +191,7 @@ def _values(variables: Sequence, values: dict) -> list:
 
 
 def _apply(equation: Any, inputs: list) -> Sequence:
-    """The outputs of an equation. NaN stays NaN: Triton's max and min, and so relu, would take the other number."""
+    """The outputs of an equation. NaN stays NaN: Triton's max and min, hence relu, would return the other number."""
     name, params = equation.primitive.name, equation.params
     if name in ("jit", "custom_jvp_call"):
         inner = params["jaxpr" if name == "jit" else "call_jaxpr"]
@@ -200,10 +207,10 @@ def _apply(equation: Any, inputs: list) -> Sequence:
 
 
 def _place(index: jax.Array, part: tuple[int, ...], shape: tuple[int, ...]) -> jax.Array:
-    """Where the parameters `index` of a tensor of `shape`, both flat, are in an array of shape `part`, flat too.
+    """The flat positions, in an array of shape `part`, of the parameters at flat positions `index` of the tensor.
 
-    `part` is that shape with some axes of length 1. Neighbouring axes of one kind count as one: a row, a column and the
-    whole take at most one division.
+    `part` is the tensor's `shape` with some axes of length 1. Neighbouring axes of one kind are merged, so that a row,
+    a column and the whole tensor take at most one division.
     """
     axes: list[tuple[int, bool]] = []
     for length, there in zip(shape, part, strict=True):

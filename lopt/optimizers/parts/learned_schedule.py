@@ -1,4 +1,4 @@
-"""A learning rate that is theta, constant or on a schedule over the training that is theta as well."""
+"""A learning rate that is theta: constant, or on a schedule over the training that is theta as well."""
 
 import math
 from typing import Any
@@ -10,7 +10,7 @@ from lopt.types import Theta
 
 
 def init_learning_rate(learning_rate: float, schedule_terms: int) -> dict[str, Any]:
-    """Part of a theta: `log_learning_rate`, and `schedule`, zeros `[schedule_terms]`, unless there are none."""
+    """Part of theta: `log_learning_rate` and, if there are terms, `schedule`, zeros `[schedule_terms]`."""
     theta = {"log_learning_rate": jnp.asarray(math.log(learning_rate), jnp.float32)}
     if schedule_terms:
         theta["schedule"] = jnp.zeros((schedule_terms,), jnp.float32)
@@ -18,12 +18,12 @@ def init_learning_rate(learning_rate: float, schedule_terms: int) -> dict[str, A
 
 
 def learning_rate(theta: Theta, step: jax.Array, num_steps: jax.Array) -> jax.Array:
-    """exp(log_learning_rate + sum_k schedule_k cos(pi k t / T)), k = 1, 2, ...; the sum only where there is one.
+    """exp(log_learning_rate + sum_k schedule_k cos(pi k t / T)), k = 1, 2, ...; without `schedule` there is no sum.
 
     Args:
-      theta: with the keys of `init_learning_rate`.
+      theta: has the keys of `init_learning_rate`.
       step: t, the number of updates done.
-      num_steps: T.
+      num_steps: T, the length of the training.
     """
     log_lr = theta["log_learning_rate"]
     if "schedule" in theta:
@@ -33,5 +33,5 @@ def learning_rate(theta: Theta, step: jax.Array, num_steps: jax.Array) -> jax.Ar
 
 
 def init_logit(probability: float) -> jax.Array:
-    """ln(p / (1 - p)): a decay within (0, 1) as a number without bounds."""
+    """ln(p / (1 - p)): a decay within (0, 1) as an unbounded number."""
     return jnp.asarray(math.log(probability / (1 - probability)), jnp.float32)

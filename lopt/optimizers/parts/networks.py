@@ -1,7 +1,8 @@
-"""A per-parameter network applied to a list of features, and the passes over a tensor that it takes.
+"""A per-parameter network applied to a list of features, and the passes over a tensor that this takes.
 
-The features of a tensor are never in memory together: they are normalized by a factor that a first pass over the tensor
-gives, and a second pass computes them again, a block of the tensor at a time where the tensor is large.
+The features of a tensor are never in memory together. A first pass over the tensor finds the factor that normalizes
+each of them; a second pass computes them again, and the network on them. Whether a network is wide decides how: a wide
+one runs as matrix products on one block of the tensor after another, any other as part of one loop over the parameters.
 """
 
 import math
@@ -14,20 +15,31 @@ import jax.numpy as jnp
 from lopt.optimizers.parts import kernels
 from lopt.optimizers.parts.adafac_features import TensorStatistics
 from lopt.optimizers.parts.blocks import mean_squares, over_blocks
+from lopt.optimizers.parts.xla import once
 from lopt.types import PyTree, Theta
 
-CHUNK = 1024  # parameters that pass through a network together on a CPU, where they are few
-MANY = 2**13  # parameters that all pass through it together, and more: each product then keeps all cores busy
-MAX_UNROLLED = 8  # widest hidden layer that is written as sums of scalars times features
+CHUNK = 1024  # parameters per pass through a network on a CPU, if they are few
+MANY = 2**13  # from this number of parameters on, all pass through it together: each product then keeps all cores busy
+MAX_UNROLLED = 8  # a hidden layer of more units makes a network wide
 
 Features = Callable[[TensorStatistics], list[jax.Array]]
 
 
-def apply_mlp(theta: Theta, features: Sequence[jax.Array], constants: jax.Array | None = None) -> list[jax.Array]:
-    """The outputs of a `ParameterMLP` with meta-parameters `theta`, one array an output.
+def layer_sizes(theta: Theta) -> list[int]:
+    """Widths of the hidden layers and of the output of a `ParameterMLP`, read off the shapes of its theta."""
+    return [theta[f"bias_{i}"].shape[-1] for i in range(len(theta) // 2)]
 
-    Up to a width of `MAX_UNROLLED` it is written as sums over features, which XLA fuses with what computes the features
-    into one loop over the parameters; above that, as matrix products.
+
+def is_wide(theta: Theta) -> bool:
+    """Whether a hidden layer of a `ParameterMLP` is too wide for its products to be written out one by one."""
+    return max(layer_sizes(theta)[:-1]) > MAX_UNROLLED
+
+
+def apply_mlp(theta: Theta, features: Sequence[jax.Array], constants: jax.Array | None = None) -> list[jax.Array]:
+    """The outputs of a `ParameterMLP` with meta-parameters `theta`, one array per output.
+
+    A wide network is computed by matrix products. Any other is written as sums over features, which XLA fuses with what
+    computes the features into one loop over the parameters.
 
     Args:
       theta: `{"kernel_i": [fan_in, size], "bias_i": [size]}` for layers i = 0, 1, ...
@@ -37,10 +49,10 @@ def apply_mlp(theta: Theta, features: Sequence[jax.Array], constants: jax.Array 
     Returns:
       Arrays of the shape to which the features are broadcast.
     """
-    sizes = [theta[f"bias_{i}"].shape[-1] for i in range(len(theta) // 2)]
+    sizes = layer_sizes(theta)
     shape = jnp.broadcast_shapes(*(x.shape for x in features))
     constants = jnp.zeros((0,), jnp.float32) if constants is None else constants
-    if max(sizes[:-1]) > MAX_UNROLLED:
+    if is_wide(theta):
         return list(matrix_mlp(theta, jnp.stack([jnp.broadcast_to(x, shape) for x in features]), constants))
     kernel, bias = theta["kernel_0"], theta["bias_0"]
     bias = bias + constants @ kernel[len(features) :]
@@ -67,38 +79,40 @@ def _weighted_sum(features: Sequence[jax.Array], weights: jax.Array, bias: jax.A
 
 def normalized_rule(
     features: Features,
-    rule: Callable[[list[jax.Array]], jax.Array],
+    theta: Theta,
+    rule: Callable[..., jax.Array],
     statistics: TensorStatistics,
     *,
+    constants: jax.Array | None = None,
     num_axes: int | None = None,
     epsilon: float = 1e-5,
     num_plain: int = 0,
-    in_blocks: bool = False,
 ) -> jax.Array:
-    """rule([x / sqrt(epsilon + mean(x^2)) for x in features(statistics)]), the output of one tensor.
+    """rule(*MLP([x / sqrt(epsilon + mean(x^2)) for x in features(statistics)], constants)), the update of one tensor.
 
     Args:
       features: computes arrays `[*shape]`, or with some axes of length 1, from the statistics of a tensor or a block.
-      rule: maps the normalized features to an array `[*shape]`, each parameter on its own.
-      statistics: of the tensor.
-      num_axes: the mean of the squares is over so many of the last axes; all of them if None.
+      theta: meta-parameters of the MLP, as `apply_mlp` takes them.
+      rule: maps the outputs of the MLP, followed by the plain features, to an array `[*shape]`, element by element.
+      statistics: the statistics of the tensor.
+      constants: inputs of the MLP that all parameters share, `[c]`.
+      num_axes: the mean of the squares is taken over this number of last axes; None means all of them.
       epsilon: added to the mean square.
-      num_plain: so many of the last features are given to the rule as they are.
-      in_blocks: whether a large tensor passes through the rule in blocks: for a rule that XLA cannot fuse.
+      num_plain: this number of last features is passed to the rule as they are, and not to the MLP.
     """
     shape = statistics.grad.shape
     first_axis = 0 if num_axes is None else max(len(shape) - num_axes, 0)
     inputs = features(statistics)
     means = mean_squares(inputs[: len(inputs) - num_plain], shape, first_axis)
-    # Without the barrier XLA would keep what both passes compute: for 1e7 parameters 120 MB and a third of the time.
-    statistics, means = jax.lax.optimization_barrier((statistics, means))
+    # Both passes compute the features. XLA would keep them for the second: 120 MB, and a third of the time, at 1e7.
+    statistics, means = once((statistics, means))
 
     def block_rule(block: TensorStatistics, means: list[jax.Array]) -> jax.Array:
         inputs = features(block)
         normalized = [x * jax.lax.rsqrt(epsilon + y) for x, y in zip(inputs, means, strict=False)]
-        return rule(normalized + inputs[len(means) :])
+        return rule(*apply_mlp(theta, normalized, constants), *inputs[len(means) :])
 
-    if in_blocks:
+    if is_wide(theta):
         return over_blocks(block_rule, (statistics, means), shape)
     if kernels.suits(shape):
         return kernels.over_grid(block_rule, (statistics, means), shape)
@@ -106,10 +120,10 @@ def normalized_rule(
 
 
 def over_chunks(network: Callable[[jax.Array], tuple[jax.Array, PyTree]], x: jax.Array) -> tuple[jax.Array, PyTree]:
-    """`network(x)`: outputs `[f, *shape] -> [g, *shape]`, of each parameter on its own, and sums over the parameters.
+    """`network(x)`: outputs per parameter, `[f, *shape] -> [g, *shape]`, and sums over the parameters.
 
-    On a CPU a few thousand parameters pass through it a chunk at a time, as its activations stay in a core's cache. The
-    last chunk is filled up with columns of zeros, which must add nothing to the sums.
+    On a CPU, a few thousand parameters pass through the network one chunk at a time, so that its activations stay in a
+    core's cache. The last chunk is filled up with columns of zeros, which must add nothing to the sums.
     """
     num_features, *shape = x.shape
     n = math.prod(shape)
@@ -132,12 +146,12 @@ def over_chunks(network: Callable[[jax.Array], tuple[jax.Array, PyTree]], x: jax
 
 
 def folded_layers(theta: Theta, num_features: int, constants: jax.Array) -> list[tuple[jax.Array, jax.Array]]:
-    """Layers `(kernel [size, fan_in], bias [size, 1])` with the constant inputs, which come last, in the first bias.
+    """Layers `(kernel [size, fan_in], bias [size, 1])`; the first bias includes the constant inputs, which come last.
 
     Args:
       theta: `{"kernel_i": [fan_in, size], "bias_i": [size]}` for layers i = 0, 1, ...
-      num_features: inputs that are not constant.
-      constants: the others, `[c]`.
+      num_features: number of inputs that are not constant.
+      constants: the other inputs, `[c]`.
     """
     layers = []
     for i in range(len(theta) // 2):
@@ -152,13 +166,13 @@ def folded_layers(theta: Theta, num_features: int, constants: jax.Array) -> list
 def dense(kernel: jax.Array, bias: jax.Array, x: jax.Array) -> jax.Array:
     """kernel x + bias; `[size, f]`, `[size, 1]`, `[f, *shape]` to `[size, *shape]`.
 
-    A tensor that is sharded along any but its first axis cannot stay so while it is flattened: hence `*shape`.
+    The shape is kept because flattening would lose the sharding of a tensor along any axis but the first.
     """
     return jnp.tensordot(kernel, x, 1) + bias.reshape(-1, *[1] * (x.ndim - 1))
 
 
 def matrix_mlp(theta: Theta, features: jax.Array, constants: jax.Array) -> jax.Array:
-    """The MLP of these weights as matrix products; `[f, *shape] -> [outputs, *shape]`, arguments as `folded_layers`."""
+    """An MLP by matrix products, `[f, *shape] -> [outputs, *shape]`; `theta` and `constants` as in `folded_layers`."""
     layers = folded_layers(theta, len(features), constants)
 
     def network(x: jax.Array) -> tuple[jax.Array, None]:
@@ -170,10 +184,10 @@ def matrix_mlp(theta: Theta, features: jax.Array, constants: jax.Array) -> jax.A
 
 
 class ParameterMLP(nn.Module):
-    """An MLP with ReLU applied to every parameter on its own, with inputs that are constant over the parameters.
+    """An MLP with ReLU, applied to each parameter separately; some of its inputs are the same for all parameters.
 
-    The constant inputs are folded into the first bias, so that they cost nothing per parameter; and the long axis
-    comes last, so that the small weight matrices multiply one wide matrix.
+    The constant inputs are folded into the first bias, so that they cost nothing per parameter. The long axis comes
+    last, so that the small weight matrices multiply one wide matrix.
 
     Attributes:
       sizes: widths of the hidden layers and of the output.

@@ -1,6 +1,7 @@
-"""How far a training is, as inputs of the rules that schedule it: its share of the steps done, and its loss.
+"""How far a training is, as inputs of a network: the number of steps done, their share of all steps, and the loss.
 
-Luke Metz et al., "VeLO: training versatile learned optimizers by scaling up", 2022 (arXiv 2211.09760).
+The share and the loss: Luke Metz et al., "VeLO: training versatile learned optimizers by scaling up", 2022 (arXiv
+2211.09760).
 """
 
 from typing import NamedTuple
@@ -8,20 +9,21 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+TIME_SCALES = (1, 3, 10, 30, 100, 300, 1e3, 3e3, 1e4, 3e4, 1e5)  # inner steps
 FRACTIONS = (0.03, 0.1, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0, 1.1)  # of the training
 NUM_AVERAGES = 10  # running means of the loss
 NUM_PROGRESS_FEATURES = len(FRACTIONS) + NUM_AVERAGES - 1
-MAX_LOSS = 1e30  # so that sums and doubles of losses are finite
+MAX_LOSS = 1e30  # keeps sums and doubles of losses finite
 
 
 class LossAverages(NamedTuple):
-    """Running means of the loss, the shortest first.
+    """Running means of the loss, the one with the shortest memory first.
 
     Attributes:
       means: `[NUM_AVERAGES]`, not corrected for their start at zero.
-      minima: `[NUM_AVERAGES]`, the smallest that each corrected mean has been.
+      minima: `[NUM_AVERAGES]`, the smallest value so far of each corrected mean.
       decays: `[NUM_AVERAGES]`.
-      count: int32, losses in the means.
+      count: int32, number of losses in the means.
     """
 
     means: jax.Array
@@ -30,13 +32,18 @@ class LossAverages(NamedTuple):
     count: jax.Array
 
 
+def time_features(step: jax.Array) -> jax.Array:
+    """tanh(t / s - 1) for the scales s in `TIME_SCALES`, `[11]`; t is the number of updates done."""
+    return jnp.tanh(step / jnp.asarray(TIME_SCALES, jnp.float32) - 1)
+
+
 def fraction_features(step: jax.Array, num_steps: jax.Array) -> jax.Array:
-    """`[9]`: tanh(10 (t / T - s)) for s of `FRACTIONS`, where t is the number of updates done and T their number."""
+    """tanh(10 (t / T - s)) for the fractions s in `FRACTIONS`, `[9]`; t updates are done of T in all."""
     return jnp.tanh(10 * (step / num_steps - jnp.asarray(FRACTIONS, jnp.float32)))
 
 
 def init_loss_averages(num_steps: jax.Array) -> LossAverages:
-    """No loss seen. A mean forgets by 1/e in 10 to `num_steps` losses, spaced evenly in the logarithm."""
+    """Averages of no losses. Their times of decay by 1/e run from 10 to `num_steps` losses in equal ratios."""
     exponents = jnp.arange(NUM_AVERAGES, dtype=jnp.float32) / (NUM_AVERAGES - 1)
     times = 10 * (num_steps / jnp.float32(10)) ** exponents
     minima = jnp.full((NUM_AVERAGES,), MAX_LOSS, jnp.float32)
@@ -44,9 +51,9 @@ def init_loss_averages(num_steps: jax.Array) -> LossAverages:
 
 
 def update_loss_averages(averages: LossAverages, value: jax.Array) -> LossAverages:
-    """Takes in one loss, at most twice the largest mean so far.
+    """Takes in one loss, limited to twice the largest mean so far.
 
-    A loss that is not finite counts as that bound; before the first finite loss it does not count at all.
+    A loss that is not finite counts as that limit; before the first finite loss it is ignored.
     """
     means, minima, decays, count = averages
     largest = jnp.max(means / (1 - decays ** (count + 1)))
@@ -61,9 +68,9 @@ def update_loss_averages(averages: LossAverages, value: jax.Array) -> LossAverag
 
 
 def loss_features(averages: LossAverages) -> jax.Array:
-    """`[9]`: where each mean stands between its minimum, -1, and the next longer mean, 0; within [-1, 1].
+    """Where each mean stands between its minimum (-1) and the next longer mean (0), within [-1, 1]; `[9]`.
 
-    Zero for the first two losses, when all means are nearly the same.
+    The features are zero for the first two losses, when all means are nearly equal.
     """
     means, minima, decays, count = averages
     means = means / (1 - decays ** jnp.maximum(count, 1))
@@ -73,5 +80,5 @@ def loss_features(averages: LossAverages) -> jax.Array:
 
 
 def progress_features(step: jax.Array, num_steps: jax.Array, averages: LossAverages) -> jax.Array:
-    """`[18]`: `fraction_features` and `loss_features`."""
+    """`fraction_features`, then `loss_features`; `[18]`."""
     return jnp.concatenate([fraction_features(step, num_steps), loss_features(averages)])

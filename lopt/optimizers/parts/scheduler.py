@@ -1,4 +1,4 @@
-"""The learned schedule of `celo` and `celo_adam`: an LSTM that reads how far a training is, and gives one factor.
+"""The learned schedule of `celo` and `celo_adam`: an LSTM that reads how far a training is and returns one factor.
 
 Abhinav Moudgil, Boris Knyazev, Guillaume Lajoie, Eugene Belilovsky, "Celo: training versatile learned optimizers on a
 compute diet", 2025 (arXiv 2501.12670).
@@ -24,7 +24,14 @@ SCALE = 0.1
 
 
 class SchedulerState(NamedTuple):
-    """Attributes: step and num_steps, int32; losses; carry of the LSTM, `[lstm_size, 1]`."""
+    """State of the schedule.
+
+    Attributes:
+      step: int32, number of updates done.
+      num_steps: int32, length of the training.
+      losses: running means of the loss.
+      carry: state of the LSTM, `[lstm_size, 1]`.
+    """
 
     step: jax.Array
     num_steps: jax.Array
@@ -36,10 +43,10 @@ class SchedulerState(NamedTuple):
 class Scheduler:
     """s_t = 0.1 exp(read-out of an LSTM on the 18 progress features).
 
-    The paper gives every tensor an LSTM of its own, which all start alike and read the same, so that one does.
+    The paper has one LSTM per tensor. All of them start alike and read the same inputs, so one is enough.
 
     Attributes:
-      lstm_size: width of the LSTM and its mixing layers.
+      lstm_size: width of the LSTM and of its mixing layers.
       num_weights: size of a read-out that nothing reads; the published `celo` has one.
     """
 
@@ -51,14 +58,15 @@ class Scheduler:
         return TensorLSTM(self.lstm_size, self.num_weights)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Of theta."""
+        """Shapes of theta, by name."""
         return self._network.shapes(NUM_PROGRESS_FEATURES)
 
     def init(self, theta: Theta, num_steps: jax.Array) -> SchedulerState:
+        """The state before the first loss."""
         return SchedulerState(jnp.zeros((), jnp.int32), num_steps, init_loss_averages(num_steps), first_carry(theta, 1))
 
     def update(self, theta: Theta, state: SchedulerState, value: jax.Array) -> tuple[jax.Array, SchedulerState]:
-        """The factor of the coming update, a scalar, from the loss at the parameters before it."""
+        """The factor of the coming update, a scalar, given the loss at the parameters before it; and the new state."""
         losses = update_loss_averages(state.losses, value)
         features = progress_features(state.step, state.num_steps, losses)[:, None]
         carry, _, log_scale = self._network.advance(theta, state.carry, features)

@@ -11,8 +11,8 @@ from lopt.names import InputError
 from lopt.types import SPLITS
 from tasks.functions.least_squares import LeastSquares
 from tasks.functions.quadratic import Quadratic
+from tasks.functions.spectra import rotation
 from tasks.functions.test_function import FUNCTIONS, TestFunction
-from tasks.synthetic import rotation
 
 KEY = jax.random.key(0)
 

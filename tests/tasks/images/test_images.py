@@ -8,10 +8,10 @@ import pytest
 from lopt.names import InputError
 from lopt.types import SPLITS
 from tasks import datasets
-from tasks.images import family as images
 from tasks.images.image_autoencoder import ImageAutoencoder
 from tasks.images.image_mlp import ImageMLP
 from tasks.images.reconstruction import pixel_moments
+from tasks.images.resizing import resize_images
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_every_image_is_drawn_equally_often(made_up):
 @pytest.mark.parametrize(("shape", "size"), [((28, 28), 8), ((8, 8), 5), ((8, 8), 12), ((6, 9), 4)])
 def test_resizing_agrees_with_jax(shape, size):
     pixels = np.random.default_rng(0).integers(0, 256, (3, *shape, 1), np.uint8)
-    ours = images.resize_images(pixels, size, 1).astype(float)
+    ours = resize_images(pixels, size, 1).astype(float)
     jaxs = jax.image.resize(pixels.astype(np.float32), (3, size, size, 1), "linear", antialias=True)
     np.testing.assert_allclose(ours, jaxs, atol=0.501)  # ours is rounded
 
@@ -102,17 +102,17 @@ def test_resizing_by_hand():
     line = np.array([0, 80, 160, 240], np.uint8)
     image = np.broadcast_to(line[None, None, :, None], (1, 4, 4, 1))
     expected = [round((3 * 0 + 3 * 80 + 160) / 7), round((80 + 3 * 160 + 3 * 240) / 7)]
-    np.testing.assert_array_equal(images.resize_images(image, 2, 1)[0, :, :, 0], [expected, expected])
+    np.testing.assert_array_equal(resize_images(image, 2, 1)[0, :, :, 0], [expected, expected])
 
 
 def test_colour_and_grey():
     red, green, blue = (np.zeros((1, 2, 2, 3), np.uint8) for _ in range(3))
     for channel, image in enumerate((red, green, blue)):
         image[..., channel] = 200
-    grey = [int(images.resize_images(image, 2, 1)[0, 0, 0, 0]) for image in (red, green, blue)]
+    grey = [int(resize_images(image, 2, 1)[0, 0, 0, 0]) for image in (red, green, blue)]
     assert grey == [60, 117, 23]  # 200 times .299, .587, .114
-    np.testing.assert_array_equal(images.resize_images(red, 2, 3), red)
-    colour = images.resize_images(np.full((1, 4, 4, 1), 7, np.uint8), 2, 3)
+    np.testing.assert_array_equal(resize_images(red, 2, 3), red)
+    colour = resize_images(np.full((1, 4, 4, 1), 7, np.uint8), 2, 3)
     np.testing.assert_array_equal(colour, np.full((1, 2, 2, 3), 7))
 
 
@@ -178,7 +178,7 @@ def test_bad_settings_are_input_errors(settings, message):
 
 
 def test_wrong_number_of_classes_is_refused(data_dir):
-    with pytest.raises(InputError, match="'digits' has 10 classes: num_classes is 9"):
+    with pytest.raises(InputError, match="'digits' has 10 classes, and the family has num_classes=9"):
         ImageMLP(num_classes=9, data_dir=data_dir).load()
 
 

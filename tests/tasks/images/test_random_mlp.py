@@ -169,9 +169,9 @@ def test_names():
     [
         ({"datasets": "digits"}, "datasets must be a tuple of names"),
         ({"datasets": ()}, "datasets must be a tuple of names"),
-        ({"widths": (8, 4)}, "widths must be positive, the smallest first"),
+        ({"widths": (8, 4)}, "widths must be numbers with 0 < low <= high"),
         ({"widths": (4.0, 8)}, "widths must be a pair"),
-        ({"init_scales": (0, 1)}, "init_scales must be positive"),
+        ({"init_scales": (0, 1)}, "init_scales must be numbers with 0 < low"),
         ({"max_depth": 0}, "max_depth must be a whole number of at least 1"),
     ],
 )
@@ -181,5 +181,5 @@ def test_bad_settings_are_input_errors(settings: Any, message):
 
 
 def test_too_many_classes_are_refused(two_sets):
-    with pytest.raises(InputError, match="'bright' has 5 classes: num_classes is 4, the most"):
+    with pytest.raises(InputError, match="'bright' has 5 classes, more than num_classes=4"):
         RandomMLP(datasets=("dark", "bright"), num_classes=4).load()

@@ -9,7 +9,7 @@ import pytest
 from lopt.names import InputError
 from lopt.types import SPLITS
 from tasks.sequences import text_family as texts
-from tasks.sequences.models import NUM_HEADS
+from tasks.sequences.networks import NUM_HEADS
 from tasks.sequences.text_rnn import TextRNN
 from tasks.sequences.text_transformer import TextTransformer
 

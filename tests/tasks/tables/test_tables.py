@@ -63,6 +63,16 @@ def test_standardised_by_the_train_split(made_up):
     assert all(known[row.tobytes()] == y for row, y in drawn)
 
 
+def test_columns_that_differ_by_rounding_alone_are_constant(made_up):
+    """A deviation of 3e-8 of the mean is float32's rounding, one of 5e-6 is a measurement."""
+    x = np.tile(np.array([[1e6, 1e3], [1e6 + 0.0625, 1e3 + 0.01]], np.float32), (35, 1))
+    made_up(x)
+    data = TableMLP(num_classes=0, num_features=2).load()
+    sign = np.tile([-1.0, 1.0], 20)
+    np.testing.assert_allclose(data["train"]["x"][:, 0], 0.03125 * sign)
+    np.testing.assert_allclose(data["train"]["x"][:, 1], sign, rtol=1e-5)
+
+
 def test_linear_regression_is_the_squared_error(made_up):
     x = random_table()
     made_up(x, (x @ np.array([1, -2, 0.5]) + 3).astype(np.float32))
@@ -101,9 +111,9 @@ def test_classifier_agrees_with_numpy(made_up):
 def test_what_does_not_fit_is_refused(made_up):
     x = random_table()
     made_up(x)
-    with pytest.raises(InputError, match=r"has \(classes, columns\) \(0, 3\): num_classes, num_features are \(2, 30\)"):
+    with pytest.raises(InputError, match=r"has \(classes, columns\) = \(0, 3\), and the family has \(2, 30\)"):
         TableMLP().load()
-    with pytest.raises(InputError, match=r"has \(70, 3\) rows and columns: num_rows, num_features are \(392, 7\)"):
+    with pytest.raises(InputError, match=r"has \(rows, columns\) = \(70, 3\), and the family has \(392, 7\)"):
         MatrixFactorization().load()
     x[50, 1] = np.nan
     with pytest.raises(InputError, match="missing or infinite values in split 'meta'"):

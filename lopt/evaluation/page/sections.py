@@ -1,0 +1,219 @@
+"""The page, section by section; a section is left out where the content has nothing for it.
+
+The tables are written here, so that they can be read without JavaScript; the scripts sort them and draw the curves.
+"""
+
+import functools
+import json
+import re
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+
+from lopt.evaluation.page.cells import Cell, Content, Styles, quantity, significant
+from lopt.evaluation.page.drawing import drawn, line_styles
+from lopt.evaluation.page.intervals import aggregate_table
+from lopt.evaluation.page.tables import cost_table, results_table, sweep_table, tuning_table
+
+FOLDER = Path(__file__).parent
+SCRIPTS = ("tables.js", "drawing.js", "chart.js", "curves.js")
+
+
+def render(content: Content) -> str:
+    """The page as HTML. A section is left out where the content has nothing for it.
+
+    Args:
+      content: what `summary.summarize` returns, the content of summary.json.
+    """
+    styles = line_styles(content)
+    sections = [(name, title, write(content, styles)) for name, (title, write) in SECTIONS.items()]
+    sections = [section for section in sections if section[2]]
+    links = "".join(f'<a href="#{name}">{title}</a>' for name, title, _ in sections)
+    parts = {
+        "title": escape(content.get("title", "Evaluation")),
+        "style": _file("style.css"),
+        "header": f"{_header(content)}<nav aria-label='Parts of this page'>{links}</nav>",
+        "main": "\n".join(
+            f'<section id="{name}"><h2>{title}</h2>\n{body}\n</section>' for name, title, body in sections
+        ),
+        # Within a script element only "<" could end it.
+        "data": json.dumps(drawn(content, styles), allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
+        "script": "\n".join(_file(name) for name in SCRIPTS),
+    }
+    return _fill("page.html", **parts)
+
+
+def _fill(name: str, **parts: str) -> str:
+    """A file with its {{placeholders}} filled in one pass, so that nothing inside a part is read as a placeholder."""
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _file(name))
+
+
+@functools.cache
+def _file(name: str) -> str:
+    return (FOLDER / name).read_text(encoding="utf-8")
+
+
+def _header(content: Content) -> str:
+    setting, tasks = content.get("setting", {}), content.get("tasks", [])
+    facts = [_count(len(tasks), "task")] if tasks else []
+    facts += [f"{setting['horizon']:,} steps"] if "horizon" in setting else []
+    facts += [_count(setting["num_seeds"], "seed")] if "num_seeds" in setting else []
+    facts += [f"judged on the {escape(str(setting['split']))} split"] if "split" in setting else []
+    headline = content.get("headline")
+    return "\n".join(
+        [
+            f"<h1>{escape(content.get('title', 'Evaluation'))}</h1>",
+            f'<p class="headline">{escape(headline)}</p>' if headline else "",
+            f'<p class="facts">{" · ".join(facts)}</p>' if facts else "",
+        ]
+    )
+
+
+def _label(content: Content) -> str:
+    """What people call the learned optimizer."""
+    return escape(content.get("optimizers", {}).get("learned", {}).get("label", "the learned optimizer"))
+
+
+def _overall(content: Content, styles: Styles) -> str:
+    rows = content.get("aggregate")
+    if not rows:
+        return ""
+    notes = [escape(content.get("caution") or "")]
+    if any(row.get("iqm_low") is not None for row in rows):
+        notes.append(
+            "Bars: 95&nbsp;% intervals of a bootstrap over the runs within each task. They say how much other seeds "
+            "would change a number, and nothing about other tasks."
+        )
+    note = "".join(f'\n<p class="note">{text}</p>' for text in notes if text)
+    better = ""
+    if any(row.get("improvement") is not None for row in rows):
+        better = f"\nP(improvement) is how often a run of {_label(content)} scores higher than a run of the other."
+    return f"""<p>The score of a run is the final loss of tuned constant Adam on its task, divided by the run's own:
+1 is tuned Adam, above 1 is better, and a diverged run scores 0.
+IQM is the mean of the middle half of the scores of all runs on all tasks: a task that fails can be among those left
+out, so the worst task is named beside it.{better}</p>
+{aggregate_table(content, styles)}{note}"""
+
+
+def _profiles(content: Content, styles: Styles) -> str:
+    if not set(content.get("profiles", ())) - {"threshold"}:
+        return ""
+    return """<p>How large a share of its runs an optimizer brings above a score, on average over tasks.
+Higher is better; an optimizer whose line falls early fails on some runs.</p>
+<div data-needs-script hidden><div class="legend" role="group" aria-label="Optimizers shown"></div></div>
+<div id="profile-panel"></div>
+<noscript><p class="note">The figure needs JavaScript. Its numbers are in summary.json.</p></noscript>"""
+
+
+def _curves(content: Content, styles: Styles) -> str:
+    tasks = content.get("tasks", [])
+    if not any(task.get("curves") for task in tasks):
+        return ""
+    seeds = content.get("setting", {}).get("num_seeds")
+    runs = f"of {_count(seeds, 'seed')}" if seeds else "of the seeds"
+    switches = _switch("x", "Over", ("steps", "seconds", "FLOPs")) + _switch("y", "Loss", ("log", "linear"))
+    return f"""<p>Training loss, smoothed by a moving average, each optimizer at its rate of the lowest final loss.
+Lines: median {runs}; bands: their range; a cross is where a median ends because runs diverged.
+Point at a panel, touch it, or use the arrow keys for values.</p>
+<div data-needs-script hidden><div class="bar">{switches}</div>
+<div class="legend" role="group" aria-label="Optimizers shown"></div></div>
+<div id="curve-panels" class="panels"></div>
+<noscript><p class="note">The curves need JavaScript. Their numbers are in curves.npz.</p></noscript>"""
+
+
+def _switch(name: str, title: str, values: Sequence[str]) -> str:
+    choices = "".join(
+        f'<label><input type="radio" name="{name}" value="{value}"{" checked" if value == values[0] else ""}>'
+        f"<span>{value}</span></label>"
+        for value in values
+    )
+    return f"<fieldset><legend>{title}</legend>{choices}</fieldset>"
+
+
+def _results(content: Content, styles: Styles) -> str:
+    table = results_table(content, styles)
+    if not table:
+        return ""
+    split = escape(str(content.get("setting", {}).get("split", "validation")))
+    return f"""{table}
+<p class="note">Means over seeds; in bold the best of each task. A click on a column's name sorts each task's rows.</p>
+{_fill("columns.html", split=split)}"""
+
+
+def _failures(content: Content, styles: Styles) -> str:
+    failures = content.get("failures")
+    warnings = [f"{task['name']}: {text}" for task in content.get("tasks", []) for text in task.get("warnings", [])]
+    warnings = [text for text in warnings if text not in (failures or [])]
+    if failures is None and not warnings:
+        return ""
+    found = "".join(f"<li>{escape(text)}</li>" for text in failures or [])
+    none = "<p>On none of these tasks is it worse than tuned Adam, has a run diverged, or is it beyond its horizon.</p>"
+    body = f"<ul>{found}</ul>" if found else none if failures is not None else ""
+    if warnings:
+        notes = "".join(f"<li>{escape(text)}</li>" for text in warnings)
+        body += f"<h3>Warnings</h3><ul>{notes}</ul>"
+    return body
+
+
+def _cost(content: Content, styles: Styles) -> str:
+    table, flops = cost_table(content, styles)
+    if not table:
+        return ""
+    sentence = ""
+    if flops:
+        sentence = f"""<p>One training step with {_label(content)} takes {_times(*flops)} the FLOPs of one with Adam.
+The curves over FLOPs and over seconds take the cost of a step into account.</p>"""
+    return f"""{sentence}{table}
+<p class="note">Cost of a whole training step, gradient included: median over tasks, their range in brackets. FLOPs are
+counted by the compiler. Times were measured while the runs were made: whatever else the machine did is in them.</p>"""
+
+
+def _times(low: float, high: float) -> str:
+    first, last = significant(low), significant(high)
+    return f"{first} times" if first == last else f"{first} to {last} times"
+
+
+def _sweeps(content: Content, styles: Styles) -> str:
+    sweeps = content.get("sweeps")
+    if not sweeps:
+        return ""
+    tables = "".join(sweep_table(sweep, content.get("optimizers", {})) for sweep in sweeps)
+    return f"""<p>Scores where one thing about a task is changed. 1 is Adam tuned there;
+bold on orange is better, plain on blue is worse.</p><div class="sweeps">{tables}</div>"""
+
+
+def _tuning(content: Content, styles: Styles) -> str:
+    return tuning_table(content, styles)
+
+
+def _provenance(content: Content, styles: Styles) -> str:
+    setting = content.get("setting", {})
+    facts: dict[str, Cell] = {
+        "Command": content.get("command"),
+        "Optimizer": content.get("optimizer"),
+        "Checkpoint": content.get("checkpoint"),
+        "SHA-256 of theta": content.get("theta_sha256"),
+        "Seed": setting.get("seed"),
+        "Created": content.get("created"),
+        "Hardware": content.get("hardware"),
+        "Versions": ", ".join(f"{name} {version}" for name, version in content.get("versions", {}).items()),
+    }
+    rows = [f"<dt>{key}</dt><dd><code>{escape(str(x))}</code></dd>" for key, x in facts.items() if x not in (None, "")]
+    return f"<dl>{''.join(rows)}</dl>" if rows else ""
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{quantity(n)} {noun}{'' if n == 1 else 's'}"
+
+
+SECTIONS = {
+    "overall": ("Over all tasks", _overall),
+    "failures": ("Where it fails", _failures),
+    "curves": ("Training curves", _curves),
+    "results": ("Results by task", _results),
+    "profiles": ("Performance profiles", _profiles),
+    "cost": ("Cost of a step", _cost),
+    "sweeps": ("Beyond the training distribution", _sweeps),
+    "tuning": ("What was tuned, and how", _tuning),
+    "provenance": ("Where the numbers come from", _provenance),
+}

@@ -1,0 +1,177 @@
+"""What an evaluation finds: the runs of one optimizer on one task, and of all; and the same as arrays of npz files."""
+
+import io
+import math
+import os
+import zipfile
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lopt.evaluation.measures import LONG, MEASURES
+from lopt.names import InputError
+
+KINDS = ("learned", "untuned", "constant", "scheduled")
+MOST_RATIO = 1032  # of bytes out to bytes in, that deflate can reach
+PLAIN = ("label", "kind", "rates", "flops_per_step", "seconds_per_step")
+
+
+class Curves(NamedTuple):
+    """Runs of one optimizer; `...` stands for the seeds, or for learning rates and seeds.
+
+    Attributes:
+      loss: training loss at every step, before the update, in the task's unit, `[..., num_steps]`.
+      valid_loss: loss after the training, on the split that was asked for, `[...]`.
+      valid_accuracy: accuracy after the training, on the same split; NaN for a task that has none, `[...]`.
+    """
+
+    loss: Any  # numpy arrays; within `lopt.evaluation.runs`, JAX arrays
+    valid_loss: Any
+    valid_accuracy: Any
+
+
+class Entry(NamedTuple):
+    """One optimizer on one task, with G learning rates, S seeds and T steps.
+
+    Attributes:
+      label: the name that people read.
+      kind: one of `KINDS`.
+      rates: the learning rates, rising, `[G]`; NaN for a learned rule, which has none.
+      tuning: the runs at each rate on the tuning seeds, losses `[G, S, T]`; `[0, S, T]` for what is not tuned.
+      best: for each of `MEASURES`, the index of the rate that was best by it on the tuning seeds; 0 for what is not
+        tuned.
+      chosen: for each of `MEASURES`, the runs at that rate on the evaluation seeds, losses `[S, T]`.
+      long: the runs at the rate of the lowest final loss over `LONG` horizons, `[S, LONG * T]`; the reference alone has
+        them.
+      flops_per_step: floating-point operations of one training step, by XLA's count before it optimizes the program.
+      seconds_per_step: time of one step of one run on one device, measured while the runs were made, without
+        compilation.
+    """
+
+    label: str
+    kind: str
+    rates: np.ndarray
+    tuning: Curves
+    best: dict[str, int]
+    chosen: dict[str, Curves]
+    long: Curves | None
+    flops_per_step: float
+    seconds_per_step: float
+
+    @property
+    def tuned(self) -> bool:
+        """Whether there was a choice of rates."""
+        return len(self.tuning.loss) > 0
+
+    def check(self) -> None:
+        """Raises ValueError unless all arrays have the shapes that are documented above."""
+        num_seeds, num_steps = self.chosen["final_loss"].loss.shape
+        wanted = {"tuning": (len(self.rates) if self.tuned else 0, num_seeds, num_steps)}
+        wanted |= dict.fromkeys(MEASURES, (num_seeds, num_steps)) | {"long": (num_seeds, LONG * num_steps)}
+        for name, curves in {"tuning": self.tuning, "long": self.long, **self.chosen}.items():
+            shapes = [] if curves is None else [np.shape(array) for array in curves]
+            if shapes and shapes != [wanted[name], wanted[name][:-1], wanted[name][:-1]]:
+                raise ValueError(f"{self.label}: {name} has the shapes {shapes}, and losses must be {wanted[name]}")
+        if self.best.keys() != MEASURES.keys() or not all(0 <= i < len(self.rates) for i in self.best.values()):
+            raise ValueError(f"{self.label}: {self.best} are no indices of {len(self.rates)} learning rates")
+
+
+class TaskResult(NamedTuple):
+    """All runs on one task.
+
+    Attributes:
+      num_params: number of inner parameters.
+      horizon: T, the steps of a training.
+      seeds: the evaluation seeds, `[S]`.
+      tuning_seeds: the tuning seeds, `[S]`.
+      warnings: what was known before the runs.
+      entries: by name: `learned`, `untrained` (the same rule with its initial theta), `adam_default` (Adam at
+        `DEFAULT_RATE`), `adam`, which is the reference; then other baselines and other learned optimizers.
+    """
+
+    num_params: int
+    horizon: int
+    seeds: np.ndarray
+    tuning_seeds: np.ndarray
+    warnings: tuple[str, ...]
+    entries: dict[str, Entry]
+
+    def check(self) -> None:
+        """Raises ValueError unless every entry has this horizon and these seeds, and arrays of documented shapes."""
+        for entry in self.entries.values():
+            entry.check()
+            shape = entry.chosen["final_loss"].loss.shape
+            if shape != (len(self.seeds), self.horizon):
+                raise ValueError(f"{entry.label}: losses {shape} of {len(self.seeds)} seeds and {self.horizon} steps")
+
+
+def entry_arrays(entry: Entry) -> dict[str, np.ndarray]:
+    """The arrays of an entry: `FIELD`, `best.MEASURE`, `tuning.ARRAY`, `chosen.MEASURE.ARRAY`, `long.ARRAY`.
+
+    Where one rate is best by all measures, its runs are there once, as those of the final loss.
+    """
+    arrays = {name: np.asarray(getattr(entry, name)) for name in PLAIN} | _curves_arrays("tuning", entry.tuning)
+    arrays |= {f"best.{measure}": np.asarray(index) for measure, index in entry.best.items()}
+    same = len(set(entry.best.values())) == 1
+    for measure, curves in entry.chosen.items():
+        if not same or measure == "final_loss":
+            arrays |= _curves_arrays(f"chosen.{measure}", curves)
+    return arrays | (_curves_arrays("long", entry.long) if entry.long else {})
+
+
+def entry_of(arrays: Mapping[str, np.ndarray]) -> Entry:
+    """The inverse of `entry_arrays`. Raises KeyError or ValueError if something is missing or of another shape."""
+    plain: dict[str, Any] = {name: arrays[name] if name == "rates" else arrays[name].item() for name in PLAIN}
+    final = _curves_of(arrays, "chosen.final_loss")
+    chosen = {
+        measure: _curves_of(arrays, f"chosen.{measure}") if f"chosen.{measure}.loss" in arrays else final
+        for measure in MEASURES
+    }
+    entry = Entry(
+        tuning=_curves_of(arrays, "tuning"),
+        best={measure: int(arrays[f"best.{measure}"]) for measure in MEASURES},
+        chosen=chosen,
+        long=_curves_of(arrays, "long") if "long.loss" in arrays else None,
+        **plain,
+    )
+    entry.check()
+    return entry
+
+
+def pack(arrays: Mapping[str, Any]) -> bytes:
+    """An npz file."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def unpack(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """The arrays of an npz file. Raises InputError if it is damaged, or claims more than it can hold."""
+    try:
+        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+            return {info.filename.removesuffix(".npy"): _member(archive, info) for info in archive.infolist()}
+    except Exception as error:  # a damaged file can make zipfile, zlib and numpy raise anything
+        raise InputError(f"cannot read {os.fspath(path)}: {error or type(error).__name__}") from error
+
+
+def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> np.ndarray:
+    """One array; nothing larger than what its bytes can hold is ever allocated."""
+    if info.file_size > MOST_RATIO * info.compress_size + 1024:
+        raise ValueError(f"{info.filename} claims {info.file_size} bytes, from {info.compress_size}")
+    data = archive.read(info)
+    header = io.BytesIO(data)
+    version = np.lib.format.read_magic(header)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(header)
+    if math.prod(shape) * dtype.itemsize != len(data) - header.tell():
+        raise ValueError(f"{info.filename} claims the shape {shape} of {dtype}, from {len(data)} bytes")
+    return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+
+
+def _curves_arrays(name: str, curves: Curves) -> dict[str, np.ndarray]:
+    return {f"{name}.{part}": np.asarray(array) for part, array in curves._asdict().items()}
+
+
+def _curves_of(arrays: Mapping[str, np.ndarray], name: str) -> Curves:
+    return Curves(*(arrays[f"{name}.{part}"] for part in Curves._fields))

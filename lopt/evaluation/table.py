@@ -1,0 +1,48 @@
+"""The scores of one task as a table of text, for a terminal."""
+
+import math
+
+from lopt.evaluation.measures import LONG
+from lopt.evaluation.results import TaskResult
+from lopt.evaluation.scores import COMPARISONS, TaskScores
+
+
+def table(task: str, result: TaskResult, scores: TaskScores) -> str:
+    """The scores of one task, as text.
+
+    Args:
+      task: its name.
+      result: its runs.
+      scores: their scores.
+    """
+    lines = [f"{task}: {result.num_params:,} parameters, {result.horizon} steps, mean of {len(result.seeds)} seeds"]
+    columns = ("rate", "mean loss", "final loss", "valid loss", "accuracy", "speed-up", "diverged", "ms/step", "score")
+    widths = (18, 11, 11, 11, 9, 10, 9, 9, 10)
+    width = max(len(entry.label) for entry in result.entries.values()) + 2
+    lines.append("  " + " " * width + "".join(f"{name:>{w}}" for name, w in zip(columns, widths, strict=True)))
+    for name, row in scores.rows.items():
+        rates = (row.rate_by_mean_loss, row.rate_by_final_loss)
+        values = (
+            " / ".join(f"{rate:.2g}" for rate in dict.fromkeys(rates) if rate is not None) or "-",
+            *(_number(x, ".4g") for x in (row.mean_loss, row.final_loss, row.valid_loss)),
+            _number(row.valid_accuracy, ".1%"),
+            (">= " if row.speed_up_is_lower_bound else "") + _number(row.speed_up, ".3g"),
+            f"{row.diverged}/{row.num_runs}",
+            _number(row.milliseconds_per_step, ".3g"),
+            _number(row.score, ".3g"),
+        )
+        text = "".join(f"{value:>{w}}" for value, w in zip(values, widths, strict=True))
+        lines.append(f"  {result.entries[name].label:{width}}{text}")
+    label = result.entries["learned"].label
+    for name, row in COMPARISONS.items():
+        what = f"{label} / {row.other}, {row.measure.replace('_', ' ')}"
+        lines.append(f"  {what:46} {_number(scores.ratios[name], '.3g'):>8}")
+    learned = scores.rows["learned"]
+    for against, value in (("single run", learned.speed_up), ("envelope", learned.speed_up_envelope)):
+        bound = ">= " if value is not None and value >= LONG else ""
+        lines.append(f"  {f'speed-up over best Adam, {against}':46} {bound + _number(value, '.3g'):>8}")
+    return "\n".join([*lines, *(f"  warning: {warning}" for warning in scores.warnings)])
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None or math.isnan(value) else format(value, form)

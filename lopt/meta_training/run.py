@@ -1,0 +1,206 @@
+"""The front door to meta-training: one call trains an optimizer, or goes on with a run, and returns what came out."""
+
+import base64
+import dataclasses
+import html
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import optax
+
+from lopt.distributed import default_layout
+from lopt.figures import to_png
+from lopt.meta_training.config import MetaTrainConfig
+from lopt.meta_training.loop import Invocation, train
+from lopt.names import InputError, check_known
+from lopt.pool import read_mixture
+from lopt.trained.pretrained import Pretrained, load_pretrained
+from lopt.trained.transform import as_optax
+from lopt.types import GradientEstimator, LearnedOptimizer, TaskFamily, TaskMixture, Theta
+
+if TYPE_CHECKING:  # matplotlib is imported when something is drawn
+    from matplotlib.figure import Figure
+
+SMOOTHING = 0.05  # of the outer steps, for the line through the meta-losses
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A meta-training run as its folder holds it.
+
+    Attributes:
+      workdir: the run's folder.
+      step: outer steps done.
+      outer_steps: outer steps that its config asks for.
+      signal: number of the signal that stopped the call that returned this; None if none did.
+    """
+
+    workdir: Path
+    step: int
+    outer_steps: int
+    signal: int | None = None
+
+    @staticmethod
+    def open(workdir: str | os.PathLike) -> "Run":
+        """Reads a run that is there already, finished or not. Raises InputError if the folder holds none."""
+        folder = Path(workdir)
+        try:
+            asked = json.loads((folder / "config.json").read_bytes())["outer_steps"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{folder} is not the folder of a run: {error}") from error
+        return Run(folder, int(load_pretrained(folder).card["outer_steps"]), int(asked))
+
+    @property
+    def finished(self) -> bool:
+        """Whether all outer steps are done."""
+        return self.step >= self.outer_steps
+
+    @property
+    def export(self) -> Path:
+        """Folder of the trained optimizer, which `lopt.load` reads."""
+        return self.workdir / "export"
+
+    @property
+    def pretrained(self) -> Pretrained:
+        """The rule with its newest exported theta and its card."""
+        return load_pretrained(self.export)
+
+    @property
+    def optimizer(self) -> LearnedOptimizer:
+        """The rule."""
+        return self.pretrained.optimizer
+
+    @property
+    def theta(self) -> Theta:
+        """The newest exported theta."""
+        return self.pretrained.theta
+
+    @property
+    def history(self) -> dict[str, np.ndarray]:
+        """Every number of metrics.jsonl over the outer steps: arrays `[step]`, NaN where a step has no such number."""
+        rows = [json.loads(line) for line in (self.workdir / "metrics.jsonl").read_text().splitlines()]
+        names = dict.fromkeys(name for row in rows for name in row)
+        return {name: np.array([_number(row.get(name)) for row in rows]) for name in names}
+
+    def load(self, *, num_steps: int | None = None) -> optax.GradientTransformationExtraArgs:
+        """The trained optimizer as an optax transformation; see `lopt.load`."""
+        trained = self.pretrained
+        return as_optax(trained.optimizer, trained.theta, num_steps=num_steps)
+
+    def plot(self) -> "Figure":
+        """The meta-loss of every outer step, and its running mean: one line per task family where there are several."""
+        from matplotlib.figure import Figure
+
+        history = self.history
+        families = {name.removeprefix("meta_loss/"): x for name, x in history.items() if name.startswith("meta_loss/")}
+        lines = families if len(families) > 1 else {"meta-loss": history["meta_loss"]}
+        figure = Figure(figsize=(8.2, 4.2), dpi=120, layout="constrained")
+        axes = figure.subplots()
+        for name, values in lines.items():
+            seen = np.isfinite(values)
+            steps, mean = history["step"][seen], _running_mean(values[seen], round(SMOOTHING * len(values)) + 1)
+            (line,) = axes.plot(steps, mean, label=name, linewidth=1.8)
+            axes.plot(history["step"], values, color=line.get_color(), alpha=0.25, linewidth=0.7, zorder=1)
+        axes.set(xlabel="outer step", ylabel="meta-loss (1: trivial predictor)")
+        if all(np.nanmin(values) > 0 for values in lines.values()):
+            axes.set_yscale("log")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", color="#ececec", linewidth=0.6)
+        if len(lines) > 1:
+            axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        return figure
+
+    def __str__(self) -> str:
+        state = "finished" if self.finished else "not finished"
+        last = self.history["meta_loss"][-max(1, self.step // 20) :]
+        return (
+            f"{self.workdir}: {state}, outer step {self.step} of {self.outer_steps}, "
+            f"meta-loss {np.nanmean(last):.4g} (mean of the last {len(last)}); trained optimizer in {self.export}"
+        )
+
+    def _repr_html_(self) -> str:
+        picture = base64.b64encode(to_png(self.plot())).decode()
+        return f'<p>{html.escape(str(self))}</p><img style="max-width: 100%" src="data:image/png;base64,{picture}">'
+
+
+def meta_train(
+    optimizer: str | LearnedOptimizer = "mlp",
+    tasks: str | TaskFamily | TaskMixture | Sequence[str | TaskFamily] = "image_mlp",
+    *,
+    workdir: str | os.PathLike,
+    estimator: str | GradientEstimator = "pes",
+    checkpoint_every: int = 100,
+    stop_after: int | None = None,
+    devices: int | None = None,
+    data_dir: str | None = None,
+    wandb: str = "disabled",
+    command: tuple[str, ...] = (),
+    **settings: Any,
+) -> Run:
+    """Meta-trains an optimizer, or goes on with the run that is in `workdir`.
+
+    Every outer step estimates the meta-gradient from windows of inner trainings on `tasks`, and moves theta against it.
+    The run is saved as it goes on; Ctrl-C saves too, and the same call goes on from there.
+
+    Args:
+      optimizer: the rule: a name with settings, `"mlp:hidden_sizes=(16,16)"`, or an object.
+      tasks: what it is trained on: text as for `--tasks`, a family, a sequence of these, or a mixture with weights.
+      workdir: folder of the run; made if absent, continued if it holds this run.
+      estimator: of the meta-gradient: a name with settings, or an object, which then has its own `num_pairs`, `sigma`,
+        `truncation` and `horizon`.
+      checkpoint_every: outer steps between checkpoints.
+      stop_after: stop after this many outer steps of this call.
+      devices: devices that share the pairs; None for as many as can.
+      data_dir: where data sets are looked for; None for the default.
+      wandb: "disabled", "offline" or "online".
+      command: what the card says the run was made with.
+      **settings: any other field of `MetaTrainConfig`: `outer_steps`, `horizon`, `sigma`, `outer_learning_rate`, ...
+
+    Returns:
+      The run: theta, history, plot, and the trained optimizer.
+
+    Raises:
+      InputError: something asked for cannot be done; nothing has been trained or overwritten.
+      CheckpointError: a checkpoint could not be written.
+      StuckError: the run has stopped learning: theta does not move, or is no longer finite.
+    """
+    config = _config(optimizer, tasks, estimator, settings)
+    mixture = read_mixture(tasks, data_dir)
+    if not isinstance(tasks, str):
+        config = dataclasses.replace(config, tasks=_spell_tasks(mixture))
+    layout = default_layout(config.pairs(), devices)
+    invocation = Invocation(Path(workdir), checkpoint_every, stop_after, wandb, command)
+    outcome = train(config.build(mixture, layout), config, invocation)
+    return Run(Path(workdir), outcome.step, config.outer_steps, outcome.signal)
+
+
+def _config(optimizer: Any, tasks: Any, estimator: Any, settings: dict[str, Any]) -> MetaTrainConfig:
+    own = ("num_pairs", "sigma", "truncation", "horizon")
+    known = {field.name for field in dataclasses.fields(MetaTrainConfig)} - {"optimizer", "tasks", "estimator"}
+    for name in settings:
+        check_known("setting of meta_train:", name, known)
+        if name in own and not isinstance(estimator, str):
+            raise InputError(f"{name} is a setting of the estimator, which is given as an object: set it there")
+    text = tasks if isinstance(tasks, str) else ""
+    return MetaTrainConfig(optimizer=optimizer, tasks=text, estimator=estimator, **settings)
+
+
+def _spell_tasks(mixture: TaskMixture) -> str:
+    pairs = zip(mixture.weights, mixture.families, strict=True)
+    return ",".join(family.name if weight == 1 else f"{weight:g}*{family.name}" for weight, family in pairs)
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else np.nan
+
+
+def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
+    """Mean of the last `window` values at each place, of fewer at the start."""
+    sums = np.cumsum(np.concatenate([[0.0], values]))
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(ends - window, 0)
+    return (sums[ends] - sums[starts]) / (ends - starts)

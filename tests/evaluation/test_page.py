@@ -1,0 +1,223 @@
+"""The page of an evaluation: what stands in it. `test_page_in_browser.py` has what it does."""
+
+import json
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lopt.evaluation import page, style
+from lopt.evaluation.page import render
+from lopt.evaluation.page.cells import number, significant, with_prefix
+from tests.evaluation.page_example import example
+
+DASH = "\N{EN DASH}"
+
+
+class Page(HTMLParser):
+    """What stands in a page, read as HTML: tags left open, ids, addresses, and the cells of the rows by section."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open, self.ids, self.addresses, self.texts = [], [], [], []
+        self.rows: dict[str, list[list[str]]] = {}
+        self.bold: set[tuple[str, str]] = set()  # section and text
+        self.best = False
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        if tag not in ("meta", "link", "input"):
+            self.open.append(tag)
+        self.addresses += [value for key, value in attributes if key in ("src", "href", "action", "data", "poster")]
+        self.ids += [values["id"]] if "id" in values else []
+        if tag == "tr":
+            self.rows.setdefault(self.ids[-1], []).append([])
+        if tag in ("td", "th"):
+            self.rows[self.ids[-1]][-1].append("")
+            self.best = values.get("class") == "best"
+
+    def handle_startendtag(self, tag, attributes):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.texts.append(data)
+        if {"td", "th"} & set(self.open):
+            self.rows[self.ids[-1]][-1][-1] += data
+            if self.best:
+                self.bold.add((self.ids[-1], data))
+
+
+def embedded(text: str) -> dict[str, Any]:
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    assert found
+    return json.loads(found[1])
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (0.012, "0.0120"), (0.99962, "1.000"), (2.345, "2.35"), (12345.6, "12346"), (1.2e-5, "1.20e-05")],
+)
+def test_three_digits_with_their_zeros(value, text):
+    assert significant(value) == text
+
+
+def test_plain_values_and_large_counts():
+    assert [number(x) for x in (None, math.nan, "inf", math.inf, 3)] == [None, None, math.inf, math.inf, 3.0]
+    assert [with_prefix(x) for x in (12, 2.5e6, 3.21e12)] == ["12", "2.50 M", "3.21 T"]
+
+
+def test_the_page_stands_alone():
+    text = render(example())
+    page = Page(text)
+    assert page.open == []  # every tag is closed, in order
+    sections = ["overall", "failures", "curves", "results", "profiles", "cost", "sweeps", "tuning", "provenance"]
+    assert [name for name in page.ids if name in sections] == sections
+    assert set(page.addresses) == {"data:,", *(f"#{name}" for name in sections)}
+    assert set(re.findall(r"https?://[^\s\"']*", text)) == {"http://www.w3.org/2000/svg"}  # a name, no address
+    assert "@import" not in text
+    assert "url(" not in text
+    assert len(render({}).encode()) < 40_000
+
+
+def test_tables_say_what_the_rows_say():
+    page = Page(render(example()))
+    rows = page.rows["results"]
+    heads = [head.split("\n")[0] for head in rows[0]]
+    assert heads[:5] == ["Optimizer", "Mean loss", "Final loss", "Loss (valid)", "Accuracy (valid)"]
+    assert rows[1] == ["image_mlp/digits2,410 parameters"]
+    assert rows[2] == [
+        *("Learned (lopt)", "0.0400", "0.0100", "0.0150", "99.0\N{NO-BREAK SPACE}%", "2.00"),
+        *("≥ 4.00", "1.70", "0 of 5", "0.500", "3.50 M"),
+    ]
+    assert rows[3][1:4] == ["diverged"] * 3
+    assert rows[3][8] == "5 of 5"
+    assert rows[6][:3] == ["Adam, cosine", DASH, "0.0120"]  # schedules have no mean loss
+    assert rows[-1][4] == DASH  # no accuracy
+    assert {
+        ("results", "0.0400"),
+        ("results", "0.0300"),
+        ("results", "0.300"),
+    } <= page.bold  # final losses, each task's
+    assert not {("results", "0.0120"), ("results", "diverged"), ("results", DASH)} & page.bold
+    overall = page.rows["overall"]
+    assert overall[1][0:2] == ["Learned (lopt)", "2.00 [1.80, 2.30]"]
+    assert overall[1][3] == "1.20 text_rnn/<b>&</script>"
+    assert overall[1][4] == DASH  # it is not compared with itself
+    assert overall[1][6:] == ["≥ 4.00", "0 of 15"]
+    assert page.rows["tuning"][4][-1] == "0.037 / 0.016"
+    assert page.rows["tuning"][5][-1] == "0.016"
+    assert page.rows["sweeps"][1] == ["Learned (lopt)", "2.00", "1.60", "1.10", "0.70", "0.30", "diverged"]
+
+
+def test_the_cost_of_a_step_is_said():
+    """In words only what repeats: FLOPs. Times are in the table, with what was in them."""
+    text = render(example())
+    assert "One training step with Learned (lopt) takes 1.40 times the FLOPs of one with Adam" in text
+    assert "times the time" not in text
+    assert "whatever else the machine did" in text
+    # Over the tasks (1.9 + f / 10) / (1 + f / 10) for f = 1, 3, 30.
+    ratio = [f"{(1.9 + f / 10) / (1 + f / 10):.2f}" for f in (30, 3, 1)]
+    assert ratio == ["1.23", "1.69", "1.82"]
+    assert Page(text).rows["cost"][1] == ["Learned (lopt)", "1.40", "1.69 [1.23, 1.82]"]
+
+
+def test_few_seeds_are_cautioned_against():
+    assert "few for" not in render(example())
+    text = render(example() | {"caution": "2 seeds: too few for it."})
+    assert Page(text).texts.count("2 seeds: too few for it.") == 1
+
+
+def test_styles_are_those_of_the_pictures():
+    """Colours and dashes of style.py are those of the style sheet; an optimizer's do not depend on the others."""
+    css = (Path(page.__file__).parent / "style.css").read_text()
+    accent, *others = style.COLOURS
+    assert f"--accent: {accent};" in css
+    day = {f"--c{i}": colour for i, colour in enumerate(others, start=1)}
+    found = dict(re.findall(r"(--c\d): (#\w+);", css.split("@media")[0]))
+    assert {name: full(colour) for name, colour in found.items()} == day
+    dashes = {int(i): x for i, x in re.findall(r"\.d(\d) \{ stroke-dasharray: ([\d. ]+); \}", css)}
+    assert {i: " ".join(f"{x:g}" for x in dash) for i, dash in enumerate(style.DASHES) if dash} == dashes
+    few, many = (style.styles(names) for names in (["learned", "muon", "x"], ["learned", *style.ORDER, "x", "y"]))
+    assert few == {name: many[name] for name in few}
+    assert many["learned"].classes == "c0 d0"
+    assert many["adam"].classes == "c1 d0"
+    assert len(set(many.values())) == len(many)
+
+
+def full(colour):
+    return colour if len(colour) == 7 else "#" + "".join(2 * x for x in colour[1:])
+
+
+def test_what_others_named_stays_text():
+    evil = "</script><img src=x onerror=alert(1)>\"'&{{data}}"
+
+    def spoil(value: Any) -> Any:
+        if isinstance(value, dict):  # "optimizer" is a key of other parts
+            return {key: item if key == "optimizer" else spoil(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [spoil(item) for item in value]
+        return value + evil if isinstance(value, str) and value != "inf" else value
+
+    content = example()
+    text = render(spoil(content))
+    page = Page(text)
+    assert "<img" not in text
+    assert text.count("</script>") == 2
+    assert page.open == []
+    assert content["title"] + evil in page.texts
+    assert embedded(text)["tasks"][1]["name"] == "text_rnn/<b>&</script>" + evil
+
+
+@pytest.mark.parametrize("key", sorted(example()))
+def test_absent_parts_are_left_out(key):
+    content = example()
+    del content[key]
+    page = Page(render(content))
+    gone = {"aggregate": "overall", "profiles": "profiles", "sweeps": "sweeps", "tasks": "curves"}
+    assert gone.get(key) not in page.ids
+    assert f"#{gone.get(key)}" not in page.addresses
+
+
+def test_an_empty_evaluation_is_a_page():
+    assert [name for name in Page(render({})).ids if name != "data"] == []
+
+
+def test_a_warning_is_told_once():
+    content = example()
+    warning = f"{content['tasks'][1]['name']}: {content['tasks'][1]['warnings'][0]}"
+    assert Page(render(content)).texts.count(warning) == 1
+    content["failures"].append(warning)
+    assert Page(render(content)).texts.count(warning) == 1
+
+
+def test_nothing_failed_is_said_only_where_it_was_looked_for():
+    content = example() | {"failures": []}
+    assert "On none of these tasks" in render(content)
+    del content["failures"]
+    assert "On none of these tasks" not in render(content)
+
+
+def test_many_optimizers_look_different_and_the_best_are_shown():
+    content = example()
+    names = [f"other{i}" for i in range(40)]
+    content["optimizers"] |= {name: {"label": name, "kind": "constant", "tuning": ""} for name in names}
+    content["aggregate"] += [{"optimizer": name, "iqm": 3 + i} for i, name in enumerate(names)]
+    data = embedded(render(content))
+    styles = [row["style"] for row in data["optimizers"].values()]
+    assert len(set(styles)) == len(styles) == 46
+    assert data["optimizers"]["learned"]["style"] == "c0 d0"
+    assert data["shown"] == ["learned", "adam", "other39", "other38", "other37", "other36", "other35"]
+
+
+def test_curves_that_are_not_finite_are_null():
+    content = example()
+    content["tasks"][0]["curves"]["adam"]["median"][:4] = [math.nan, math.inf, "inf", 0.123456789]
+    assert embedded(render(content))["tasks"][0]["curves"]["adam"]["median"][:4] == [None, None, None, 0.1234568]

@@ -1,0 +1,120 @@
+"""The front door to meta-training: objects and names give the same run, and a run shows what came out."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import lopt
+from lopt.estimators import PES
+from lopt.horizons import Horizon
+from lopt.meta_training.run import _running_mean
+from lopt.names import InputError, parse_spec
+from lopt.optimizers.learnable_sgd import LearnableSGD
+from lopt.types import TaskMixture
+from tests.toy_family import Quadratic
+
+SETTINGS = {"num_pairs": 2, "sigma": 0.1, "truncation": 5, "horizon": "10:20"}
+OBJECT = PES(num_pairs=2, sigma=0.1, truncation=5, horizon=Horizon(10, 20))
+
+
+def equal(a, b):
+    return all(jax.tree.leaves(jax.tree.map(lambda x, y: bool((np.asarray(x) == np.asarray(y)).all()), a, b)))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("front") / "run"
+    return lopt.meta_train("learnable_sgd", Quadratic(), workdir=folder, outer_steps=4, **SETTINGS)
+
+
+def test_objects_and_names_give_the_same_run(run, tmp_path):
+    other = lopt.meta_train(LearnableSGD(), [Quadratic()], workdir=tmp_path, estimator=OBJECT, outer_steps=4)
+    assert equal(run.theta, other.theta)
+    configs = [json.loads((folder / "config.json").read_text()) for folder in (run.workdir, tmp_path)]
+    assert {key for key in configs[0] if configs[0][key] != configs[1][key]} == {"estimator"}
+    assert parse_spec(configs[1]["estimator"]) == ("pes", {"num_pairs": 2, "sigma": 0.1, "truncation": 5})
+    assert configs[1]["tasks"] == "quadratic"
+    assert run.pretrained.card["horizon"] == other.pretrained.card["horizon"] == [10, 20]
+
+
+def test_a_run_goes_on_where_it_stopped(run, tmp_path):
+    settings = {"workdir": tmp_path, "outer_steps": 4, **SETTINGS}
+    first = lopt.meta_train("learnable_sgd", Quadratic(), stop_after=1, **settings)
+    assert (first.step, first.finished) == (1, False)
+    assert "not finished, outer step 1 of 4" in str(first)
+    again = lopt.meta_train("learnable_sgd", Quadratic(), **settings)
+    assert again.finished
+    assert again.signal is None
+    assert equal(again.theta, run.theta)
+    assert lopt.Run.open(tmp_path) == again
+
+
+def test_a_run_shows_its_numbers(run):
+    rows = [json.loads(line) for line in (run.workdir / "metrics.jsonl").read_text().splitlines()]
+    history = run.history
+    np.testing.assert_array_equal(history["meta_loss"], [row["meta_loss"] for row in rows])
+    np.testing.assert_array_equal(history["step"], [1, 2, 3, 4])
+    (line, dots) = run.plot().axes[0].lines
+    np.testing.assert_array_equal(dots.get_ydata(), history["meta_loss"])
+    np.testing.assert_allclose(line.get_ydata(), history["meta_loss"])  # of four steps, the mean is over one
+    assert f"meta-loss {history['meta_loss'][-1]:.4g}" in str(run)
+    page = run._repr_html_()
+    assert page.count("data:image/png;base64,iVBOR") == 1
+
+
+def test_the_trained_optimizer_is_at_hand(run):
+    assert run.optimizer == LearnableSGD()
+    tx, again = run.load(), lopt.load(run.workdir)
+    params, grads = {"w": jnp.ones(3)}, {"w": jnp.arange(3.0)}
+    ours, theirs = (t.update(grads, t.init(params), params, value=jnp.asarray(1.0))[0] for t in (tx, again))
+    assert equal(ours, theirs)
+    assert isinstance(tx, optax.GradientTransformationExtraArgs)
+
+
+def test_weights_of_a_mixture_are_part_of_the_run(tmp_path):
+    mixture = TaskMixture((Quadratic(), Quadratic(dim=2)), (2.0, 1.0))
+    done = lopt.meta_train("learnable_sgd", mixture, workdir=tmp_path, outer_steps=1, **SETTINGS)
+    assert done.pretrained.card["tasks"] == "2*quadratic,quadratic:dim=2:noise=0.1"
+    assert len(done.plot().axes[0].lines) == 4  # a mean and a trace for each family
+
+
+def test_the_running_mean_is_over_the_last_values():
+    values = np.random.default_rng(0).normal(size=9)
+    wanted = [values[max(0, i - 3) : i + 1].mean() for i in range(9)]
+    np.testing.assert_allclose(_running_mean(values, 4), wanted)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"outer_step": 3}, "Did you mean 'outer_steps'"),
+        ({"estimator": OBJECT, "sigma": 0.2}, "sigma is a setting of the estimator"),
+        ({"estimator": "pse"}, "Did you mean 'pes'"),
+        ({"optimizer": "mpl"}, "Did you mean 'mlp'"),
+        ({"tasks": []}, "no task"),
+        ({"tasks": object()}, "no task family"),
+        ({"outer_steps": 0}, "at least 1"),
+        ({"devices": 99}, "99 devices"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_is_made(settings, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        lopt.meta_train(**{"optimizer": "learnable_sgd", "tasks": Quadratic(), "workdir": tmp_path / "x", **settings})
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_folder_without_a_run_is_none(tmp_path):
+    with pytest.raises(InputError, match="not the folder of a run"):
+        lopt.Run.open(tmp_path)
+
+
+def test_another_run_is_not_overwritten(run):
+    with pytest.raises(InputError, match="config of another run"):
+        lopt.meta_train(
+            "learnable_sgd", dataclasses.replace(Quadratic(), dim=5), workdir=run.workdir, outer_steps=4, **SETTINGS
+        )
