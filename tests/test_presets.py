@@ -139,12 +139,6 @@ def test_a_gradient_of_zero_gets_no_larger_update_than_those_around_it():
     np.testing.assert_allclose(at_zero, sizes[[8, 9, 11, 12]].mean(), rtol=0.3)  # 50 parameters: 10 % by chance
 
 
-def test_the_shipped_mlp_keeps_its_promise_on_one_task(tmp_path):
-    pretrained = load_pretrained("demo_mlp")
-    on_digits = pretrained._replace(card={**pretrained.card, "tasks": "image_mlp/digits"})
-    check_promise(on_digits, PROMISES["mlp_digits"], str(tmp_path), num_seeds=2)
-
-
 @pytest.mark.slow
 @pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("preset", PRESETS)
