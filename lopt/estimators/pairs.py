@@ -142,7 +142,8 @@ def mean_over_pairs(sums: PairTerms, num_pairs: int, theta: Theta) -> Estimate:
         "position_std": jnp.sqrt(jnp.maximum(sums.position_square / num_pairs - position**2, 0)),
     }
     loss = jnp.where(sums.used > 0, sums.loss / used, jnp.nan)  # of no pair, 0 would be the best loss there is
-    return Estimate(ravel_pytree(theta)[1](grad), loss, info)
+    flat_theta, unravel = ravel_pytree(theta)
+    return Estimate(unravel(grad.astype(flat_theta.dtype)), loss, info)
 
 
 def estimate(
