@@ -72,7 +72,7 @@ class BPTT:
         mean_length = self.horizon.mean(step=step)
         terms = pairs.pair_terms(
             (ran.grad + gradients.pull_init(init, flat_theta, ran.cotangent)) / mean_length,
-            ran.loss[None] / mean_length,  # one loss, not a pair
+            (ran.loss[None] / mean_length).astype(ran.loss.dtype),  # one loss, not a pair
             final=ran.loss[None],
             ended=jnp.ones((), bool),
             capped=ran.capped / horizon,

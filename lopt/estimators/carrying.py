@@ -97,7 +97,8 @@ def window(
         step = gradients.step_function(problem, theta, trajectory.state, before.rest, step_key)
         after = advance(step, flat_theta, before.state, before.carried, jax.random.fold_in(advance_key, i))
         capped += gradients.count_capped(problem, after.loss)
-        return Started(after.state, after.rest, after.carried), loss + after.loss, grad + after.grad, capped
+        grad += after.grad.astype(grad.dtype)  # the loss may be of another dtype than theta
+        return Started(after.state, after.rest, after.carried), loss + after.loss, grad, capped
 
     zero_loss = jnp.zeros((), problems.check_step(problem, theta, trajectory.state, key))
     end, loss, grad, capped = jax.lax.fori_loop(

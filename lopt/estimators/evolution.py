@@ -6,6 +6,7 @@ Credit is kept in units of the first sigma: each eps is weighted with (sigma_fir
 the sigma that it was drawn with, so that a schedule does not mis-scale the credit gathered before.
 """
 
+import math
 from typing import Any, Protocol
 
 import jax
@@ -33,8 +34,8 @@ class NoiseSettings(Protocol):
 def check_noise(settings: NoiseSettings) -> None:
     """Raises InputError unless sigma and its schedule make sense."""
     for name, sigma in (("sigma", settings.sigma), ("sigma_last", settings.sigma_last)):
-        if sigma is not None and not sigma > 0:
-            raise InputError(f"{name}, a standard deviation of the noise, must be above 0, not {sigma}")
+        if sigma is not None and not 0 < sigma < math.inf:
+            raise InputError(f"{name}, a standard deviation of the noise, must be above 0 and finite, not {sigma}")
     if (settings.sigma_last is not None) != (settings.sigma_steps > 0):
         raise InputError("a schedule of sigma needs both sigma_last and sigma_steps, which must be at least 1")
 

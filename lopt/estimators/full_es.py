@@ -78,7 +78,7 @@ class FullES:
             return pairs.unroll(problem, perturbed, state, keys.steps, horizon)
 
         unrolled = self.layout.map(half, evolution.perturb(theta, noise))
-        losses = unrolled.loss / self.horizon.mean(step=step)
+        losses = (unrolled.loss / self.horizon.mean(step=step)).astype(unrolled.loss.dtype)
         terms = pairs.pair_terms(
             evolution.gradient(self, evolution.credit_of(self, noise, step), losses),
             losses,

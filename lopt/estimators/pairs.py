@@ -162,7 +162,8 @@ def mean_over_pairs(sums: PairTerms, num_pairs: int, theta: Theta, *, final_loss
         "position_std": jnp.sqrt(jnp.maximum(sums.position_square / num_pairs - position**2, 0)),
     }
     loss = sums.final / sums.ended if final_loss else sums.loss / sums.used  # 0 / 0 of none
-    return Estimate(ravel_pytree(theta)[1](grad), loss, info)
+    flat_theta, unravel = ravel_pytree(theta)
+    return Estimate(unravel(grad.astype(flat_theta.dtype)), loss, info)
 
 
 def estimate(

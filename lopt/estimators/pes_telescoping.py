@@ -79,10 +79,10 @@ class PESTelescoping(windows.WindowedEstimator):
             )
 
     def _blank(self, problem: InnerProblem, theta: Theta, clock: windows.Clock) -> PESTelescopingState:
-        flat_theta = ravel_pytree(theta)[0]
-        states = evolution.blank_halves(problem, theta, clock.horizon)
-        before = jnp.zeros(2, flat_theta.dtype)
-        return PESTelescopingState(states, jnp.zeros_like(flat_theta), before, jax.random.key(0), clock)
+        assert problem.evaluate is not None  # check refuses such a problem
+        state, key = pairs.blank_state(problem, theta, clock.horizon), jax.random.key(0)
+        before = jnp.zeros(2, jax.eval_shape(problem.evaluate, theta, state, key).dtype)
+        return PESTelescopingState(evolution.twice(state), jnp.zeros_like(ravel_pytree(theta)[0]), before, key, clock)
 
     def _window(
         self, problem: InnerProblem, theta: Theta, state: PESTelescopingState, key: jax.Array

@@ -78,13 +78,18 @@ class UORO(windows.WindowedEstimator):
         return carrying.window(self, _begin, _advance, problem, theta, state, key)
 
 
+def _rank_one(state_side: jax.Array, theta_side: jax.Array, state: jax.Array, theta: jax.Array) -> RankOne:
+    """The sides in the dtypes of state and theta, which may differ; the balance is of the wider one."""
+    return RankOne(state_side.astype(state.dtype), theta_side.astype(theta.dtype))
+
+
 def _begin(init: gradients.InitFn, theta: jax.Array, key: jax.Array) -> carrying.Started:
     """nu (nu^T d init / d theta), whose mean over nu is d init / d theta."""
     state, pull, rest = jax.vjp(init, theta, has_aux=True)
     signs = draw_signs(key, state)
     (pulled,) = pull(signs)
     rho = balance(pulled, signs)
-    return carrying.Started(state, rest, RankOne(rho * signs, pulled / rho))
+    return carrying.Started(state, rest, _rank_one(rho * signs, pulled / rho, state, theta))
 
 
 def _advance(
@@ -100,5 +105,6 @@ def _advance(
     signs = draw_signs(key, new_state)
     pulled, _ = pull((signs, jnp.zeros_like(loss)))
     rho0, rho1 = balance(carried.theta_side, pushed), balance(pulled, signs)
-    carried = RankOne(rho0 * pushed + rho1 * signs, carried.theta_side / rho0 + pulled / rho1)
-    return carrying.Advanced(new_state, rest, carried, loss, grad)
+    state_side = rho0 * pushed + rho1 * signs
+    theta_side = carried.theta_side / rho0 + pulled / rho1
+    return carrying.Advanced(new_state, rest, _rank_one(state_side, theta_side, state, theta), loss, grad)

@@ -140,23 +140,6 @@ def test_info_counts(name):
     np.testing.assert_allclose(answers.info["grad_norm"], np.abs(answers.grad), rtol=1e-5)
 
 
-def described(tree):
-    """Shapes, types and their strength: what a second call must find as the first did."""
-    return jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), tree)
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_types_stay(name):
-    problem, estimator = network(), toys.make(name, num_pairs=2)
-
-    def step(theta, key):
-        state = estimator.init(problem, theta, key)
-        return state, estimator.estimate(problem, theta, state, key)[1]
-
-    before, after = jax.eval_shape(step, THETA, jax.random.key(0))
-    assert described(before) == described(after)
-
-
 @pytest.mark.parametrize("name", toys.slow_but_for(METHODS, "tbptt"))
 def test_one_trace(name):
     """Through windows that start, continue and end trajectories; theta is where an outer step would have it."""

@@ -54,7 +54,15 @@ def test_equal_settings_are_equal(name):
 
 
 @pytest.mark.parametrize(
-    ("field", "value"), [("num_pairs", 0), ("truncation", 0), ("sigma", 0.0), ("sigma", -1.0), ("sigma", float("nan"))]
+    ("field", "value"),
+    [
+        ("num_pairs", 0),
+        ("truncation", 0),
+        ("sigma", 0.0),
+        ("sigma", -1.0),
+        ("sigma", float("nan")),
+        ("sigma", float("inf")),
+    ],
 )
 def test_settings_out_of_range(field, value):
     for name in with_field(field):
