@@ -1,5 +1,6 @@
 """The presets and the optimizers that ship: what their docstrings, the README and docs/optimizers.md promise."""
 
+import functools
 import importlib
 import re
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import optax
 import pytest
 
+import lopt
 from lopt.distributed import PairLayout
 from lopt.evaluation.evaluate import evaluate
 from lopt.meta_training.loop import Invocation, train
@@ -137,6 +139,31 @@ def test_a_gradient_of_zero_gets_no_larger_update_than_those_around_it():
     at_zero, around = sizes[10], np.delete(sizes, 10)
     assert at_zero < around.max()
     np.testing.assert_allclose(at_zero, sizes[[8, 9, 11, 12]].mean(), rtol=0.3)  # 50 parameters: 10 % by chance
+
+
+def test_the_shipped_mlp_has_half_of_adams_mean_loss_on_one_task():
+    """One training of 500 steps on the digits; the slow test has five for every task, and the best of many Adams."""
+    (family,) = parse_mixture("image_mlp/digits").families
+    data = jax.tree.map(jnp.asarray, family.load())
+    init_key, steps_key = jax.random.split(jax.random.key(12345))
+    config = family.sample(init_key)
+    task = family.task(config)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def mean_loss(tx):
+        def step(carry, key):
+            params, state = carry
+            batch = family.sample_batch(data, key, config, "train")
+            loss, grads = jax.value_and_grad(task.loss)(params, key, batch)
+            updates, state = tx.update(grads, state, params, value=loss)
+            return (optax.apply_updates(params, updates), state), loss
+
+        params = task.init(init_key)
+        return jax.lax.scan(step, (params, tx.init(params)), jax.random.split(steps_key, 500))[1].mean()
+
+    adam = optax.with_extra_args_support(optax.adam(1e-3))
+    ratio = mean_loss(lopt.load("demo_mlp", num_steps=500)) / mean_loss(adam)
+    assert ratio <= PROMISES["mlp_digits"]["adam_default"]
 
 
 @pytest.mark.slow
