@@ -2,20 +2,24 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 
-from lopt.evaluation import plan
+from lopt.evaluation import folder, plan
 from lopt.evaluation.baselines import BASELINES, Baseline
+from lopt.evaluation.cache import EvaluationCache
 from lopt.evaluation.contestants import as_pretrained
 from lopt.evaluation.evaluate import evaluate
 from lopt.evaluation.folder import FILES, load_results
+from lopt.evaluation.report import Report
 from lopt.names import InputError
 from lopt.optimizers import OPTIMIZERS
 from lopt.trained.export import save_export
 from lopt.trained.pretrained import load_pretrained
+from tests.tasks.odd_paths import ODD_NAMES
 from tests.toy_family import Bowl, Quadratic
 
 ADAM = Baseline("adam", BASELINES["adam"].constructor, label="Adam", rates=(0.01, 0.1))
@@ -131,6 +135,45 @@ def test_the_report_holds_prints_and_draws_everything(report, tmp_path):
     report.write(tmp_path / "out")  # the same evaluation may be replaced
     with pytest.raises(InputError, match="other horizon"):
         evaluate(pair(), [Bowl(), Quadratic()], **{**SMALL, "horizon": 30}, out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_folders_of_any_name(name, report, tmp_path, monkeypatch):
+    """For the results, the cache and the trained optimizer, relative to the working folder as people type them."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Report, "_pictures", lambda self: {})
+    files = report.write(name)
+    assert sorted(path.name for path in (tmp_path / name).iterdir()) == sorted(files)
+    assert list(load_results(tmp_path / name / "curves.npz")) == ["bowl", "quadratic"]
+    cache = EvaluationCache(Path(name) / name)
+    cache.check()
+    cache.write(name, {"task": name}, report.results["bowl"].entries["learned"])
+    assert cache.read(name, {"task": name}) is not None
+    save_export(tmp_path / name / "export", *pair(), card=CARD)
+    if name.strip():  # a name of blanks alone cannot be typed
+        assert as_pretrained(str(tmp_path / name)).name == name
+
+
+def test_a_full_disk_costs_no_results(report, tmp_path, monkeypatch):
+    """What can be written is; the message names the rest; and what was kept on the way stays."""
+    monkeypatch.setattr(Report, "_pictures", lambda self: {"curves.png": bytes(10)})
+    real = folder.write_atomic
+
+    def full(path, data):
+        if len(data) > 4096:
+            raise OSError(28, "No space left on device")
+        real(path, data)
+
+    folder.keep_so_far(tmp_path, report.results)
+    monkeypatch.setattr(folder, "write_atomic", full)
+    with pytest.raises(OSError, match=r"cannot write curves.npz.* report.html to .*: .*No space left on device"):
+        report.write(tmp_path)
+    assert (tmp_path / "curves.png").exists()
+    assert list(load_results(tmp_path / folder.SO_FAR)) == ["bowl", "quadratic"]
+    monkeypatch.undo()
+    monkeypatch.setattr(Report, "_pictures", lambda self: {})
+    assert folder.SO_FAR not in {path.name for path in [*map(Path, report.write(tmp_path, overwrite=True))]}
+    assert not (tmp_path / folder.SO_FAR).exists()
 
 
 def test_what_is_said_on_the_way(report):
