@@ -101,13 +101,13 @@ def evaluate(
     points = [evaluation for stop in stops.values() for evaluation, _ in stop.values()]
     folders = [Path(folder) for folder in (out, cache) if folder]
     check_affordable(evaluation, taking_part, len(families), points, folders)
-    if out is not None:
-        check_folder(Path(out), configuration, overwrite=overwrite)
     if evaluation.cache is not None:
         evaluation.cache.check()
     data = {family: jax.tree.map(jnp.asarray, family.load()) for family in families}
     for family in families:
         evaluation.check_split(family, data[family])
+    if out is not None:
+        check_folder(Path(out), configuration, overwrite=overwrite)  # last, as it makes the folder
 
     named = {each.name: each for each in (pretrained, *others)}
     warnings = horizon_warnings(named, evaluation.horizon)

@@ -48,7 +48,7 @@ def inner_training(
 ) -> InnerProblem:
     """The training of a task drawn from `family` by `optimizer`, as a function of theta.
 
-    The rule works in float32, whatever the dtype of the params, as it does in `as_optax`; the params keep theirs.
+    The rule works in float32 where params are of lower precision. Params and states keep their dtypes.
 
     The loss of step t is min(normalize(loss), cap), NaN counted as cap, of
       train: the training batch, before the update;
@@ -65,7 +65,7 @@ def inner_training(
         config = family.sample(config_key)
         task = family.task(config)
         params = task.init(params_key)
-        states = optimizer.init(theta, _as_float32(params), num_steps=horizon), task.corrupt.init(params)
+        states = optimizer.init(theta, _at_least_float32(params), num_steps=horizon), task.corrupt.init(params)
         return InnerState(config, params, *states, jnp.zeros((), jnp.int32), jnp.asarray(horizon, jnp.int32))
 
     def evaluate(theta: Theta, state: InnerState, key: jax.Array) -> jax.Array:
@@ -82,7 +82,7 @@ def inner_training(
 
         def update(grads: Params, own: PyTree, params: Params, value: jax.Array) -> tuple[Params, PyTree]:
             updates, new = optimizer.update(
-                theta, _as_float32(grads), own, _as_float32(params), value=_as_float32(value)
+                theta, _at_least_float32(grads), own, _at_least_float32(params), value=_at_least_float32(value)
             )
             return updates, optax.tree.cast_like(new, own)
 
@@ -102,5 +102,5 @@ def inner_training(
     return InnerProblem(init, step, evaluate, cap=cap, final_loss=meta_loss == "final")
 
 
-def _as_float32(tree: PyTree) -> PyTree:
-    return jax.tree.map(lambda x: x.astype(jnp.float32), tree)
+def _at_least_float32(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda x: x.astype(jnp.promote_types(x.dtype, jnp.float32)), tree)

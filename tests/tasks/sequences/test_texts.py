@@ -65,7 +65,7 @@ def test_load_passes_the_block_on_and_refuses_a_short_text(monkeypatch):
     monkeypatch.setattr(texts.datasets, "load_text", load_text)
     assert TextRNN(length=19, data_dir="there").load(3, 4)["train"].shape == (33,)
     assert asked == [("python_docs", "there", 3, 4)]
-    message = r"split 'meta' of 'python_docs' has 20 symbols, and length=20 takes 21.*choose a smaller length"
+    message = r"split 'meta' of 'python_docs' has 20 symbols, and length=20 needs 21.*choose a smaller length"
     with pytest.raises(InputError, match=message):
         TextTransformer(length=20).load()
 
