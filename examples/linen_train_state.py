@@ -21,9 +21,9 @@ def train_step(state: TrainState, x: jax.Array, y: jax.Array) -> tuple[TrainStat
         return jnp.mean((state.apply_fn({"params": params}, x)[:, 0] - y) ** 2)
 
     loss, grads = jax.value_and_grad(loss_fn)(state.params)
-    # Not state.apply_gradients(grads=grads): it has no way for the loss, which learned rules may read.
-    update = optax.with_extra_args_support(state.tx).update
-    updates, opt_state = update(grads, state.opt_state, state.params, value=loss)
+    # Not state.apply_gradients(grads=grads): it does not pass on the loss, which learned rules may read.
+    # tx may be an optax.MultiSteps, or a chain with a learned rule in it, too.
+    updates, opt_state = state.tx.update(grads, state.opt_state, state.params, value=loss)  # type: ignore[call-arg]
     new = optax.apply_updates(state.params, updates)
     return state.replace(step=state.step + 1, params=new, opt_state=opt_state), loss
 

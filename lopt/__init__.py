@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lopt.names import InputError
 from lopt.trained.guard import GuardState, guard
 from lopt.trained.pretrained import Pretrained, load, load_pretrained, scale_by_learned
+from lopt.trained.states import carry_over
 from lopt.trained.transform import LearnedState, as_optax
 from lopt.version import __version__
 
@@ -35,6 +36,7 @@ __all__ = [
     "Tuned",
     "__version__",
     "as_optax",
+    "carry_over",
     "evaluate",
     "guard",
     "load",

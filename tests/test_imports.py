@@ -106,7 +106,8 @@ def floor_of(room: str) -> int:
 
 # What `import lopt` loads of ours; the other public names load their modules at first use.
 LIGHT = {"lopt", "lopt.types", "lopt.names", "lopt.version", "lopt.files", "lopt.trees", "lopt.trained"} | {
-    f"lopt.trained.{name}" for name in ("transform", "export", "pretrained", "guard", "watch")
+    f"lopt.trained.{name}"
+    for name in ("transform", "leaves", "states", "export", "card", "pretrained", "guard", "watch")
 }
 
 

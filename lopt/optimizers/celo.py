@@ -75,9 +75,10 @@ class Celo:
     def update(
         self, theta: Theta, grads: Params, state: CeloState, params: Params, *, value: jax.Array | None
     ) -> tuple[Params, CeloState]:
-        scale, schedule = jnp.ones(()), None
+        scale, schedule = jnp.ones((), jnp.float32), None
         if state.schedule is not None:
-            scale, schedule = self._scheduler.update(theta["scheduler"], state.schedule, jnp.asarray(value))
+            loss = jnp.asarray(value, jnp.float32)
+            scale, schedule = self._scheduler.update(theta["scheduler"], state.schedule, loss)
 
         def step(
             kind: Hashable, param: jax.Array, grad: jax.Array, statistics: Statistics

@@ -84,7 +84,7 @@ class Celo2:
 
     def init_theta(self, key: jax.Array) -> Theta:
         network = ParameterMLP((*self.hidden_sizes, NUM_OUTPUTS))
-        return network.init(key, jnp.zeros((NUM_VELO_FEATURES, 1)), jnp.zeros((0,)))["params"]
+        return network.init(key, jnp.zeros((NUM_VELO_FEATURES, 1), jnp.float32), jnp.zeros((0,), jnp.float32))["params"]
 
     def init(self, theta: Theta, params: Params, *, num_steps: int | jax.Array | None) -> AdafacState:
         """The first state, all zeros; tensors left to Adam have one momentum and no factored moments."""
@@ -131,5 +131,6 @@ class Celo2:
 
 def _adam(statistics: Statistics, step: jax.Array) -> jax.Array:
     """Adam's direction after `step` updates, with bias correction."""
-    momentum = statistics.momenta[0] / (1 - ADAM_DECAYS.momentum[0] ** step)
-    return momentum / (jnp.sqrt(statistics.rms[0] / (1 - ADAM_DECAYS.rms[0] ** step)) + 1e-8)
+    b1, b2 = jnp.float32(ADAM_DECAYS.momentum[0]), jnp.float32(ADAM_DECAYS.rms[0])
+    momentum = statistics.momenta[0] / (1 - b1**step)
+    return momentum / (jnp.sqrt(statistics.rms[0] / (1 - b2**step)) + 1e-8)

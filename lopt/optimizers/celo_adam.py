@@ -69,7 +69,7 @@ class CeloAdam:
         self, theta: Theta, grads: Params, state: CeloAdamState, params: Params, *, value: jax.Array | None
     ) -> tuple[Params, CeloAdamState]:
         del params
-        scale, schedule = self._scheduler.update(theta["scheduler"], state.schedule, jnp.asarray(value))
+        scale, schedule = self._scheduler.update(theta["scheduler"], state.schedule, jnp.asarray(value, jnp.float32))
         directions, adam = self._adam.update(clip_gradients(grads), state.adam)
         updates = jax.tree.map(lambda d: -LEARNING_RATE * scale * d, directions)
         return updates, CeloAdamState(adam, schedule)

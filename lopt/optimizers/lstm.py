@@ -53,13 +53,13 @@ class CoordinateLSTM(nn.Module):
         """
         new_carry = []
         for i, (size, (c, h)) in enumerate(zip(self.hidden_sizes, carry, strict=True)):
-            kernel = self.param(f"kernel_{i}", INIT, (x.shape[0] + size, 4 * size))
-            bias = self.param(f"bias_{i}", nn.initializers.zeros, (4 * size,))
+            kernel = self.param(f"kernel_{i}", INIT, (x.shape[0] + size, 4 * size), jnp.float32)
+            bias = self.param(f"bias_{i}", nn.initializers.zeros, (4 * size,), jnp.float32)
             c, h = lstm_cell(kernel, bias, (c, h), x)
             new_carry.append((c, h))
             x = h
-        kernel = self.param("kernel_out", INIT, (x.shape[0], 1))
-        bias = self.param("bias_out", nn.initializers.zeros, (1,))
+        kernel = self.param("kernel_out", INIT, (x.shape[0], 1), jnp.float32)
+        bias = self.param("bias_out", nn.initializers.zeros, (1,), jnp.float32)
         return tuple(new_carry), jnp.tensordot(kernel[:, 0], x, 1) + bias.reshape([1] * (x.ndim - 1))
 
 
@@ -105,7 +105,8 @@ class LSTMOptimizer:
         return tuple((zeros_beside(param, h), zeros_beside(param, h)) for h in self.hidden_sizes)
 
     def init_theta(self, key: jax.Array) -> Theta:
-        return self._network.init(key, self._zero_carry(jnp.zeros((1,))), jnp.zeros((2, 1)))["params"]
+        one = jnp.zeros((1,), jnp.float32)
+        return self._network.init(key, self._zero_carry(one), jnp.zeros((2, 1), jnp.float32))["params"]
 
     def init(self, theta: Theta, params: Params, *, num_steps: int | jax.Array | None) -> LSTMState:
         del theta, num_steps

@@ -75,7 +75,7 @@ class MLPOptimizer:
         return -self.step_scale * direction * jnp.exp(self.magnitude_scale * magnitude)
 
     def init_theta(self, key: jax.Array) -> Theta:
-        features = jnp.zeros((NUM_FEATURES, 1))
+        features = jnp.zeros((NUM_FEATURES, 1), jnp.float32)
         return self._network.init(key, features, time_features(jnp.zeros((), jnp.int32)))["params"]
 
     def init(self, theta: Theta, params: Params, *, num_steps: int | jax.Array | None) -> MLPState:

@@ -78,7 +78,7 @@ def _update_losses(moments: LossMoments, value: jax.Array) -> tuple[LossMoments,
     new = LossMoments(center, variance, moments.count + 1)
     new = jax.tree.map(lambda x, old: jnp.where(finite, x, old), new, moments)
     weight = 1 / (1 - LOSS_DECAY ** jnp.maximum(new.count, 1).astype(jnp.float32))
-    both = jnp.stack([jnp.where(finite, loss, MAX_LOSS), jnp.zeros(())])
+    both = jnp.stack([jnp.where(finite, loss, MAX_LOSS), jnp.zeros((), jnp.float32)])
     return new, jnp.clip((both - weight * new.mean) * jax.lax.rsqrt(weight * new.variance + 1e-8), -5, 5)
 
 
@@ -133,7 +133,7 @@ class RNNMLPOptimizer:
             jnp.zeros((), jnp.int32),
             jax.tree.map(lambda p: init_momenta(p, len(DECAYS)), params),
             jax.tree.map(lambda p: init_rms(p, len(DECAYS)), params),
-            LossMoments(jnp.zeros(()), jnp.zeros(()), jnp.zeros((), jnp.int32)),
+            LossMoments(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32)),
             jnp.asarray(1 - CLIP_DECAY, jnp.float32),
             first_carry(first, num_tensors),
             jnp.broadcast_to(first["first_to_lstm"][:, None], (TO_LSTM, num_tensors)),
@@ -146,7 +146,7 @@ class RNNMLPOptimizer:
         leaves, treedef = jax.tree.flatten(params)
         if not leaves:
             return params, state
-        losses, loss_features = _update_losses(state.losses, jnp.asarray(value))
+        losses, loss_features = _update_losses(state.losses, jnp.asarray(value, jnp.float32))
         correction = 1 - CLIP_DECAY ** (state.step + 1).astype(jnp.float32)
         bound = CLIP_FACTOR * state.gradient_size / correction
 
@@ -168,7 +168,7 @@ class RNNMLPOptimizer:
         from_lstm = jnp.mean(lstm["kernel_from_lstm"].T @ carry.h, axis=1) + lstm["bias_from_lstm"]
 
         waves = jnp.sin(state.step / (jnp.pi * jnp.asarray(TIME_SCALES, jnp.float32)))
-        shared = jnp.append(waves, math.log(num_tensors) - 1)
+        shared = jnp.append(waves, jnp.float32(math.log(num_tensors) - 1))
         facts = jnp.stack([jnp.log(sizes), jnp.log(root(param_squares) + 1e-8)])
         constants = jnp.concatenate([jnp.broadcast_to(shared[:, None], (len(shared), num_tensors)), facts, messages])
 

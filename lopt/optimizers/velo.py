@@ -67,7 +67,7 @@ def tensor_features(param: jax.Array, statistics: Statistics) -> jax.Array:
     pairs = zip([*momenta, *[rms] * len(means)], [*means, *means], strict=True)
     spreads = [x / count for x in sums([jnp.square(scale * (x - center)) for x, center in pairs])]
     logs = 0.5 * clipped_log(10 * jnp.stack([scale * mean_rms, *spreads]).reshape(-1))
-    rank = jax.nn.one_hot(sum(size > 1 for size in param.shape), NUM_RANKS)
+    rank = jax.nn.one_hot(sum(size > 1 for size in param.shape), NUM_RANKS, dtype=jnp.float32)
     return jnp.concatenate([logs[:1], rank, logs[1:]])
 
 
@@ -120,7 +120,7 @@ class Velo:
         leaves, treedef = jax.tree.flatten(params)
         if not leaves:
             return params, state
-        losses = update_loss_averages(state.losses, jnp.asarray(value))
+        losses = update_loss_averages(state.losses, jnp.asarray(value, jnp.float32))
         progress = progress_features(state.step, state.num_steps, losses)
         # The LSTM reads the statistics before this gradient.
         (features,) = map_tensors(

@@ -3,12 +3,11 @@
 Reading an export runs nothing that it holds: there are no pickles, and every field is checked before it is used.
 """
 
-import dataclasses
+import contextlib
 import hashlib
-import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +18,45 @@ import safetensors
 import safetensors.numpy
 
 from lopt.files import write_atomic
-from lopt.names import InputError, Spec, build
+from lopt.names import InputError
+from lopt.trained.card import (
+    CARD_KEYS,
+    FEATURE_CONTRACT,
+    FORMAT,
+    describe_optimizer,
+    optimizer_of,
+    read_card,
+    write_card,
+)
 from lopt.trees import by_name, describe, describe_leaves, differences, map_with_name
 from lopt.types import LearnedOptimizer, Theta
 from lopt.version import versions
 
-FORMAT = 1  # the names and the layout of an export's files
-# How the inputs of the rules are computed from gradients, parameters, losses and time: which features, their order,
-# decays, epsilons and normalization. Theta has meaning only with the inputs it was trained on, and no shape reveals a
-# change of them: raise this number with every change that would feed an exported theta other inputs.
-FEATURE_CONTRACT = 1
-
 THETA_FILE, CARD_FILE = "theta.safetensors", "card.json"
-# What the trainer says about a theta; `save_export` fills in the rest of the card.
-CARD_KEYS = ("tasks", "horizon", "meta_loss", "estimator", "outer_steps", "seed", "command")
+MAX_CARD_BYTES = MAX_HEADER_BYTES = 2**22  # those of safetensors list names and shapes
+
+
+class _Replaced(Exception):
+    """The export was replaced while it was read."""
+
+
+def check_exportable(optimizer: LearnedOptimizer, folder: str | os.PathLike | None = None) -> None:
+    """Raises what `save_export` would raise, before anything is paid for.
+
+    Args:
+      optimizer: the rule to export.
+      folder: where, if known.
+
+    Raises:
+      InputError: the rule cannot be described by its settings, or has no theta of float32; or the folder holds
+        something else than an export.
+    """
+    describe_optimizer(optimizer)
+    for name, leaf in by_name(theta_template(optimizer)).items():
+        if leaf.dtype != jnp.float32:
+            raise InputError(f"{optimizer} cannot be exported: theta is float32, and its {name} is {leaf.dtype}")
+    if folder is not None:
+        _check_folder(Path(folder).resolve())
 
 
 def save_export(
@@ -40,10 +64,10 @@ def save_export(
 ) -> Path:
     """Writes an export; the one that `folder` held before stays usable until the new one is complete.
 
-    The same theta gives the same bytes.
+    The same theta gives the same bytes. Files of others in the folder, such as `.DS_Store`, are left there.
 
     Args:
-      folder: is created, or replaced if it holds an export and nothing else.
+      folder: is created, or replaced if it holds an export.
       optimizer: the rule with its settings.
       theta: its meta-parameters, float32 arrays.
       card: at least `CARD_KEYS`, where `horizon` is the (shortest, longest) trajectory; further keys are kept.
@@ -57,7 +81,7 @@ def save_export(
     for key in CARD_KEYS:
         if key not in card:
             raise InputError(f"the card of an export must hold {key!r}")
-    description = _describe(optimizer)
+    description = describe_optimizer(optimizer)
     theta_bytes = safetensors.numpy.save(_flatten(optimizer, theta))
     full_card = {
         **card,
@@ -67,86 +91,86 @@ def save_export(
         "theta_sha256": hashlib.sha256(theta_bytes).hexdigest(),
         "versions": versions(),
     }
-    try:
-        card_text = json.dumps(full_card, indent=2, sort_keys=True, allow_nan=False) + "\n"
-    except (TypeError, ValueError) as error:
-        raise InputError(f"the card of an export must be plain JSON: {error}") from error
-    _check_card(json.loads(card_text))
     folder = Path(folder).resolve()
-    _swap_in(folder, {THETA_FILE: theta_bytes, CARD_FILE: card_text.encode()})
+    _swap_in(folder, {THETA_FILE: theta_bytes, CARD_FILE: write_card(full_card)})
     return folder
 
 
-def read_export(folder: Path) -> tuple[LearnedOptimizer, Theta, dict[str, Any]]:
-    """Optimizer, theta and card of an export. Raises InputError if it is damaged or of another version."""
-    card = _read_card(folder / CARD_FILE)
+def read_export(
+    find: Callable[[], Path], optimizer: LearnedOptimizer | None = None
+) -> tuple[LearnedOptimizer, Theta, dict[str, Any], Path]:
+    """Optimizer, theta, card and folder of an export that a run may be replacing at this moment.
+
+    Both files are read from one folder that is held open, so that they belong together.
+
+    Args:
+      find: gives the export's folder.
+      optimizer: the rule, for one that is not part of lopt.
+
+    Raises:
+      InputError: it is damaged, of another version, or of another rule.
+    """
+    while True:
+        folder = find()
+        try:
+            return *_read_folder(folder, find, optimizer), folder
+        except _Replaced:
+            continue
+
+
+def _read_folder(
+    folder: Path, find: Callable[[], Path], given: LearnedOptimizer | None
+) -> tuple[LearnedOptimizer, Theta, dict[str, Any]]:
     try:
-        optimizer = build("architecture", Spec(card["architecture"], _tuples(card["settings"])), _architectures())
-    except InputError as error:
-        raise InputError(f"{folder / CARD_FILE}: {error}") from error
-    return optimizer, _read_theta(folder / THETA_FILE, optimizer, card["theta_sha256"]), card
-
-
-def _architectures() -> Mapping[str, Any]:
-    from lopt.optimizers import OPTIMIZERS  # here, so that `import lopt` does not import Flax
-
-    return OPTIMIZERS
-
-
-def _describe(optimizer: Any) -> dict[str, Any]:
-    """The architecture's name and settings, checked to give back the same optimizer."""
-    kind = type(optimizer)
-    name = next((name for name, known in _architectures().items() if known is kind), None)
-    if name is None:
-        raise InputError(f"{kind.__name__} cannot be exported: it is not in the table of lopt.optimizers")
-    settings = {field.name: getattr(optimizer, field.name) for field in dataclasses.fields(optimizer)}
+        place = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        if isinstance(error, FileNotFoundError):
+            raise _Replaced from error
+        raise InputError(f"cannot read {folder}: {error}") from error
     try:
-        again = kind(**_tuples(json.loads(json.dumps(settings, allow_nan=False))))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{optimizer} cannot be exported: {error}") from error
-    if again != optimizer:
-        raise InputError(f"{optimizer} cannot be exported: its settings read back as {again}")
-    return {"architecture": name, "settings": settings}
+        try:
+            card = read_card(_read_bounded(place, CARD_FILE, MAX_CARD_BYTES))
+        except (OSError, ValueError, RecursionError) as error:
+            _raise_if_replaced(place, find)
+            raise InputError(f"cannot read {folder / CARD_FILE}: {error}") from error
+        try:
+            optimizer = optimizer_of(card, given)
+        except InputError as error:
+            raise InputError(f"{folder / CARD_FILE}: {error}") from error
+        try:
+            return optimizer, _read_theta(place, optimizer, card["theta_sha256"]), card
+        except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:  # KeyError: numpy lacks a dtype
+            _raise_if_replaced(place, find)
+            raise InputError(f"cannot read {folder / THETA_FILE}: {error}") from error
+    finally:
+        os.close(place)
 
 
-def _tuples(value: Any) -> Any:
-    """Turns lists into tuples: JSON has only lists, and settings are hashable."""
-    if isinstance(value, dict):
-        return {key: _tuples(item) for key, item in value.items()}
-    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
-
-
-def _read_card(path: Path) -> dict[str, Any]:
+def _raise_if_replaced(place: int, find: Callable[[], Path]) -> None:
     try:
-        card = json.loads(path.read_bytes())
-        _check_card(card)
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"cannot read {path}: {error}") from error
-    return card
+        same = os.path.samestat(os.fstat(place), os.stat(find()))
+    except FileNotFoundError:
+        same = False
+    if not same:
+        raise _Replaced
 
 
-def _check_card(card: Any) -> None:
-    if not isinstance(card, dict):
-        raise InputError("a card is a JSON object")
-    for key, ours in (("format", FORMAT), ("feature_contract", FEATURE_CONTRACT)):
-        version = card.get(key)
-        if version != ours:
-            newer = " It comes from a newer lopt: upgrade." if isinstance(version, int) and version > ours else ""
-            raise InputError(f"{key} must be {ours} for this version of lopt, and is {version!r}.{newer}")
-    for key, kind in (("architecture", str), ("settings", dict), ("theta_sha256", str)):
-        if not isinstance(card.get(key), kind):
-            raise InputError(f"{key} must be a {kind.__name__}, not {card.get(key)!r}")
-    match card.get("horizon"):
-        case [int(shortest), int(longest)] if 1 <= shortest <= longest:
-            return
-        case other:
-            raise InputError(f"horizon must be the least and the greatest number of inner steps, not {other!r}")
+def _read_bounded(place: int, name: str, most: int) -> bytes:
+    """A file of an open folder. Its size is compared with what it can be before memory is taken for it."""
+    with open(name, "rb", opener=lambda path, flags: os.open(path, flags, dir_fd=place)) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > most:
+            raise InputError(f"the file has {size:,} bytes, where at most {most:,} are possible")
+        return file.read(most + 1)
 
 
-def _template(optimizer: LearnedOptimizer) -> Theta:
-    """Shapes and types of the optimizer's theta, without computing it."""
+def theta_template(optimizer: LearnedOptimizer) -> Theta:
+    """Shapes and types of the optimizer's theta, without computing it, and whatever `jax_enable_x64` says."""
     try:
-        return jax.eval_shape(lambda: optimizer.init_theta(jax.random.key(0)))
+        with jax.enable_x64(False):
+            return jax.eval_shape(lambda: optimizer.init_theta(jax.random.key(0)))
+    except (ImportError, MemoryError):
+        raise
     except Exception as error:  # settings of a wrong type may fail in any way
         raise InputError(f"{optimizer} has no theta: {error}") from error
 
@@ -154,20 +178,18 @@ def _template(optimizer: LearnedOptimizer) -> Theta:
 def _flatten(optimizer: LearnedOptimizer, theta: Theta) -> dict[str, np.ndarray]:
     # safetensors writes memory as it is, so arrays must be in C order.
     arrays = {name: np.array(leaf, order="C") for name, leaf in sorted(by_name(theta).items())}
-    _check_arrays(arrays, _template(optimizer))
+    _check_arrays(arrays, theta_template(optimizer))
     return arrays
 
 
-def _read_theta(path: Path, optimizer: LearnedOptimizer, sha256: str) -> Theta:
-    try:
-        data = path.read_bytes()
-        if hashlib.sha256(data).hexdigest() != sha256:
-            raise InputError("the file is damaged, or the card describes another one (the SHA-256 differs)")
-        arrays = safetensors.numpy.load(data)
-        template = _template(optimizer)
-        _check_arrays(arrays, template)
-    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:  # KeyError: a dtype that numpy lacks
-        raise InputError(f"cannot read {path}: {error}") from error
+def _read_theta(place: int, optimizer: LearnedOptimizer, sha256: str) -> Theta:
+    template = theta_template(optimizer)
+    most = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(template)) + MAX_HEADER_BYTES
+    data = _read_bounded(place, THETA_FILE, most)
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise InputError("the file is damaged, or the card describes another one (the SHA-256 differs)")
+    arrays = safetensors.numpy.load(data)
+    _check_arrays(arrays, template)
     return map_with_name(lambda name, _: jnp.array(arrays[name]), template)
 
 
@@ -175,6 +197,9 @@ def _check_arrays(arrays: Mapping[str, np.ndarray], template: Theta) -> None:
     found = {name: describe(array) for name, array in arrays.items()}
     if different := differences(found, describe_leaves(template)):
         raise InputError(f"theta does not fit this architecture: {different}")
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise InputError(f"theta has numbers in {name} that are not finite")
 
 
 def previous_export(folder: Path) -> Path:
@@ -182,10 +207,17 @@ def previous_export(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}.previous")
 
 
+def _check_folder(folder: Path) -> None:
+    """Raises InputError if an export would replace what is no export; hidden files of others do not count."""
+    held = set(os.listdir(folder)) if folder.is_dir() else set()
+    ours = held & {THETA_FILE, CARD_FILE}
+    if (folder.exists() and not folder.is_dir()) or (not ours and any(name[0] != "." for name in held)):
+        raise InputError(f"{folder} is not replaced by an export: it holds something else")
+
+
 def _swap_in(folder: Path, files: Mapping[str, bytes]) -> None:
     """Replaces all files of a folder or none: at every moment `find_export` finds a complete export."""
-    if folder.exists() and (not folder.is_dir() or set(os.listdir(folder)) - files.keys()):
-        raise InputError(f"{folder} is not replaced by an export: it holds something else")
+    _check_folder(folder)
     temporary, previous = folder.with_name(f".{folder.name}.tmp"), previous_export(folder)
     shutil.rmtree(temporary, ignore_errors=True)  # left by a writer that was killed
     temporary.mkdir(parents=True)
@@ -193,9 +225,11 @@ def _swap_in(folder: Path, files: Mapping[str, bytes]) -> None:
         for name, data in files.items():
             write_atomic(temporary / name, data)
         if all((folder / name).is_file() for name in files):
+            _move_strangers(previous, folder, files)
             shutil.rmtree(previous, ignore_errors=True)
             folder.rename(previous)
         elif folder.exists():
+            _move_strangers(folder, temporary, files)
             shutil.rmtree(folder)  # empty, or half of an export
         temporary.rename(folder)
     except BaseException:
@@ -203,4 +237,13 @@ def _swap_in(folder: Path, files: Mapping[str, bytes]) -> None:
         if previous.exists() and not folder.exists():
             previous.rename(folder)
         raise
+    _move_strangers(previous, folder, files)
     shutil.rmtree(previous, ignore_errors=True)
+
+
+def _move_strangers(old: Path, new: Path, files: Mapping[str, bytes]) -> None:
+    """Files of others, such as `.DS_Store` or `.nfs0001`, go along; one that vanishes meanwhile is not missed."""
+    for name in os.listdir(old) if old.is_dir() else ():
+        if name not in files and not (new / name).exists():
+            with contextlib.suppress(OSError):
+                os.rename(old / name, new / name)

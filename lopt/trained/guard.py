@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from lopt.names import InputError
+from lopt.trained.leaves import is_inexact
 from lopt.trained.watch import Watch, has_risen, new_watch, observe
 from lopt.types import Params, PyTree
 
@@ -85,7 +86,8 @@ def guard(
     so at most the steps since then are lost.
 
     Updates have the dtype that gradients and params promote to, and the states of rule and fallback keep the dtypes of
-    their init. Everything is in the state, which holds a copy of the params; nothing is read by the host.
+    their init. Everything is in the state, which holds a copy of the params; nothing is read by the host. Params may
+    hold more than arrays, as an Equinox model does: what has no gradient is left alone.
     `optax.tree.get(state, "handed_over")` tells which of the two is at work.
 
     Args:
@@ -108,6 +110,8 @@ def guard(
     warm_up = round(1 / (1 - decay))
 
     def init(params: Params) -> GuardState:
+        # What cannot have a gradient, such as a function in an Equinox model, is left out.
+        params = jax.tree.map(lambda p: p if is_inexact(p) else None, params)
         # Separate arrays, and a copy of the params: a state that held one of them twice could not be donated.
         snapshot = jax.tree.map(lambda p: jnp.array(p, copy=True), params)
         steps = [jnp.zeros((), jnp.int32) for _ in range(2)]
@@ -124,15 +128,16 @@ def guard(
     ) -> tuple[optax.Updates, GuardState]:
         if params is None or value is None:
             raise InputError("a guarded rule watches the loss: call update(grads, state, params, value=loss)")
+        grads, params = _trained(updates, state.snapshot), _restricted(params, state.snapshot)
         loss = jnp.asarray(value, jnp.float32)
         watch = observe(state.watch, loss, state.step, decay=decay, warm_up=warm_up)
-        turn = _take_turn(rule, fallback, max_update_ratio, updates, state, params, {**extra, "value": value})
+        turn = _take_turn(rule, fallback, max_update_ratio, grads, state, params, {**extra, "value": value})
         risen = has_risen(watch, state.step, warm_up=warm_up, rise=rise, num_deviations=num_deviations)
         diverged = ~state.handed_over & (~turn.sound | ~jnp.isfinite(loss) | risen)
-        updates = _updates_or_return(diverged | state.returning, turn.updates, state.snapshot, params)
+        answer = _updates_or_return(diverged | state.returning, turn.updates, state.snapshot, params)
         due = (state.step - state.snapshot_step >= snapshot_every) & (watch.mean <= watch.best)
         due &= ~diverged & ~state.handed_over
-        return updates, GuardState(
+        return _left_alone(updates, answer), GuardState(
             step=state.step + 1,
             handed_over=state.handed_over | diverged,
             returning=diverged,
@@ -157,7 +162,7 @@ def _take_turn(
 ) -> _Turn:
     """Asks the fallback once the snapshot is back, and the rule before that."""
 
-    def as_params(updates: Params) -> Params:
+    def as_params(updates: optax.Updates) -> Params:
         return jax.tree.map(lambda u, g, p: u.astype(jnp.result_type(g, p)), updates, grads, params)
 
     def by_rule() -> _Turn:
@@ -186,3 +191,26 @@ def _updates_or_return(back: jax.Array, updates: Params, snapshot: Params, param
     difference kept - p is exact.
     """
     return jax.tree.map(lambda u, kept, p: jnp.where(back, (kept - p).astype(u.dtype), u), updates, snapshot, params)
+
+
+def _restricted(params: Params, snapshot: Params) -> Params:
+    """The params whose like are in the snapshot."""
+    return jax.tree.map(lambda kept, p: None if kept is None else p, snapshot, params, is_leaf=_is_none)
+
+
+def _trained(updates: optax.Updates, snapshot: Params) -> optax.Updates:
+    """A gradient for all that is in the snapshot: zeros where there is none, since rule and fallback have a state."""
+
+    def gradient(kept: Any, grad: Any) -> Any:
+        return None if kept is None else jnp.zeros_like(kept) if grad is None else grad
+
+    return jax.tree.map(gradient, snapshot, updates, is_leaf=_is_none)
+
+
+def _left_alone(updates: optax.Updates, answer: optax.Updates) -> optax.Updates:
+    """The answer where there was a gradient; what had none is left alone."""
+    return jax.tree.map(lambda g, new: g if g is None or new is None else new, updates, answer, is_leaf=_is_none)
+
+
+def _is_none(leaf: Any) -> bool:
+    return leaf is None

@@ -36,15 +36,19 @@ class Pretrained(NamedTuple):
         return path.parent.name if path.name == "export" else path.stem if path.is_file() else path.name
 
 
-def load(path_or_name: str | os.PathLike, *, num_steps: int | None = None) -> optax.GradientTransformationExtraArgs:
+def load(
+    path_or_name: str | os.PathLike, *, num_steps: int | None = None, optimizer: LearnedOptimizer | None = None
+) -> optax.GradientTransformationExtraArgs:
     """A trained optimizer as an optax transformation: `tx.update(grads, state, params, value=loss)`; see `as_optax`.
 
     Args:
       path_or_name: as for `load_pretrained`.
       num_steps: length of your training in updates, for a rule that reads it. Without it, such a rule is told the
-        longest training that it was meta-trained on, and a warning says so.
+        longest training that it was meta-trained on, and a warning says so. It counts when a state is made by `init`;
+        a restored state keeps its own, which `carry_over` changes.
+      optimizer: as for `load_pretrained`.
     """
-    pretrained = load_pretrained(path_or_name)
+    pretrained = load_pretrained(path_or_name, optimizer=optimizer)
     if num_steps is None and "num_steps" in pretrained.optimizer.requires:
         num_steps = pretrained.card["horizon"][1]
         warnings.warn(
@@ -56,7 +60,7 @@ def load(path_or_name: str | os.PathLike, *, num_steps: int | None = None) -> op
 
 
 def scale_by_learned(
-    path_or_name: str | os.PathLike, *, num_steps: int | None = None
+    path_or_name: str | os.PathLike, *, num_steps: int | None = None, optimizer: LearnedOptimizer | None = None
 ) -> optax.GradientTransformationExtraArgs:
     """As `load`, with the sign of optax's `scale_by_*`: it gives a direction that a chain goes on with.
 
@@ -67,17 +71,20 @@ def scale_by_learned(
     Args:
       path_or_name: as for `load_pretrained`.
       num_steps: as for `load`.
+      optimizer: as for `load_pretrained`.
     """
-    rule = load(path_or_name, num_steps=num_steps)
+    rule = load(path_or_name, num_steps=num_steps, optimizer=optimizer)
     return optax.with_extra_args_support(optax.chain(rule, optax.scale(-1.0)))
 
 
-def load_pretrained(path_or_name: str | os.PathLike) -> Pretrained:
+def load_pretrained(path_or_name: str | os.PathLike, *, optimizer: LearnedOptimizer | None = None) -> Pretrained:
     """Reads a trained optimizer.
 
     Args:
       path_or_name: the folder of an export; the folder of a run, which has one in `export/`; the name of an optimizer
         that ships with lopt; or a file of weights that others have published, see `lopt.trained.released`.
+      optimizer: the rule with its settings, needed for one that is not part of lopt: nothing that a file names is
+        imported. It must agree with the card.
 
     Raises:
       InputError: there is no such optimizer, it is damaged, or this version of lopt cannot run it.
@@ -86,8 +93,7 @@ def load_pretrained(path_or_name: str | os.PathLike) -> Pretrained:
         from lopt.trained.released import read_released  # here, so that `import lopt` does not import Flax
 
         return Pretrained(*read_released(path_or_name), Path(path_or_name).resolve())
-    path = find_export(path_or_name)
-    return Pretrained(*read_export(path), path)
+    return Pretrained(*read_export(lambda: find_export(path_or_name), optimizer))
 
 
 def shipped() -> dict[str, Path]:
@@ -101,7 +107,8 @@ def find_export(path_or_name: str | os.PathLike) -> Path:
     """The export folder that a person means, as `load_pretrained` explains. Raises InputError if there is none."""
     text = os.fspath(path_or_name)
     for folder in (Path(text).resolve(), Path(text, "export").resolve()):
-        for candidate in (folder, previous_export(folder)):
+        # The folder twice: between the two looks, a run may have moved a new export there and removed the previous.
+        for candidate in (folder, previous_export(folder), folder):
             if any(os.path.isfile(candidate / name) for name in (CARD_FILE, THETA_FILE)):  # False for a name too long
                 return candidate
     known = shipped()

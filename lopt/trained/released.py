@@ -18,6 +18,7 @@ from flax import serialization
 from lopt.names import InputError, Spec, build
 from lopt.optimizers import OPTIMIZERS
 from lopt.optimizers.parts.progress import NUM_PROGRESS_FEATURES
+from lopt.trained.export import theta_template
 from lopt.trees import by_name, describe_leaves, differences
 from lopt.types import LearnedOptimizer, Theta
 
@@ -27,6 +28,7 @@ SOURCES = {
     "velo": "google/learned_optimization, Metz et al. 2022 (arXiv 2211.09760)",
 }
 HORIZONS = {"celo": (100, 2000), "celo_adam": (100, 2000), "velo": (100, 200_000)}  # inner steps of the meta-training
+MAX_BYTES = 2**28  # VeLO has 10 MB
 VELO_LSTM = 512  # the width of VeLO itself; the smaller ones of the Celo paper have no factor of 100
 
 # Layers around the LSTM: our names and theirs.
@@ -50,12 +52,16 @@ def read_released(path: str | os.PathLike) -> tuple[LearnedOptimizer, Theta, dic
       InputError: the file cannot be read, or has another layout.
     """
     try:
+        if (size := os.path.getsize(path)) > MAX_BYTES:
+            raise InputError(f"the file has {size:,} bytes, and published weights at most {MAX_BYTES:,}")
         data = Path(path).read_bytes()
         name, settings, theta = convert(_unpack(data))
         optimizer = build("architecture", Spec(name, settings), OPTIMIZERS)
-        wanted = describe_leaves(jax.eval_shape(optimizer.init_theta, jax.random.key(0)))
+        wanted = describe_leaves(theta_template(optimizer))
         if different := differences(describe_leaves(theta), wanted):
             raise InputError(different)
+    except (ImportError, MemoryError):
+        raise
     except Exception as error:  # a damaged file fails in many ways
         known = f"published weights of {', '.join(SOURCES)} (flax msgpack)"
         raise InputError(f"{os.fspath(path)} does not hold {known}: {error}") from error
@@ -96,6 +102,8 @@ def convert(tree: Any) -> tuple[str, dict[str, Any], Theta]:
 def _unpack(data: bytes) -> Any:
     try:
         return serialization.msgpack_restore(data)
+    except (ImportError, MemoryError):
+        raise
     except Exception as error:  # of many types, with messages about bytes of the format
         raise InputError("it has another format, or is damaged; to load a run or an export, give its folder") from error
 

@@ -1,5 +1,6 @@
 """A learned optimizer as an optax transformation: what a training loop calls."""
 
+import functools
 import operator
 from typing import Any, NamedTuple
 
@@ -7,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.core import Tracer
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, NamedSharding, PartitionSpec
 
 from lopt.names import InputError
+from lopt.trained.leaves import read_params, read_update
 from lopt.types import LearnedOptimizer, PyTree, Theta
 
 MAX_STEPS = 2**31 - 1  # num_steps is an int32
@@ -18,14 +20,21 @@ MAX_STEPS = 2**31 - 1  # num_steps is an int32
 class LearnedState(NamedTuple):
     """The state of `as_optax`.
 
+    A checkpoint of lopt 0.1.0 has no `num_not_finite`. To restore one, make the template from
+    `state._replace(num_not_finite=None)`: training goes on from it and counts nothing. `_replace(num_not_finite=
+    jnp.zeros((), jnp.int32))` on what was restored starts the count.
+
     Attributes:
       theta: the meta-parameters. They are here and not in the closure, so that a jitted step takes them as an argument
         instead of holding them as constants of its program.
       inner: the state of the rule; its floating-point statistics are float32.
+      num_not_finite: int32, the number of updates so far that were given a loss or an element of a gradient that is not
+        finite; None if it is not counted. `optax.tree.get(state, "num_not_finite")` reads it within any other state.
     """
 
     theta: Theta
     inner: PyTree
+    num_not_finite: PyTree = None
 
 
 def as_optax(
@@ -39,6 +48,18 @@ def as_optax(
 
     Under gradient accumulation by `optax.MultiSteps(tx, k)`, the rule sees the mean gradient and the loss of the last
     of the k mini-batches; `num_steps` counts updates, not mini-batches.
+
+    Elements of gradients that are not finite count as zero, for every rule, so that one NaN does not stay in the state.
+    A loss that is not finite reaches the rule, and every rule that ships and reads the loss bounds it or leaves it out.
+    The state counts such updates (`LearnedState.num_not_finite`). To skip them, wrap the rule in
+    `optax.apply_if_finite`; to stop trusting a rule that makes them, use `guard`.
+
+    A leaf of params that cannot have a gradient, such as an integer or a function in an Equinox model, is left alone;
+    so is one whose gradient is None. Params may be Flax NNX Variables, and `jax_enable_x64` may be on: the rule always
+    works without it, so states keep their dtypes.
+
+    The state decides: `theta` and `num_steps` are those that its `init` saw, also if the state is restored and given to
+    a transformation with others. `carry_over` moves a state to another horizon or theta.
 
     Call `init` outside `jit`: inside, a theta that is not an argument of the jitted function becomes a constant of its
     program.
@@ -57,20 +78,18 @@ def as_optax(
     """
     name = type(optimizer).__name__
     if num_steps is not None:
-        num_steps = _check_num_steps(num_steps)
+        num_steps = check_num_steps(num_steps)
     elif "num_steps" in optimizer.requires:
         raise InputError(f"{name} reads the length of the training: give num_steps, the number of its updates")
 
     def init(params: optax.Params) -> LearnedState:
-        from flax import nnx  # here, so that `import lopt` does not import Flax
-
-        # nnx.Optimizer gives Variables to init and bare arrays to update; a state built around Variables breaks there.
-        params = nnx.as_pure(params)
         steps = jnp.asarray(num_steps, jnp.int32) if "num_steps" in optimizer.requires else None
         # Copied: the caller may donate the state, and this theta must outlive it.
         own_theta = jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), theta)
-        inner = optimizer.init(own_theta, _as_float32("params", params), num_steps=steps)
-        return LearnedState(own_theta, _strongly_typed(inner))
+        read = read_params(params)
+        with jax.enable_x64(False):
+            inner = optimizer.init(own_theta, read, num_steps=steps)
+            return LearnedState(own_theta, _strongly_typed(inner), jnp.zeros((), jnp.int32))
 
     def update(
         updates: optax.Updates,
@@ -86,19 +105,25 @@ def as_optax(
         if missing:
             raise InputError(
                 f"{name} reads {' and '.join(missing)}, which it was not given: call "
-                "tx.update(grads, state, params, value=loss), through wrappers that pass value on "
-                "(optax.MultiSteps(...) does, its gradient_transformation() does not)"
+                "tx.update(grads, state, params, value=loss), on optax.MultiSteps itself as on a transformation; some "
+                "wrappers drop value (MultiSteps(...).gradient_transformation(), optax.with_extra_args_support on a "
+                "MultiSteps, optax.contrib.sam, lookahead): docs/wrappers.md says what to write instead"
             )
-        grads = _as_float32("gradients", updates)
-        if "params" in optimizer.requires:
-            params = _as_float32("params", params)
-            _check_alike(grads, params)
-        else:
-            params = None
         loss = _as_loss(value) if "value" in optimizer.requires else None
-        steps, inner = _update_in_auto_mode(optimizer, state.theta, grads, state.inner, params, loss)
-        steps = jax.tree.map(lambda step, grad: step.astype(jnp.result_type(grad)), steps, updates)
-        return steps, LearnedState(state.theta, _strongly_typed(inner))
+        read = read_update(
+            *(updates, params),
+            reads_params="params" in optimizer.requires,
+            was_begun_with=functools.partial(_begins, optimizer, state),
+        )
+        with jax.enable_x64(False):
+            steps, inner = _update_in_auto_mode(optimizer, state.theta, read.grads, state.inner, read.params, loss)
+            inner = _like(inner, state.inner)
+            count = state.num_not_finite
+            if count is not None:
+                finite = read.all_finite if loss is None else read.all_finite & jnp.isfinite(loss)
+                count += ~finite
+        theta, count = _on_explicit_mesh((state.theta, count), read.grads)
+        return read.answer(steps), LearnedState(theta, inner, count)
 
     return optax.GradientTransformationExtraArgs(init, update)
 
@@ -116,16 +141,36 @@ def _update_in_auto_mode(
         return optimizer.update(theta, grads, inner, params, value=loss)
 
     run: Any = update
-    shardings = jax.tree.map(lambda x: jax.typeof(x).sharding, (grads, inner))
-    mesh = next((x.mesh for x in jax.tree.leaves(shardings) if x.mesh.explicit_axes), None)
-    if mesh is not None:
-        whole = NamedSharding(mesh, PartitionSpec())
-        shardings = jax.tree.map(lambda x: whole if x.mesh.empty else x, shardings)
+    if (mesh := _explicit_mesh((grads, inner))) is not None:
+        shardings = jax.tree.map(lambda x: _sharding_on(mesh, x), (grads, inner))
         run = jax.sharding.auto_axes(update, axes=mesh.explicit_axes, out_sharding=shardings)
     return run(theta, grads, inner, params, loss)
 
 
-def _check_num_steps(num_steps: Any) -> int | jax.Array:
+def _explicit_mesh(tree: PyTree) -> AbstractMesh | None:
+    meshes = (jax.typeof(x).sharding.mesh for x in jax.tree.leaves(tree))
+    return next((mesh for mesh in meshes if mesh.explicit_axes), None)
+
+
+def _sharding_on(mesh: AbstractMesh, x: jax.Array) -> NamedSharding:
+    """An array's own sharding on an explicit mesh, or one that replicates it.
+
+    The specification has a None per axis, as JAX writes it: P() comes back as P(None), and the next step would be
+    compiled anew.
+    """
+    sharding = jax.typeof(x).sharding
+    return NamedSharding(mesh, PartitionSpec(*[None] * x.ndim)) if sharding.mesh.empty else sharding
+
+
+def _on_explicit_mesh(tree: PyTree, like: PyTree) -> PyTree:
+    """What a step passes through or counts, placed as its other results are if those lie on an explicit mesh."""
+    if (mesh := _explicit_mesh(like)) is None:
+        return tree
+    return jax.tree.map(lambda x: jax.sharding.reshard(x, _sharding_on(mesh, x)), tree)
+
+
+def check_num_steps(num_steps: Any) -> int | jax.Array:
+    """The horizon as an integer. Raises InputError if it is none, or below 1."""
     if isinstance(num_steps, Tracer):  # from optax.inject_hyperparams
         return num_steps
     try:
@@ -137,19 +182,6 @@ def _check_num_steps(num_steps: Any) -> int | jax.Array:
     return steps
 
 
-def _as_float32(what: str, tree: PyTree) -> PyTree:
-    def cast(leaf):
-        dtype = jnp.result_type(leaf)
-        if not jnp.issubdtype(dtype, jnp.floating):
-            raise InputError(
-                f"a learned optimizer takes real floating-point {what}, and one is {dtype}: "
-                "leave it out with optax.masked or optax.partition"
-            )
-        return jnp.asarray(leaf).astype(jnp.float32)
-
-    return jax.tree.map(cast, tree)
-
-
 def _as_loss(value: Any) -> jax.Array:
     loss = jnp.asarray(value)
     if loss.shape or not jnp.issubdtype(loss.dtype, jnp.floating):
@@ -157,16 +189,13 @@ def _as_loss(value: Any) -> jax.Array:
     return loss.astype(jnp.float32)
 
 
-def _check_alike(grads: PyTree, params: PyTree) -> None:
-    """Raises InputError if shapes differ, since a gradient would silently be broadcast to its parameter."""
-    if jax.tree.structure(grads) != jax.tree.structure(params):
-        raise InputError(
-            f"gradients and params are different trees: {jax.tree.structure(grads)} and {jax.tree.structure(params)}"
-        )
-    for (path, grad), param in zip(jax.tree.leaves_with_path(grads), jax.tree.leaves(params), strict=True):
-        if grad.shape != param.shape:
-            where = jax.tree_util.keystr(path)
-            raise InputError(f"the gradient of params{where} has shape {grad.shape}, the parameter {param.shape}")
+def _begins(optimizer: LearnedOptimizer, state: LearnedState, params: PyTree) -> bool:
+    """Whether the rule, begun with these params, would have a state of these shapes."""
+    steps = jnp.ones((), jnp.int32) if "num_steps" in optimizer.requires else None
+    with jax.enable_x64(False):
+        begun = jax.eval_shape(lambda theta: optimizer.init(theta, read_params(params), num_steps=steps), state.theta)
+    shapes = jax.tree.map(jnp.shape, (begun, state.inner), is_leaf=None)
+    return shapes[0] == shapes[1]
 
 
 def _strongly_typed(state: PyTree) -> PyTree:
@@ -177,3 +206,8 @@ def _strongly_typed(state: PyTree) -> PyTree:
         return jax.lax.convert_element_type(leaf, leaf.dtype) if leaf.weak_type else leaf
 
     return jax.tree.map(strong, state)
+
+
+def _like(state: PyTree, before: PyTree) -> PyTree:
+    """The state in the dtypes that it had before the update."""
+    return jax.tree.map(lambda new, old: jax.lax.convert_element_type(new, old.dtype), state, before)

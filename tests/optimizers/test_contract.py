@@ -25,7 +25,7 @@ SIZES = {
     "star": 207,
     "velo": 2320385,
 }
-STATE = {  # numbers of state a parameter of a matrix, and a row or a column
+STATE = {  # numbers of state per parameter of a matrix, and per row or column
     "adafac_mlp": (4, 3),
     "celo": (4, 3),
     "celo2": (4, 3),
@@ -58,7 +58,7 @@ SHAPES = {
     "empty": (0, 2),
 }
 
-# One worker a rule, as its tests share what they compile.
+# One worker per rule, as its tests share what they compile.
 pytestmark = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in OPTIMIZERS]
 )
@@ -80,7 +80,7 @@ LOSSES = np.ones(5, np.float32)
 
 @functools.partial(jax.jit, static_argnums=0)
 def run(optimizer, theta, params, values):
-    """One update a loss, on gradients that depend on the step, without applying them: updates of the last one."""
+    """One update per loss, on gradients that depend on the step, with fixed params; the last updates and the state."""
 
     def update(state, inputs):
         step, value = inputs
@@ -95,7 +95,7 @@ def run(optimizer, theta, params, values):
 
 @functools.cache
 def thetas_of(optimizer):
-    """Two, along the first axis."""
+    """Two thetas, along the first axis."""
     return jax.tree.map(np.asarray, jax.jit(jax.vmap(optimizer.init_theta))(jax.random.split(jax.random.key(1), 2)))
 
 
@@ -104,7 +104,7 @@ def theta_of(optimizer, i):
 
 
 def test_sizes_of_theta_and_state(name):
-    """As the papers have them: numbers in theta, and in the state for each parameter, row and column."""
+    """The sizes of the papers: numbers in theta, and in the state per parameter, row and column."""
     optimizer = OPTIMIZERS[name]()
     theta = jax.eval_shape(optimizer.init_theta, jax.random.key(1))
     assert sum(leaf.size for leaf in jax.tree.leaves(theta)) == SIZES[name]
@@ -117,7 +117,7 @@ def test_sizes_of_theta_and_state(name):
     each, lines = STATE[name]
     assert numbers(48, 32) - numbers(24, 32) == each * 24 * 32 + lines * 24
     assert numbers(32, 48) - numbers(32, 24) == each * 24 * 32 + lines * 24
-    # A vector has no rows and columns: its moments are all of its own length, and celo2 leaves it to Adam.
+    # A vector has no rows and columns, so all its moments have its own length; celo2 leaves it to Adam.
     assert numbers(48) - numbers(24) == (2 if name == "celo2" else each + lines) * 24
 
 
@@ -129,14 +129,26 @@ def test_types_stay_and_bfloat16_is_kept_outside(name):
     call = lambda grads, state, params: tx.update(grads, state, params, value=jnp.ones((), jnp.bfloat16))  # noqa: E731
     updates, state = jax.eval_shape(call, params, start, params)
     assert {k: (u.shape, u.dtype) for k, u in updates.items()} == {k: (s, jnp.bfloat16) for k, s in SHAPES.items()}
-    # Equal types from the first state on: every step has the same trace.
+    # Types are equal from the first state on, so all steps share one trace.
     assert jax.tree.structure(state) == jax.tree.structure(start)
     assert list(map(str, jax.tree.leaves(state))) == list(map(str, jax.tree.leaves(start)))
     assert all(x.dtype in (jnp.float32, jnp.int32) for x in jax.tree.leaves(state))
 
 
+def test_types_do_not_follow_the_x64_flag(name, x64):
+    """They are float32 and int32, as without the flag, so it may be set before or after the state is made."""
+    optimizer, params = make(name), tree("scalar", "one", "cube", "kernel", "empty")
+    theta = jax.eval_shape(optimizer.init_theta, jax.random.key(1))
+    state = jax.eval_shape(lambda theta, p: optimizer.init(theta, p, num_steps=10), theta, params)
+    call = lambda theta, g, state, p: optimizer.update(theta, g, state, p, value=1.5)  # noqa: E731
+    updates, new_state = jax.eval_shape(call, theta, params, state, params)
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves((theta, updates)))
+    assert all(x.dtype in (jnp.float32, jnp.int32) for x in jax.tree.leaves(state))
+    assert [x.dtype for x in jax.tree.leaves(new_state)] == [x.dtype for x in jax.tree.leaves(state)]
+
+
 def test_one_tensor_under_vmap_is_the_same_among_others_in_a_loop(name):
-    """Of rules whose tensors see each other, all tensors, in another order."""
+    """One tensor is updated alone, or, where tensors see each other, all of them in another order."""
     optimizer, params = make(name), tree("cube", "matrix")
     names = sorted(params, reverse=True) if name in SEES_ALL_TENSORS else ("kernel",)  # trees are in sorted order
     renamed = {f"{i}": key for i, key in enumerate(names)}

@@ -1,4 +1,4 @@
-"""Blocks of large tensors, some of every piece that may be on a device of its own."""
+"""Blocks of large tensors: each has a part of every piece that may be on a device of its own."""
 
 import math
 

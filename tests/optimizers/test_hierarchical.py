@@ -1,4 +1,4 @@
-"""The rules with a learned schedule or an LSTM per tensor, each against optax or an independent float64 computation."""
+"""The rules with a learned schedule or a per-tensor LSTM, against optax or an independent float64 computation."""
 
 import functools
 from typing import Any
@@ -56,7 +56,7 @@ def follow(optimizer, theta, losses=LOSSES, num_steps=40):
 
 
 def drawn(optimizer):
-    """A theta without zeros, so that every part of it counts."""
+    """A theta without zeros, so that every part of it matters."""
     rng = np.random.default_rng(0)
 
     def draw(x):
@@ -71,7 +71,7 @@ def assert_close(updates, expected, rtol=2e-4):
 
 
 def zeros() -> list[Any]:
-    """A running mean a tensor."""
+    """One running mean per tensor."""
     return [0.0] * len(EXACT)
 
 
@@ -151,7 +151,7 @@ def test_celo_adam_in_numpy():
 
 
 def test_the_first_losses_may_be_anything():
-    """A loss that is not finite is a bound once there is a finite one; before, it is as if it had not been."""
+    """A loss that is not finite counts as the limit after the first finite one, and is ignored before."""
     averages = expected = jax.jit(init_loss_averages)(np.int32(100))
     take, features = jax.jit(update_loss_averages), jax.jit(loss_features)
     for loss in (np.nan, np.inf, 3.0, np.nan, 2.0):

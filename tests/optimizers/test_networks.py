@@ -23,16 +23,17 @@ def draws(seed, shapes):
 
 @pytest.mark.parametrize("optimizer", [MLPOptimizer((4,)), RNNMLPOptimizer((4,), lstm_size=3), LSTMOptimizer((2, 3))])
 def test_blocks_are_the_whole(monkeypatch, optimizer):
-    theta = optimizer.init_theta(jax.random.key(3))
-    params = draws(2, {"a": (), "b": (0, 3), "c": (7, 11), "d": (90,)})
-    state = optimizer.init(theta, params, num_steps=None)
+    """The block sizes leave a rest: 7 x 11 and 23 parameters in blocks of at most 9."""
+    theta = jax.jit(optimizer.init_theta)(jax.random.key(3))
+    params = draws(2, {"b": (0, 3), "c": (7, 11), "d": (23,)})
+    state = jax.jit(lambda: optimizer.init(theta, params, num_steps=None))()
 
     def update(state):
         return optimizer.update(theta, params, state, params, value=jnp.ones(()))
 
     together = jax.jit(update)(state)
-    monkeypatch.setattr(blocks, "BLOCK", 20)
-    monkeypatch.setattr("lopt.optimizers.mlp.BLOCK", 20)
+    monkeypatch.setattr(blocks, "BLOCK", 9)
+    monkeypatch.setattr("lopt.optimizers.mlp.BLOCK", 9)
     in_blocks = jax.jit(lambda state: update(state))(state)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-7), in_blocks, together)
 
@@ -83,7 +84,7 @@ def test_sums_along_axes_of_large_tensors(monkeypatch, shape):
 
 @pytest.mark.parametrize("shape", [(3_000_017,), (20_011, 50), (300, 4_000)])
 def test_means_of_large_tensors_are_exact_whatever_divides_their_sides(shape):
-    """Two of the sides are primes: one sum after another in float32 is off by 0.3 % and 0.04 %."""
+    """Two of the sides are primes. A plain sum in float32 would be off by 0.3 % and 0.04 %."""
     x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     first, second = jax.jit(lambda x: mean_squares([x, jnp.abs(x) + 1], shape, 0))(x)
     x = np.asarray(x, np.float64)
@@ -92,7 +93,7 @@ def test_means_of_large_tensors_are_exact_whatever_divides_their_sides(shape):
 
 
 def test_mean_squares_have_derivatives():
-    """Estimators that differentiate go through them."""
+    """Estimators that differentiate use them."""
     x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 4)), jnp.float32)
 
     def total(x):

@@ -1,4 +1,4 @@
-"""Each rule against an independent computation, in numpy float64 or by optax."""
+"""The simpler rules against independent computations, in numpy float64 or by optax."""
 
 import functools
 
@@ -29,7 +29,7 @@ def fresh(optimizer):
 
 
 def drawn(optimizer):
-    """A theta in which biases are not zero, as they are in a fresh one."""
+    """A theta whose biases are not zero, unlike those of a fresh one."""
     rng = np.random.default_rng(3)
     shapes = jax.eval_shape(optimizer.init_theta, jax.random.key(3))
     return {name: (rng.normal(size=x.shape) / np.sqrt(x.shape[0])).astype(np.float32) for name, x in shapes.items()}
@@ -37,7 +37,7 @@ def drawn(optimizer):
 
 @functools.partial(jax.jit, static_argnums=0)
 def path(optimizer, theta, grads):
-    """Updates of all steps, one after another along the first axis, of gradients likewise."""
+    """The updates of all steps along the first axis, from gradients likewise."""
 
     def step(state, grads):
         return optimizer.update(theta, grads, state, PARAMS, value=None)[::-1]
@@ -76,7 +76,7 @@ def test_learned_schedule_is_a_sum_of_cosines_over_the_training():
 
 
 def mlp(theta, x, step):
-    """Outputs, parameters first, of the network on features `[n, 8]` and the time."""
+    """The network's outputs, parameters first, for features `[n, 8]` and the time."""
     scales = np.array([1, 3, 10, 30, 100, 300, 1e3, 3e3, 1e4, 3e4, 1e5])
     x = np.concatenate([x, np.tile(np.tanh(step / scales - 1), (len(x), 1))], axis=1)
     for layer in range(3):
@@ -172,7 +172,7 @@ def test_log_and_sign_at_the_edges():
 
 
 def test_time_is_folded_into_the_first_bias_exactly():
-    """The network on 8 features and 11 constants is the network on 19 features."""
+    """A network of 8 features and 11 constants equals a network of 19 features."""
     optimizer = MLPOptimizer()
     theta = drawn(optimizer)
     features = np.random.default_rng(4).normal(size=(8, 50)).astype(np.float32)

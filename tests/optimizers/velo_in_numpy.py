@@ -5,7 +5,7 @@ import numpy as np
 
 
 def velo_tree(rng, size, bank, inputs=30):
-    """A tree of VeLO's published layout, randomly filled."""
+    """A tree of VeLO's published layout, filled at random."""
 
     def draw(*shape):
         return rng.normal(size=shape).astype(np.float32) / np.float32(np.sqrt(shape[-2] if len(shape) > 1 else 4))
@@ -28,6 +28,11 @@ def velo_tree(rng, size, bank, inputs=30):
     }
 
 
+def rounded(decays):
+    """Decays as the rules have them: float32. 1 - b would be off by 3e-5 of itself for b = 0.999 in float64."""
+    return np.asarray(decays, np.float32).astype(np.float64)
+
+
 def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
@@ -43,6 +48,7 @@ class VeloInNumpy:
         self.v = [np.zeros(p.shape) for p in params]
         self.rows, self.columns = [0.0] * len(params), [0.0] * len(params)
         self.decays = np.exp(-1 / np.logspace(1, np.log10(num_steps), 10))
+        self.b = rounded([0.9, 0.99, 0.999])
         self.means, self.minima = np.zeros(10), np.full(10, np.inf)
 
     def linear(self, name, x):
@@ -70,9 +76,9 @@ class VeloInNumpy:
         return np.concatenate([logs[0], np.eye(5)[sum(n > 1 for n in p.shape)], logs[1], logs[2]])
 
     def features(self, i, p, g):
-        b = np.array([0.9, 0.99, 0.999]).reshape(3, *[1] * g.ndim)
+        b = self.b.reshape(3, *[1] * g.ndim)
         m = self.m[i] = b * self.m[i] + (1 - b) * g
-        v = self.v[i] = 0.999 * self.v[i] + 0.001 * g**2
+        v = self.v[i] = self.b[2] * self.v[i] + (1 - self.b[2]) * g**2
         root = 1 / np.sqrt(v + 1e-6)
         axes = np.argsort(g.shape, kind="stable")[::-1] if g.ndim >= 2 else []
         squares = g**2 + 1e-30
@@ -122,7 +128,7 @@ class VeloInNumpy:
 
 
 class CeloInNumpy(VeloInNumpy):
-    """One MLP, and an LSTM that reads the progress alone and scales the steps of all tensors."""
+    """A single MLP, and an LSTM that reads only the progress and scales the steps of all tensors."""
 
     def step(self, params, grads, loss):
         self.recur(np.tile(self.progress(loss), (len(params), 1)))

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from lopt.optimizers import OPTIMIZERS
+from lopt.trained.card import CHECKSUM, checksum
 
 CARD: dict[str, Any] = {
     "tasks": ["mlp/digits"],
@@ -29,9 +30,9 @@ def theta_of(optimizer, seed=0):
 
 
 def edit_card(folder, **changes):
-    """Changes fields of card.json."""
-    card = json.loads((folder / "card.json").read_text())
-    (folder / "card.json").write_text(json.dumps({**card, **changes}))
+    """Changes fields of card.json, whose checksum fits again."""
+    card = {**json.loads((folder / "card.json").read_text()), **changes}
+    (folder / "card.json").write_text(json.dumps({**card, CHECKSUM: checksum(card)}))
 
 
 def replace_theta(folder, data):

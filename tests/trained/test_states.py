@@ -85,6 +85,19 @@ def test_a_state_shards_with_its_parameters(name, axes):
     assert all(x.addressable_shards[0].data.shape[-2:] == (4, 6) for x in statistics)
 
 
+@pytest.mark.parametrize("spec", [PartitionSpec("x"), PartitionSpec(None, "x"), PartitionSpec(None, "x", None)])
+def test_explicit_axes_compile_no_third_time(spec):
+    """Once for the params as they were placed, and once for those that a step returns."""
+    tx, params = start("mlp")
+    mesh = jax.make_mesh((2,), ("x",), axis_types=(AxisType.Explicit,))
+    params = {"w": jax.device_put(jnp.zeros((4, 2, 3)), NamedSharding(mesh, spec))}
+    step = jax.jit(lambda grads, state: tx.update(grads, state, grads, value=1.0))
+    state = tx.init(params)
+    for _ in range(4):
+        params, state = jax.block_until_ready(step(params, state))
+    assert step._cache_size() == 2  # pyright: ignore
+
+
 LARGE = (512, 256)
 LARGE_CASES = {
     "mlp": SETTINGS["mlp"],

@@ -34,7 +34,7 @@ class AdafacState(NamedTuple):
 
 def init_adafac_theta(key: jax.Array, hidden_sizes: tuple[int, ...], num_outputs: int) -> Theta:
     """An MLP of 28 features and 11 time features, and offsets of the logits of the 7 decays."""
-    features = jnp.zeros((NUM_ADAFAC_FEATURES, 1))
+    features = jnp.zeros((NUM_ADAFAC_FEATURES, 1), jnp.float32)
     network = ParameterMLP((*hidden_sizes, num_outputs))
     times = time_features(jnp.zeros((), jnp.int32))
     offsets = {name: jnp.zeros((len(start),), jnp.float32) for name, start in DECAYS._asdict().items()}

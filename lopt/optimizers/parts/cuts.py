@@ -71,7 +71,7 @@ class Blocks(NamedTuple):
         *index, block = jnp.unravel_index(i, self._grid)
         first = block * self.num_rows
         start = jnp.minimum(first, self.lengths[self.axis] - self.num_rows)
-        fresh = jnp.tile(jnp.arange(self.num_rows) + start >= first, self.pieces[self.axis])
+        fresh = jnp.tile(jnp.arange(self.num_rows, dtype=jnp.int32) + start >= first, self.pieces[self.axis])
         fresh = fresh.reshape([fresh.size if axis == self.axis else 1 for axis in range(len(self.pieces))])
         return (*index, start, *[0] * (len(self.pieces) - self.axis - 1)), fresh
 

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from lopt.optimizers.parts.progress import share_done
 from lopt.types import Theta
 
 
@@ -28,7 +29,7 @@ def learning_rate(theta: Theta, step: jax.Array, num_steps: jax.Array) -> jax.Ar
     log_lr = theta["log_learning_rate"]
     if "schedule" in theta:
         waves = jnp.pi * jnp.arange(1, theta["schedule"].size + 1, dtype=jnp.float32)
-        log_lr += theta["schedule"] @ jnp.cos(waves * (step / num_steps))
+        log_lr += theta["schedule"] @ jnp.cos(waves * share_done(step, num_steps))
     return jnp.exp(log_lr)
 
 

@@ -202,7 +202,7 @@ class ParameterMLP(nn.Module):
         fan_in = len(features) + len(constants)
         theta = {}
         for i, size in enumerate(self.sizes):
-            theta[f"kernel_{i}"] = self.param(f"kernel_{i}", init, (fan_in, size))
-            theta[f"bias_{i}"] = self.param(f"bias_{i}", nn.initializers.zeros, (size,))
+            theta[f"kernel_{i}"] = self.param(f"kernel_{i}", init, (fan_in, size), jnp.float32)
+            theta[f"bias_{i}"] = self.param(f"bias_{i}", nn.initializers.zeros, (size,), jnp.float32)
             fan_in = size
         return matrix_mlp(theta, features, constants)

@@ -37,9 +37,14 @@ def time_features(step: jax.Array) -> jax.Array:
     return jnp.tanh(step / jnp.asarray(TIME_SCALES, jnp.float32) - 1)
 
 
+def share_done(step: jax.Array, num_steps: jax.Array) -> jax.Array:
+    """t / T, float32 whatever `jax_enable_x64` is; t updates are done of T in all."""
+    return step.astype(jnp.float32) / num_steps
+
+
 def fraction_features(step: jax.Array, num_steps: jax.Array) -> jax.Array:
     """tanh(10 (t / T - s)) for the fractions s in `FRACTIONS`, `[9]`; t updates are done of T in all."""
-    return jnp.tanh(10 * (step / num_steps - jnp.asarray(FRACTIONS, jnp.float32)))
+    return jnp.tanh(10 * (share_done(step, num_steps) - jnp.asarray(FRACTIONS, jnp.float32)))
 
 
 def init_loss_averages(num_steps: jax.Array) -> LossAverages:

@@ -71,12 +71,12 @@ class TensorLSTM(nn.Module):
     num_weights: int
 
     def _linear(self, name: str, x: jax.Array, size: int) -> jax.Array:
-        kernel = self.param(f"kernel_{name}", INIT, (x.shape[0], size))
-        return kernel.T @ x + self.param(f"bias_{name}", nn.initializers.zeros, (size,))[:, None]
+        kernel = self.param(f"kernel_{name}", INIT, (x.shape[0], size), jnp.float32)
+        return kernel.T @ x + self.param(f"bias_{name}", nn.initializers.zeros, (size,), jnp.float32)[:, None]
 
     def shapes(self, num_features: int) -> dict[str, tuple[int, ...]]:
         """Shapes of theta, by name."""
-        params = jax.eval_shape(self.init, jax.random.key(0), None, jnp.zeros((num_features, 1)))["params"]
+        params = jax.eval_shape(self.init, jax.random.key(0), None, jnp.zeros((num_features, 1), jnp.float32))["params"]
         return {name: leaf.shape for name, leaf in params.items()}
 
     def advance(self, theta: Theta, carry: Carry, x: jax.Array) -> tuple[Carry, jax.Array, jax.Array]:
@@ -96,13 +96,14 @@ class TensorLSTM(nn.Module):
           The new carry; the first read-out, `[num_weights, n]`; the second, `[n]`.
         """
         size = self.hidden_size
-        first = {name: self.param(name, nn.initializers.zeros, (size,)) for name in ("initial_c", "initial_h")}
+        zeros = nn.initializers.zeros
+        first = {name: self.param(name, zeros, (size,), jnp.float32) for name in ("initial_c", "initial_h")}
         carry = first_carry(first, x.shape[1]) if carry is None else carry
         self._linear("unused", x, size)
         mixed = jnp.max(nn.relu(self._linear("mix", x, size)), axis=1, keepdims=True)
         x = self._linear("input", x, size) + mixed
-        kernel = self.param("kernel_lstm", INIT, (2 * size, 4 * size))
-        carry = lstm_cell(kernel, self.param("bias_lstm", nn.initializers.zeros, (4 * size,)), carry, x)
+        kernel = self.param("kernel_lstm", INIT, (2 * size, 4 * size), jnp.float32)
+        carry = lstm_cell(kernel, self.param("bias_lstm", zeros, (4 * size,), jnp.float32), carry, x)
         weights = self._linear("weights", carry.h, self.num_weights) if self.num_weights else carry.h[:0]
         return carry, weights, self._linear("step", carry.h, 1)[0]
 
@@ -119,10 +120,12 @@ def draw_kernels(key: jax.Array, shapes: PyTree) -> Theta:
     paths, treedef = jax.tree.flatten_with_path(shapes, is_leaf=lambda x: isinstance(x, tuple))
     is_kernel = [leaf_name(path[-1:]).startswith("kernel") for path, _ in paths]
     sizes = [kernel * math.prod(shape) for kernel, (_, shape) in zip(is_kernel, paths, strict=True)]
-    noise = jax.random.truncated_normal(key, -2, 2, (sum(sizes),)) / TRUNCATED_STD
+    noise = jax.random.truncated_normal(key, -2, 2, (sum(sizes),), jnp.float32) / TRUNCATED_STD
     arrays, start = [], 0
     for (_, shape), kernel, size in zip(paths, is_kernel, sizes, strict=True):
-        part = noise[start : start + size].reshape(shape) / math.sqrt(shape[-2]) if kernel else jnp.zeros(shape)
-        arrays.append(part)
+        if kernel:
+            arrays.append(noise[start : start + size].reshape(shape) / math.sqrt(shape[-2]))
+        else:
+            arrays.append(jnp.zeros(shape, jnp.float32))
         start += size
     return jax.tree.unflatten(treedef, arrays)
