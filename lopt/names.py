@@ -116,16 +116,26 @@ def spell(made: Any, table: Mapping[str, Callable[..., Any]]) -> str:
     is spelled with its module and class, `my_rules:MyRule:width=8`.
     """
     kind = type(made)
-    name = next((name for name, known in table.items() if known is kind), f"{kind.__module__}:{kind.__qualname__}")
-    if not dataclasses.is_dataclass(made):
-        return name
-    annotations = typing.get_type_hints(kind)
-    values = {
-        field.name: getattr(made, field.name)
-        for field in dataclasses.fields(made)
-        if _wanted(annotations[field.name], None) and getattr(made, field.name) != field.default
-    }
-    return str(Spec(name, values))
+    name = next((name for name, known in table.items() if known is kind), None)
+    values = {}
+    if dataclasses.is_dataclass(made):
+        values = {field.name: getattr(made, field.name) for field in dataclasses.fields(made)}
+        defaults = {field.name: field.default for field in dataclasses.fields(made)}
+        annotations = typing.get_type_hints(kind) if name else {}  # those of other people may name what is not imported
+        values = {
+            key: value
+            for key, value in values.items()
+            if (_wanted(annotations[key], None) if name else _is_plain(value)) and value != defaults[key]
+        }
+    return str(Spec(name or f"{kind.__module__}:{kind.__qualname__}", values))
+
+
+def _is_plain(value: Any) -> bool:
+    return (
+        value is None
+        or isinstance(value, bool | int | float | str)
+        or (isinstance(value, tuple) and all(map(_is_plain, value)))
+    )
 
 
 def check_settings(kind: str, spec: Spec, constructor: Any) -> None:

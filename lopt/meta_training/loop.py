@@ -25,9 +25,11 @@ from lopt.meta_training.metrics import MetricsLog
 from lopt.meta_training.outer import DISPATCH_STEPS, MetaTraining, OuterState, outer_steps
 from lopt.meta_training.progress import Progress
 from lopt.meta_training.workdir import EXPORT, METRICS, open_workdir
+from lopt.optimizers import OPTIMIZERS
 from lopt.tracking import open_tracker
-from lopt.trained.export import save_export
+from lopt.trained.export import check_exportable, save_export
 from lopt.trained.pretrained import load_pretrained
+from lopt.types import Theta
 
 BLOCK_SECONDS = 1.0  # a dispatch cannot be interrupted, so this is how long a signal may wait
 
@@ -70,19 +72,18 @@ def train(training: MetaTraining, config: MetaTrainConfig, run: Invocation) -> O
     """Runs `config` in `run.workdir`, from its latest checkpoint if there is one.
 
     Raises:
-      InputError: the combination cannot be trained, its data cannot be read, the workdir is of another config or in
-        use, or a checkpoint is damaged. Nothing has been overwritten then.
+      InputError: the combination cannot be trained, the rule cannot be exported, data cannot be read, the workdir is of
+        another config or in use, or a checkpoint is damaged. Nothing has been overwritten then.
       CheckpointError: a checkpoint or the metrics could not be written; the checkpoint before is intact.
       StuckError: the run has stopped learning; the checkpoint from before that is intact.
     """
     check_one_process()
+    check_exportable(training.optimizer, run.workdir / EXPORT)
     with contextlib.ExitStack() as stack:
         feed = stack.enter_context(Feed(training.families, training.layout, config.seed, config.data_block_steps))
         template = training.template(feed.at(0))
         check_affordable(training, config, template, feed.at(0))
-        start = load_pretrained(config.init_from).theta if config.init_from else None
-        if start is not None:
-            training.check_theta(start)
+        start = _read_start(config.init_from, training)
         stack.enter_context(
             open_workdir(
                 run.workdir,
@@ -138,6 +139,17 @@ def train(training: MetaTraining, config: MetaTrainConfig, run: Invocation) -> O
             save(step, state)
         checkpoints.wait()
     return Outcome(step, step >= config.outer_steps, signals[0] if signals else None, run.workdir / EXPORT)
+
+
+def _read_start(init_from: str, training: MetaTraining) -> Theta | None:
+    """The theta that a setting names, checked to be one of the rule's; None for a fresh one."""
+    if not init_from:
+        return None
+    optimizer = training.optimizer
+    ours = type(optimizer) in OPTIMIZERS.values()  # whose settings may differ from those of the file
+    theta = load_pretrained(init_from, optimizer=None if ours else optimizer).theta
+    training.check_theta(theta)
+    return theta
 
 
 def _next_block(block: int, count: int, seconds: float) -> int:

@@ -37,22 +37,33 @@ class Run:
       step: outer steps done.
       outer_steps: outer steps that its config asks for.
       signal: number of the signal that stopped the call that returned this; None if none did.
+      rule: the learned optimizer, as an object; None if it is one of lopt's, which its name in the card stands for.
     """
 
     workdir: Path
     step: int
     outer_steps: int
     signal: int | None = None
+    rule: LearnedOptimizer | None = dataclasses.field(default=None, compare=False, repr=False)
 
     @staticmethod
-    def open(workdir: str | os.PathLike) -> "Run":
-        """Reads a run that is there already, finished or not. Raises InputError if the folder holds none."""
+    def open(workdir: str | os.PathLike, *, optimizer: LearnedOptimizer | None = None) -> "Run":
+        """Reads a run that is there already, finished or not.
+
+        Args:
+          workdir: the run's folder.
+          optimizer: the rule, for one that is not part of lopt.
+
+        Raises:
+          InputError: the folder holds no run, or the run of another rule.
+        """
         folder = Path(workdir)
         try:
             asked = json.loads((folder / "config.json").read_bytes())["outer_steps"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{folder} is not the folder of a run: {error}") from error
-        return Run(folder, int(load_pretrained(folder).card["outer_steps"]), int(asked))
+        card = load_pretrained(folder, optimizer=optimizer).card
+        return Run(folder, int(card["outer_steps"]), int(asked), rule=optimizer)
 
     @property
     def finished(self) -> bool:
@@ -67,7 +78,7 @@ class Run:
     @property
     def pretrained(self) -> Pretrained:
         """The rule with its newest exported theta and its card."""
-        return load_pretrained(self.export)
+        return load_pretrained(self.export, optimizer=self.rule)
 
     @property
     def optimizer(self) -> LearnedOptimizer:
@@ -175,7 +186,8 @@ def meta_train(
     layout = default_layout(config.pairs(), devices)
     invocation = Invocation(Path(workdir), checkpoint_every, stop_after, wandb, command)
     outcome = train(config.build(mixture, layout), config, invocation)
-    return Run(Path(workdir), outcome.step, config.outer_steps, outcome.signal)
+    rule = None if isinstance(optimizer, str) else optimizer
+    return Run(Path(workdir), outcome.step, config.outer_steps, outcome.signal, rule)
 
 
 def _config(optimizer: Any, tasks: Any, estimator: Any, settings: dict[str, Any]) -> MetaTrainConfig:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -106,6 +107,62 @@ def test_what_cannot_be_done_is_refused_before_anything_is_made(settings, messag
     with pytest.raises(InputError, match=message):
         lopt.meta_train(**{"optimizer": "learnable_sgd", "tasks": Quadratic(), "workdir": tmp_path / "x", **settings})
     assert not (tmp_path / "x").exists()
+
+
+@dataclasses.dataclass(frozen=True)
+class Own:
+    """A rule that is not part of lopt: update = -rate exp(theta) gradient."""
+
+    rate: Any = 0.01
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return frozenset()
+
+    def init_theta(self, key):
+        return {"log": 0.1 * jax.random.normal(key, ())}
+
+    def init(self, theta, params, *, num_steps):
+        return ()
+
+    def update(self, theta, grads, state, params, *, value):
+        return jax.tree.map(lambda g: -self.rate * jnp.exp(theta["log"]) * g, grads), state
+
+
+def test_a_rule_of_ones_own_is_trained_saved_continued_loaded_and_compared(tmp_path):
+    settings = {"workdir": tmp_path / "run", "outer_steps": 3, **SETTINGS}
+    lopt.meta_train(Own(), Quadratic(), stop_after=1, **settings)
+    run = lopt.meta_train(Own(), Quadratic(), **settings)
+    assert lopt.Run.open(run.workdir, optimizer=Own()) == run
+    assert run.optimizer == Own()
+    params = {"w": jnp.asarray([3.0])}
+    for tx in run.load(), lopt.load(run.workdir, optimizer=Own()):
+        updates: Any = tx.update(params, tx.init(params))[0]
+        np.testing.assert_allclose(updates["w"], -0.03 * np.exp(run.theta["log"]), rtol=1e-6)
+    with pytest.raises(InputError, match=r"the rule is Own from .*: import it and give it, optimizer=Own\(\.\.\.\)"):
+        lopt.load(run.workdir)
+    with pytest.raises(InputError, match="config of another run"):
+        lopt.meta_train(Own(rate=0.02), Quadratic(), **settings)
+    went_on = lopt.meta_train(
+        Own(), Quadratic(), **{**settings, "workdir": tmp_path / "other", "init_from": str(run.workdir)}
+    )
+    assert went_on.theta["log"] != run.theta["log"]
+    report = lopt.evaluate(run, Quadratic(), horizon=20, num_seeds=1, baselines=(), cache=tmp_path / "cache", say=None)
+    assert report.configuration["optimizer"] == "Own(rate=0.01)"
+    assert "run" in report.table()
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_rule_that_cannot_be_saved_is_refused_before_anything_is_made(there, tmp_path):
+    """Also where a run is gone on with, or something else lies in its export folder."""
+    folder = tmp_path / "run"
+    if there:
+        (folder / "export").mkdir(parents=True)
+        (folder / "export" / "notes.txt").touch()
+    rule, message = (Own(), "holds something else") if there else (Own(rate=jnp.tanh), "cannot be exported")
+    with pytest.raises(InputError, match=message):
+        lopt.meta_train(rule, Quadratic(), workdir=folder, **SETTINGS)
+    assert sorted(p.name for p in folder.rglob("*")) == (["export", "notes.txt"] if there else [])
 
 
 def test_a_folder_without_a_run_is_none(tmp_path):
