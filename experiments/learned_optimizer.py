@@ -149,7 +149,7 @@ def _curves(thetas: PyTree, data: Data, horizon: int, num_trainings: int) -> jax
         theta = jax.tree.map(lambda x: x[run[0]], thetas)
         key = jax.random.fold_in(jax.random.key(12345), run[1])
         rule = Learned(OPTIMIZER)
-        return train(rule, theta, FAMILY, data, key, jnp.asarray(horizon), horizon).loss
+        return train(rule, theta, FAMILY, data, key, jnp.asarray(horizon), 0, horizon).loss
 
     runs = jnp.repeat(jnp.arange(num_thetas), num_trainings), jnp.tile(jnp.arange(num_trainings), num_thetas)
     return default_layout(num_thetas * num_trainings).map_pairs(one, runs)

@@ -4,6 +4,7 @@ import numpy as np
 
 FINAL_SHARE = 0.05  # share of the steps, at the end, whose mean is the final loss
 SPEED_UP_DECAY = 0.95  # decay of the moving average of curves that are compared
+VALID_POINTS = 20  # equally spaced moments of a training at which the validation loss is measured; the last is its end
 LEVEL = 1e-4  # relative difference up to which two curves are at the same level
 LONG = 4  # horizons that Adam has to catch up in; also the speed-up that counts if it never does
 
@@ -26,6 +27,11 @@ def final_loss(loss: np.ndarray) -> np.ndarray:
     _check_rank(loss, 1, "losses [..., T]")
     last = max(1, int(FINAL_SHARE * loss.shape[-1]))
     return np.where(diverged(loss), np.inf, mean_loss(loss[..., -last:]))
+
+
+def valid_steps(num_steps: int) -> np.ndarray:
+    """The numbers of steps after which the validation loss is measured, `[VALID_POINTS]`."""
+    return num_steps * np.arange(1, VALID_POINTS + 1) // VALID_POINTS
 
 
 MEASURES = {"mean_loss": mean_loss, "final_loss": final_loss}

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lopt.evaluation.measures import LONG, MEASURES
+from lopt.evaluation.measures import LONG, MEASURES, VALID_POINTS
 from lopt.names import InputError
 
 KINDS = ("learned", "untuned", "constant", "scheduled")
@@ -22,13 +22,19 @@ class Curves(NamedTuple):
 
     Attributes:
       loss: training loss at every step, before the update, in the task's unit, `[..., num_steps]`.
-      valid_loss: loss after the training, on the split that was asked for, `[...]`.
+      valid_losses: losses on the split that was asked for, after `measures.valid_steps` steps; NaN where they were not
+        measured, `[..., VALID_POINTS]`.
       valid_accuracy: accuracy after the training, on the same split; NaN for a task that has none, `[...]`.
     """
 
     loss: Any  # numpy arrays; within `lopt.evaluation.runs`, JAX arrays
-    valid_loss: Any
+    valid_losses: Any
     valid_accuracy: Any
+
+    @property
+    def valid_loss(self) -> Any:
+        """Loss after the training, on the split that was asked for, `[...]`."""
+        return self.valid_losses[..., -1]
 
 
 class Entry(NamedTuple):
@@ -45,8 +51,7 @@ class Entry(NamedTuple):
       long: the runs at the rate of the lowest final loss over `LONG` horizons, `[S, LONG * T]`; the reference alone has
         them.
       flops_per_step: floating-point operations of one training step, by XLA's count before it optimizes the program.
-      seconds_per_step: time of one step of one run on one device, measured while the runs were made, without
-        compilation.
+      seconds_per_step: time of one step of one run on one device, all devices being busy, without compilation.
     """
 
     label: str
@@ -71,7 +76,8 @@ class Entry(NamedTuple):
         wanted |= dict.fromkeys(MEASURES, (num_seeds, num_steps)) | {"long": (num_seeds, LONG * num_steps)}
         for name, curves in {"tuning": self.tuning, "long": self.long, **self.chosen}.items():
             shapes = [] if curves is None else [np.shape(array) for array in curves]
-            if shapes and shapes != [wanted[name], wanted[name][:-1], wanted[name][:-1]]:
+            runs = wanted[name][:-1]
+            if shapes and shapes != [wanted[name], (*runs, VALID_POINTS), runs]:
                 raise ValueError(f"{self.label}: {name} has the shapes {shapes}, and losses must be {wanted[name]}")
         if self.best.keys() != MEASURES.keys() or not all(0 <= i < len(self.rates) for i in self.best.values()):
             raise ValueError(f"{self.label}: {self.best} are no indices of {len(self.rates)} learning rates")

@@ -11,12 +11,14 @@ import numpy as np
 import optax
 
 from lopt.distributed import PairLayout
+from lopt.evaluation.measures import VALID_POINTS
 from lopt.evaluation.results import Curves
 from lopt.inner_step import TrainState, inner_step
 from lopt.trained.transform import as_optax
 from lopt.types import Config, Data, LearnedOptimizer, Params, PyTree, Task, TaskFamily
 
 VALID_BATCHES = 16
+TIMINGS, TIMED_STEPS = 5, 100  # short calls whose median is the time of a step, and their length
 
 
 class Rule(Protocol):
@@ -62,11 +64,14 @@ class RunSpec(NamedTuple):
       hyper: index into the stacked hypers, int32 `[num_runs]`.
       seed: seed of the run, int32 `[num_runs]`.
       num_steps: length of the training, int32 `[num_runs]`.
+      num_points: at how many equally spaced moments of it the validation loss is measured, 0 to `VALID_POINTS`: the
+        last is the end of the training, int32 `[num_runs]`.
     """
 
     hyper: Any
     seed: Any
     num_steps: Any
+    num_points: Any
 
 
 def train(
@@ -76,6 +81,7 @@ def train(
     data: Data,
     key: jax.Array,
     num_steps: jax.Array,
+    num_points: jax.Array | int,
     max_steps: int,
     split: str = "valid",
 ) -> Curves:
@@ -88,12 +94,13 @@ def train(
       data: what `family.load` returned.
       key: decides the task, its initial parameters and its batches, whatever the optimizer.
       num_steps: length of the training, at most max_steps; the losses after it are NaN. A training of 0 steps is not
-        judged: its loss and accuracy are NaN.
+        judged: its losses and accuracy are NaN.
+      num_points: at how many moments the validation loss is measured; see `RunSpec`.
       max_steps: length of the array of losses.
       split: the split that the trained parameters are judged on.
 
     Returns:
-      Losses `[max_steps]`, and scalars.
+      Losses `[max_steps]` and `[VALID_POINTS]`, and a scalar.
     """
     config_key, params_key, steps_key = jax.random.split(key, 3)
     config = family.sample(config_key)
@@ -106,22 +113,32 @@ def train(
         state, value = _step(family, task, config, transformation, data, jax.random.fold_in(steps_key, t), state)
         return state, losses.at[t].set(value)
 
-    losses = jnp.full((max_steps,), jnp.nan, jnp.float32)
+    def validate(state: TrainState) -> tuple[jax.Array, jax.Array]:
+        params = rule.eval_params(state.optimizer, state.params)
+
+        def one(batch_key):
+            batch = family.sample_batch(data, batch_key, config, split)
+            metrics = task.metrics(params, batch_key, batch)
+            loss = jnp.asarray(task.loss(params, batch_key, batch), jnp.float32)
+            return loss, jnp.asarray(metrics.get("accuracy", jnp.nan), jnp.float32)
+
+        # The same batches for all runs, so that their differences are those of the trainings.
+        loss, accuracy = jax.lax.map(one, jax.random.split(jax.random.key(0), VALID_BATCHES))
+        return loss.mean(), accuracy.mean()
+
+    def part(i: jax.Array, carry: tuple[TrainState, Curves]) -> tuple[TrainState, Curves]:
+        """The steps up to the next moment at which the validation loss is measured."""
+        state, curves = carry
+        first, last = (num_steps // parts * k + num_steps % parts * k // parts for k in (i, i + 1))
+        state, losses = jax.lax.fori_loop(first, last, step, (state, curves.loss))
+        nothing = jnp.full((), jnp.nan, jnp.float32)
+        loss, accuracy = jax.lax.cond(num_points > 0, validate, lambda state: (nothing, nothing), state)
+        return state, Curves(losses, curves.valid_losses.at[VALID_POINTS - parts + i].set(loss), accuracy)
+
+    parts = jnp.maximum(num_points, 1)
     start = TrainState(params, transformation.init(params), task.corrupt.init(params))
-    state, losses = jax.lax.fori_loop(0, num_steps, step, (start, losses))
-    params = rule.eval_params(state.optimizer, state.params)
-
-    def validate(batch_key):
-        batch = family.sample_batch(data, batch_key, config, split)
-        metrics = task.metrics(params, batch_key, batch)
-        loss = jnp.asarray(task.loss(params, batch_key, batch), jnp.float32)
-        return loss, jnp.asarray(metrics.get("accuracy", jnp.nan), jnp.float32)
-
-    # The same batches for all runs, so that their differences are those of the trainings.
-    keys = jax.random.split(jax.random.key(0), VALID_BATCHES)
-    nothing = jnp.full((VALID_BATCHES,), jnp.nan, jnp.float32)
-    valid_loss, accuracy = jax.lax.cond(num_steps > 0, lambda: jax.lax.map(validate, keys), lambda: (nothing, nothing))
-    return Curves(losses, valid_loss.mean(), accuracy.mean())
+    empty = Curves(*(jnp.full(shape, jnp.nan, jnp.float32) for shape in ((max_steps,), (VALID_POINTS,), ())))
+    return jax.lax.fori_loop(0, jnp.where(num_steps > 0, parts, 0), part, (start, empty))[1]
 
 
 @functools.partial(jax.jit, static_argnames=("rule", "family", "layout", "max_steps", "split"))
@@ -150,13 +167,13 @@ def train_all(
       runs: which runs to make.
 
     Returns:
-      Losses `[num_runs, max_steps]`, and `[num_runs]`.
+      Losses `[num_runs, max_steps]` and `[num_runs, VALID_POINTS]`, and accuracies `[num_runs]`.
     """
 
     def train_one(run: RunSpec) -> Curves:
         hyper = jax.tree.map(lambda x: x[run.hyper], hypers)
         run_key = jax.random.fold_in(key, run.seed)
-        return train(rule, hyper, family, data, run_key, run.num_steps, max_steps, split)
+        return train(rule, hyper, family, data, run_key, run.num_steps, run.num_points, max_steps, split)
 
     return layout.map_pairs(train_one, runs)
 
@@ -199,28 +216,42 @@ class Runner:
         self._rule, self._hypers, self._family, self._data = rule, hypers, family, data
         self._key, self._split, self._layout = jax.random.key(seed), split, layout
         self._max_steps, self._capacity = max_steps, capacity
-        self._seconds, self._steps = 0.0, 0
 
-    @property
     def seconds_per_step(self) -> float:
-        """Time of one step of one run on one device, over all calls, without compilation."""
-        return self._seconds / self._steps
+        """Time of one step of one run on one device while all are busy: the median of short calls, after compilation.
 
-    def __call__(self, plan: np.ndarray, num_steps: int) -> Curves:
-        """Trains the runs of `plan`, `[2, num_runs]` for (hyper, seed); losses `[num_runs, num_steps]`, in numpy."""
-        if not self._steps:
-            self._execute(plan, 0)  # compiles
-        started = time.monotonic()
-        curves = self._execute(plan, num_steps)
-        self._seconds += time.monotonic() - started
-        self._steps += -(-plan.shape[1] // self._layout.num_devices) * num_steps
+        A loop around a few steps shows what a step costs: what else the machine does in the time of one call is left
+        out by the median.
+        """
+        devices = min(self._layout.num_devices, self._capacity)
+        plan, num_steps = np.zeros((2, devices), np.int32), min(TIMED_STEPS, self._max_steps)
+        seconds = []
+        self._execute(plan, 0, 0)  # compiles, if this is the first call
+        for _ in range(TIMINGS):
+            started = time.monotonic()
+            self._execute(plan, num_steps, 0)
+            seconds.append(time.monotonic() - started)
+        return float(np.median(seconds)) / num_steps
+
+    def __call__(self, plan: np.ndarray, num_steps: int, *, num_points: int = 1) -> Curves:
+        """Trains runs.
+
+        Args:
+          plan: `[2, num_runs]` for (hyper, seed).
+          num_steps: length of all of them.
+          num_points: at how many moments of each the validation loss is measured.
+
+        Returns:
+          Losses `[num_runs, num_steps]` and `[num_runs, VALID_POINTS]`, in numpy.
+        """
+        curves = self._execute(plan, num_steps, num_points)
         return Curves(curves.loss[:, :num_steps], *curves[1:])
 
-    def _execute(self, plan: np.ndarray, num_steps: int) -> Curves:
+    def _execute(self, plan: np.ndarray, num_steps: int, num_points: int) -> Curves:
         num_runs, devices = plan.shape[1], self._layout.num_devices
         filled = -(-self._capacity // devices) * devices
-        runs = np.zeros((3, filled), np.int32)
-        runs[:, :num_runs] = *plan, np.full(num_runs, num_steps)
+        runs = np.zeros((4, filled), np.int32)
+        runs[:, :num_runs] = *plan, np.full(num_runs, num_steps), np.full(num_runs, num_points)
         # Run i goes to device i mod D, so that all devices have the same number of steps to do.
         dealt = np.arange(filled).reshape(-1, devices).T.ravel()
         specs = RunSpec(*runs[:, dealt])

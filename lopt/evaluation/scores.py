@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lopt.evaluation.aggregate import run_scores
-from lopt.evaluation.measures import LONG, MEASURES, diverged, envelope, final_loss, median_curve, speed_up
+from lopt.evaluation.measures import LONG, MEASURES, diverged, envelope, final_loss, median_curve, speed_up, valid_steps
 from lopt.evaluation.results import Entry, TaskResult
 
 DEFAULT_RATE = 1e-3  # learning rate of the Adam that nobody has tuned
@@ -52,6 +52,8 @@ class Row(NamedTuple):
       final_loss: final loss at its own rate; infinite if a run has diverged.
       valid_loss: loss after the training at the rate of the final loss; infinite if a run has diverged.
       valid_accuracy: accuracy after the training at the same rate.
+      lowest_valid_loss: the lowest that the mean over the seeds gets to during the training, at the same rate.
+      lowest_valid_step: after how many steps it gets there.
       speed_up: speed-up over the best single run of Adam: see `measures.speed_up`.
       speed_up_envelope: speed-up over Adam at whichever rate is lowest at each step: see `measures.envelope`.
       speed_up_is_lower_bound: whether Adam never got there.
@@ -68,6 +70,8 @@ class Row(NamedTuple):
     final_loss: float
     valid_loss: float
     valid_accuracy: float | None
+    lowest_valid_loss: float
+    lowest_valid_step: int | None
     speed_up: float | None
     speed_up_envelope: float | None
     speed_up_is_lower_bound: bool
@@ -131,14 +135,18 @@ def _row(entry: Entry, references: tuple[np.ndarray, np.ndarray], scores: np.nda
     lost = diverged(runs.loss)
     scheduled = entry.kind == "scheduled"
     rates = {measure: _or_none(float(entry.rates[index])) for measure, index in entry.best.items()}
+    valid = np.where(lost[:, None] | ~np.isfinite(runs.valid_losses), np.inf, runs.valid_losses).mean(0, dtype=float)
+    lowest = int(np.argmin(valid))
     speeds = [None if scheduled else speed_up(runs.loss, reference) for reference in references]
     return Row(
         rate_by_mean_loss=None if scheduled else rates["mean_loss"],
         rate_by_final_loss=rates["final_loss"],
         mean_loss=None if scheduled else _mean(entry, "mean_loss"),
         final_loss=_mean(entry, "final_loss"),
-        valid_loss=float(np.where(lost | ~np.isfinite(runs.valid_loss), np.inf, runs.valid_loss).mean(dtype=float)),
+        valid_loss=float(valid[-1]),
         valid_accuracy=_or_none(float(runs.valid_accuracy.mean(dtype=float))),
+        lowest_valid_loss=float(valid[lowest]),
+        lowest_valid_step=int(valid_steps(runs.loss.shape[-1])[lowest]) if np.isfinite(valid[lowest]) else None,
         speed_up=speeds[0],
         speed_up_envelope=speeds[1],
         speed_up_is_lower_bound=speeds[0] is not None and speeds[0] >= LONG,

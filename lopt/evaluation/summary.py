@@ -14,7 +14,7 @@ from lopt.evaluation.aggregate import (
     probability_of_improvement,
     profile,
 )
-from lopt.evaluation.measures import LONG, moving_average
+from lopt.evaluation.measures import LONG, moving_average, valid_steps
 from lopt.evaluation.results import Entry, TaskResult
 from lopt.evaluation.scores import TaskScores
 
@@ -77,14 +77,20 @@ def _task(name: str, result: TaskResult, scores: TaskScores) -> dict[str, Any]:
     }
 
 
-def _curve(entry: Entry) -> dict[str, list[Any]]:
-    """Median and range over the seeds of the smoothed losses, at the rate of the lowest final loss."""
-    loss = moving_average(entry.chosen["final_loss"].loss, SMOOTHING)
-    steps = loss.shape[-1]
+def _curve(entry: Entry) -> dict[str, Any]:
+    """Smoothed training losses, and under `valid` validation losses, of the rate with the lowest final loss."""
+    runs = entry.chosen["final_loss"]
+    steps = runs.loss.shape[-1]
     shown = np.unique(np.linspace(0, steps - 1, min(POINTS, steps)).round().astype(int))
+    smoothed = moving_average(runs.loss, SMOOTHING)[..., shown]
+    return {**_spread(shown + 1, smoothed), "valid": _spread(valid_steps(steps), runs.valid_losses)}
+
+
+def _spread(steps: np.ndarray, loss: np.ndarray) -> dict[str, list[Any]]:
+    """Median and range over the seeds, `[S, P]` -> `[P]` each; NaN where one is not finite."""
     parts = {"median": np.median(loss, axis=0), "low": loss.min(0), "high": loss.max(0)}
-    curves = {part: np.where(np.isfinite(curve), curve, np.nan)[shown] for part, curve in parts.items()}
-    return {"step": (shown + 1).tolist()} | {
+    curves = {part: np.where(np.isfinite(curve), curve, np.nan) for part, curve in parts.items()}
+    return {"step": steps.tolist()} | {
         part: [float(f"{x:.5g}") for x in curve.tolist()] for part, curve in curves.items()
     }
 

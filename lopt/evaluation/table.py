@@ -16,8 +16,19 @@ def table(task: str, result: TaskResult, scores: TaskScores) -> str:
       scores: their scores.
     """
     lines = [f"{task}: {result.num_params:,} parameters, {result.horizon} steps, mean of {len(result.seeds)} seeds"]
-    columns = ("rate", "mean loss", "final loss", "valid loss", "accuracy", "speed-up", "diverged", "ms/step", "score")
-    widths = (18, 11, 11, 11, 9, 10, 9, 9, 10)
+    columns = (
+        "rate",
+        "mean loss",
+        "final loss",
+        "valid loss",
+        "lowest (at)",
+        "accuracy",
+        "speed-up",
+        "diverged",
+        "ms/step",
+        "score",
+    )
+    widths = (18, 11, 11, 11, 18, 9, 10, 9, 9, 10)
     width = max(len(entry.label) for entry in result.entries.values()) + 2
     lines.append("  " + " " * width + "".join(f"{name:>{w}}" for name, w in zip(columns, widths, strict=True)))
     for name, row in scores.rows.items():
@@ -25,6 +36,7 @@ def table(task: str, result: TaskResult, scores: TaskScores) -> str:
         values = (
             " / ".join(f"{rate:.2g}" for rate in dict.fromkeys(rates) if rate is not None) or "-",
             *(_number(x, ".4g") for x in (row.mean_loss, row.final_loss, row.valid_loss)),
+            f"{_number(row.lowest_valid_loss, '.4g')} ({_number(row.lowest_valid_step, ',')})",
             _number(row.valid_accuracy, ".1%"),
             (">= " if row.speed_up_is_lower_bound else "") + _number(row.speed_up, ".3g"),
             f"{row.diverged}/{row.num_runs}",

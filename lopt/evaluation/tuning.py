@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from lopt.distributed import PairLayout
-from lopt.evaluation.measures import LONG, MEASURES, best_rate
+from lopt.evaluation.measures import LONG, MEASURES, VALID_POINTS, best_rate
 from lopt.evaluation.results import Curves, Entry
 from lopt.evaluation.runs import Rule, Runner, flops_per_step
 from lopt.types import Data, PyTree, TaskFamily
@@ -73,7 +73,7 @@ def make_entry(
     else:
         tuning, best = None, dict.fromkeys(MEASURES, 0)
     indices = sorted(set(best.values()))
-    runs = runner(_product(indices, seeds), horizon)
+    runs = runner(_product(indices, seeds), horizon, num_points=VALID_POINTS)
     groups = {index: Curves(*(x[i * num_seeds :][:num_seeds] for x in runs)) for i, index in enumerate(indices)}
     return Entry(
         label=label,
@@ -84,7 +84,7 @@ def make_entry(
         chosen={measure: groups[index] for measure, index in best.items()},
         long=runner(_product([best["final_loss"]], seeds), LONG * horizon) if long else None,
         flops_per_step=flops or flops_per_step(rule, hypers, family, data),
-        seconds_per_step=runner.seconds_per_step,
+        seconds_per_step=runner.seconds_per_step(),
     )
 
 

@@ -56,7 +56,11 @@ def check_exportable(optimizer: LearnedOptimizer, folder: str | os.PathLike | No
         if leaf.dtype != jnp.float32:
             raise InputError(f"{optimizer} cannot be exported: theta is float32, and its {name} is {leaf.dtype}")
     if folder is not None:
-        _check_folder(Path(folder).resolve())
+        try:
+            place = Path(folder).resolve()
+        except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a null byte
+            raise InputError(f"cannot use the folder {os.fspath(folder)!r} for an export: {error}") from error
+        _check_folder(place)
 
 
 def save_export(

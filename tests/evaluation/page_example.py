@@ -1,6 +1,7 @@
 """An evaluation from formulas, in the form in which `lopt.evaluation.page` reads it."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 HORIZON = 2000
@@ -24,9 +25,15 @@ def loss(name: str, floor: float, step: int) -> float | None:
     return level + (2.3 - level) * math.exp(-step / steps) * (1 + 0.02 * math.sin(step))
 
 
-def curve(name: str, floor: float) -> dict[str, list]:
-    steps = list(range(0, HORIZON, 10))
-    median = [loss(name, floor, step) for step in steps]
+def curve(name: str, floor: float) -> dict[str, Any]:
+    """The training loss, and under `valid` twice of it every 5 % of the training."""
+    valid = spread([HORIZON * i // 20 for i in range(1, 21)], lambda step: 2 * (loss(name, floor, step) or math.nan))
+    return {**spread(list(range(0, HORIZON, 10)), lambda step: loss(name, floor, step)), "valid": valid}
+
+
+def spread(steps: list[int], height: Callable[[int], float | None]) -> dict[str, list]:
+    values = [height(step) for step in steps]
+    median = [None if y is None or math.isnan(y) else y for y in values]
     band = [[None if y is None else y * factor for y in median] for factor in (0.8, 1.3)]
     return {"step": steps, "median": median, "low": band[0], "high": band[1]}
 
@@ -43,6 +50,8 @@ def row(name: str, floor: float) -> dict[str, Any]:
         "mean_loss": None if scheduled else "inf" if math.isinf(final) else 4 * final,
         "final_loss": plain,
         "valid_loss": "inf" if math.isinf(final) else 1.5 * final,
+        "lowest_valid_loss": "inf" if math.isinf(final) else 1.2 * final,
+        "lowest_valid_step": None if math.isinf(final) else 1400,
         "valid_accuracy": None if floor > 10 else 0.1 if math.isinf(final) else 1 - final,
         "speed_up": None if scheduled else 0.0 if math.isinf(final) else 4.0 if name == "learned" else 0.5,
         "speed_up_envelope": None if scheduled else 0.0 if math.isinf(final) else 1.7 if name == "learned" else 0.4,

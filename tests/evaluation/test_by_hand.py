@@ -44,7 +44,8 @@ def steps(*pieces):
 
 def runs(*curves, accuracy=0.9, valid=None):
     loss = np.array(curves, np.float32)
-    valid = loss[..., -1] if valid is None else np.array(valid, np.float32)
+    moments = loss[..., loss.shape[-1] * np.arange(1, 21) // 20 - 1]
+    valid = moments if valid is None else np.array(valid, np.float32)[:, None] * np.r_[np.ones(11), 0.5, np.ones(8)]
     return Curves(loss, valid, np.full(loss.shape[:-1], accuracy, np.float32))
 
 
@@ -241,10 +242,36 @@ def test_the_console_says_it():
     lines = table("near", RESULTS["near"], SCORED["near"]).splitlines()
     assert lines[0] == "near: 1,234 parameters, 20 steps, mean of 3 seeds"
     speed = f"{speed_ups(LEARNED['near'])[0]:.3g}"
-    # Rate, mean, final and valid loss, accuracy, speed-up, diverged, ms per step, score.
-    assert lines[2].split() == ["star", "-", "0.3783", "0.3783", "0.3783", "90.0%", speed, "0/3", "3", "3.93"]
-    assert lines[4].split()[-9:] == ["-", "6", "6", "6", "25.0%", "0.05", "0/3", "3", "0.0849"]
-    assert lines[5].split() == ["Adam", "0.1", "/", "0.01", "1.2", "inf", "inf", "90.0%", "0", "1/3", "1", "0.75"]
+    # Rate, mean, final, valid and lowest valid loss with its step, accuracy, speed-up, diverged, ms per step, score.
+    assert lines[2].split() == [
+        "star",
+        "-",
+        "0.3783",
+        "0.3783",
+        "0.3783",
+        "0.3783",
+        "(1)",
+        "90.0%",
+        speed,
+        "0/3",
+        "3",
+        "3.93",
+    ]
+    assert lines[4].split()[-11:] == ["-", "6", "6", "6", "6", "(1)", "25.0%", "0.05", "0/3", "3", "0.0849"]
+    assert lines[5].split() == [
+        "Adam",
+        "0.1",
+        "/",
+        "0.01",
+        "1.2",
+        "inf",
+        "inf",
+        "inf",
+        "(-)",
+        "90.0%",
+        "0",
+        *("1/3", "1", "0.75"),
+    ]
     assert "wanted" not in "\n".join(lines)
 
 
@@ -254,9 +281,22 @@ def test_the_page_says_it():
     single, envelope = (f"{x:.2f}" for x in speed_ups(LEARNED["even"]))
     share = "\N{NO-BREAK SPACE}%"
     assert rows[2] == [
-        *("star", "0.583", "0.583", "0.583", f"90.0{share}", "1.17", single, envelope, "0 of 3", "3.00", "2.00 M")
+        *(
+            "star",
+            "0.583",
+            "0.583",
+            "0.583",
+            "0.583 at 1",
+            f"90.0{share}",
+            "1.17",
+            single,
+            envelope,
+            "0 of 3",
+            "3.00",
+            "2.00 M",
+        )
     ]
-    assert rows[5][:6] == ["Adam", "1.20", "diverged", "diverged", f"90.0{share}", "0.750"]
+    assert rows[5][:7] == ["Adam", "1.20", "diverged", "diverged", "diverged", f"90.0{share}", "0.750"]
     bold = {text for section, text in page.bold if section == "results"}
     assert {"0.583", "1.17", f"90.0{share}", "0.750"} <= bold  # where ours is lower, Adam has the best score
     assert not {"0.0556", "0.0849", "9.00", "diverged"} & bold

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lopt.evaluation import curve_plots as plots
-from lopt.evaluation.measures import MEASURES, best_rate
+from lopt.evaluation.measures import MEASURES, best_rate, valid_steps
 from lopt.evaluation.results import Curves, Entry, TaskResult
 from lopt.evaluation.score_plots import draw_aggregate
 from lopt.evaluation.scores import score_task
@@ -21,7 +21,7 @@ def runs(*levels, steps=T, offset=0.0):
     spread = np.linspace(0.9, 1.1, S)[:, None]
     loss = np.stack([spread * (level + decay) + offset for level in levels])
     loss = loss[0] if len(levels) == 1 else loss
-    return Curves(loss, loss[..., -1], loss[..., -1])
+    return Curves(loss, 1 + loss[..., valid_steps(steps) - 1], loss[..., -1])
 
 
 def entry(label, kind, curves: Curves, rates=(np.nan,), tuning=None, long=None):
@@ -56,8 +56,8 @@ def labels(axes):
 
 def test_every_curve_is_there_and_labelled():
     figure = draw(task())
-    (axes,) = figure.axes
-    assert labels(axes) == [
+    axes, valid = figure.axes
+    assert labels(valid) == [
         "learned optimizer",
         "Adam, lr 0.01 (best by mean and final loss)",
         "Adam at 0.001 (default)",
@@ -68,6 +68,12 @@ def test_every_curve_is_there_and_labelled():
     assert len(axes.lines) == 5 + 3
     assert len(axes.collections) == 4  # bands, of the four that are always there
     assert len({looks(line)[1:] for line in axes.lines}) == 6  # readable without colours
+    assert [looks(line) for line in valid.lines] == [looks(line) for line in axes.lines[:5]]
+    np.testing.assert_array_equal(valid.lines[0].get_xdata(), np.arange(3, 61, 3))
+    np.testing.assert_allclose(
+        np.asarray(valid.lines[0].get_ydata()), 1.1 + 2 * np.exp(-np.arange(2, 60, 3) / 10), rtol=1e-6
+    )
+    assert (axes.get_ylabel(), valid.get_ylabel()) == ("training loss", "validation loss")
     assert axes.get_title(loc="left") == "task_0  (1,234 parameters)"
     assert axes.get_yscale() == "log"
 
@@ -75,7 +81,7 @@ def test_every_curve_is_there_and_labelled():
 def test_two_best_rates_are_told_apart():
     one = task()
     one.entries["adam"].best["final_loss"] = 2
-    names = labels(draw(one).axes[0])
+    names = labels(draw(one).axes[1])
     assert names[1:3] == ["Adam, lr 0.1 (best by final loss)", "Adam, lr 0.01 (best by mean loss)"]
 
 
@@ -91,7 +97,7 @@ def test_an_optimizer_looks_the_same_in_every_panel_and_picture():
         one.entries[name] = other.entries[name] = entry(name, "constant", runs(level), *one.entries["adam"][2:4])
     other.entries["lion"] = entry("lion", "constant", runs(1.0), *one.entries["adam"][2:4])
     panels = []
-    for axes in draw(one, other).axes:
+    for axes in draw(one, other).axes[::2]:
         handles, names = axes.get_legend_handles_labels()
         panels.append({name.split(",")[0]: looks(line) for line, name in zip(handles, names, strict=True)} | {})
     first, second = ({name: look for name, look in panel.items() if not name.startswith("Adam")} for panel in panels)
@@ -103,7 +109,7 @@ def test_an_optimizer_looks_the_same_in_every_panel_and_picture():
     aggregate = draw_aggregate(content).axes[-1]
     lines = {line.get_label(): looks(line) for line in aggregate.lines}
     assert all(lines[name] == first[name] for name in ("lion", "muon", "learned optimizer"))
-    by_final = [looks(line) for line in draw(one, other).axes[1].lines if "best by final" in str(line.get_label())]
+    by_final = [looks(line) for line in draw(one, other).axes[2].lines if "best by final" in str(line.get_label())]
     assert by_final == [lines["Adam"]]
 
 
@@ -114,7 +120,7 @@ def test_names_are_drawn_as_they_stand():
         one.entries[name] = one.entries[name]._replace(label=label)
     figure = plots.draw({"a_$\\b{$": one})
     assert to_png(figure).startswith(PNG)
-    assert len(labels(figure.axes[0])) == 6
+    assert len(labels(figure.axes[1])) == 6
 
 
 @pytest.mark.parametrize("number", [1, 2, 5])
@@ -123,7 +129,7 @@ def test_the_file_is_a_picture_of_sane_size(number):
     width, height = (int.from_bytes(png[start : start + 4], "big") for start in (16, 20))
     assert png.startswith(PNG)
     assert 10_000 < len(png) < 2_000_000
-    assert 900 < width < 3000
+    assert 900 < width < 4000
     assert 500 < height < 2500
 
 
@@ -132,7 +138,7 @@ def test_the_legend_covers_no_curve():
     cosine = one.entries["adam_cosine"]
     figure = draw(one._replace(entries=one.entries | {f"other_{i}": cosine for i in range(13)}))
     to_png(figure)  # lays out
-    (axes,) = figure.axes
+    axes = figure.axes[1]
     legend = axes.get_legend()
     assert legend is not None
     assert legend.get_window_extent().x0 >= axes.get_window_extent().x1
@@ -157,5 +163,5 @@ def test_nothing_finite_is_drawn_empty():
     one = task()
     for x in one.entries.values():
         for curves in (x.tuning, *x.chosen.values()):
-            curves.loss[:] = np.nan
+            curves.loss[:] = curves.valid_losses[:] = np.nan
     assert to_png(draw(one)).startswith(PNG)

@@ -121,7 +121,7 @@ def test_the_report_holds_prints_and_draws_everything(report, tmp_path):
     assert str(report) == f"{report.table()}\n\n{report.summary['headline']}"
     assert report.summary["headline"] in repr(report)
     assert "\n" not in repr(report)
-    assert [axes.get_title(loc="left").split(" ")[0] for axes in report.plot().axes] == ["bowl", "quadratic"]
+    assert [axes.get_title(loc="left").split(" ")[0] for axes in report.plot().axes[::2]] == ["bowl", "quadratic"]
     page = report._repr_html_()
     assert page.startswith("<p><b>After 20 steps")
     assert page.count("data:image/png;base64,iVBOR") == 1

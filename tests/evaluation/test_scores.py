@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lopt.evaluation import summary
-from lopt.evaluation.measures import LONG, MEASURES, best_rate
+from lopt.evaluation.measures import LONG, MEASURES, best_rate, valid_steps
 from lopt.evaluation.results import Curves, Entry, TaskResult
 from lopt.evaluation.scores import score_task
 
@@ -14,7 +14,7 @@ T = 100
 def runs(loss):
     """Curves with the given losses, which are also those after training."""
     loss = np.asarray(loss, np.float32)
-    return Curves(loss, loss[..., -1], np.full(loss.shape[:-1], np.nan))
+    return Curves(loss, loss[..., valid_steps(loss.shape[-1]) - 1], np.full(loss.shape[:-1], np.nan))
 
 
 def constant(*values):

@@ -23,16 +23,19 @@ LEVELS = {0: (1.0, 1.0), 1: (4.0, 0.5), 2: (8.0, 8.0)}
 class Runner:
     """Losses by (rate, seed): a level in the first half, another after it, and a hundredth for each seed."""
 
-    seconds_per_step = 0.25
-
     def __init__(self, **settings):
         self.settings = settings
 
-    def __call__(self, plan, num_steps):
+    def seconds_per_step(self):
+        return 0.25
+
+    def __call__(self, plan, num_steps, *, num_points=1):
         first, last = np.array([LEVELS[rate] for rate in plan[0]]).T
         halves = np.where(np.arange(num_steps)[None] < T // 2, first[:, None], last[:, None])
         loss = halves + 0.01 * plan[1][:, None]
-        return Curves(loss, loss[:, -1], loss[:, -1])
+        valid = np.full((len(loss), 20), np.nan)
+        valid[:, 20 - num_points :] = loss[:, -1:]
+        return Curves(loss, valid, loss[:, -1])
 
 
 @pytest.fixture
@@ -57,6 +60,9 @@ def test_each_measure_gets_its_own_rate_and_the_long_run_that_of_the_final_loss(
     for runs, steps in ((found.chosen["final_loss"], T), (found.long, 4 * T)):
         halves = np.where(np.arange(steps) < T // 2, 4, 0.5)
         np.testing.assert_allclose(runs.loss, halves[None] + [[0], [0.01], [0.02]])
+    # The validation loss is measured along those runs alone that are shown.
+    for runs, measured in ((found.tuning, 1), (found.chosen["final_loss"], 20), (found.long, 1)):
+        assert (np.isfinite(runs.valid_losses).sum(-1) == measured).all()
     found.check()
 
 

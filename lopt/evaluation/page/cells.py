@@ -18,12 +18,14 @@ class Column(NamedTuple):
       title: the head of its column.
       better: `low` or `high`, the values that are better; None for neither.
       write: writes a value.
+      beside: what stands beside it in small letters, with a place for a count, and the count's key; None for nothing.
     """
 
     key: str
     title: str
     better: str | None
     write: Callable[[float], str]
+    beside: tuple[str, str] | None = None
 
 
 def number(value: Cell) -> float | None:
@@ -84,8 +86,8 @@ def measure_cell(column: Column, row: Mapping[str, Any], best: float | None, *, 
     if math.isinf(value):
         return data_cell(value, '<span class="diverged">diverged</span>')
     text = column.write(value)
-    if column.key == "diverged" and row.get("num_runs"):
-        text += f' <span class="unit">of {quantity(row["num_runs"])}</span>'
+    if column.beside and row.get(column.beside[1]):
+        text += f' <span class="unit">{column.beside[0].format(quantity(row[column.beside[1]]))}</span>'
     if lower_bound:
         text = f"&ge; {text}"
     return data_cell(value, text, best=value == best)

@@ -2,7 +2,7 @@
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const shown = new Set(data.shown);
-const axes = { x: "steps", y: "log" };
+const axes = { split: "training", x: "steps", y: "log" };
 const panels = [];
 
 const UNITS = { FLOPs: [[1e15, "PFLOP"], [1e12, "TFLOP"], [1e9, "GFLOP"], [1e6, "MFLOP"], [1, "FLOP"]], seconds: [[1, "s"], [1e-3, "ms"]] };
@@ -13,12 +13,13 @@ function visible(curves) {
 
 function curvesChart(task) {
   const cost = { steps: () => 1, seconds: (c) => c.milliseconds / 1e3, FLOPs: (c) => c.flops }[axes.x];
-  const names = visible(task.curves).filter((name) => cost(task.costs[name]) > 0);
-  const total = Math.max(...names.map((name) => task.curves[name].step.at(-1) * cost(task.costs[name])));
+  const curve = (name) => (axes.split === "validation" ? task.curves[name].valid : task.curves[name]);
+  const names = visible(task.curves).filter((name) => curve(name) && cost(task.costs[name]) > 0);
+  const total = Math.max(...names.map((name) => curve(name).step.at(-1) * cost(task.costs[name])));
   const units = UNITS[axes.x] ?? [[1, "step"]];
   const [divisor, unit] = units.find(([size]) => total >= size) ?? units.at(-1);
   const series = names.map((name) => {
-    const { step, median, low, high } = task.curves[name];
+    const { step, median, low, high } = curve(name);
     return { ...data.optimizers[name], x: step.map((s) => (s * cost(task.costs[name])) / divisor), y: median, low, high };
   });
   const label = axes.x === "steps" ? "step" : axes.x === "seconds" ? `training time, ${unit}` : `training cost, ${unit}`;
@@ -29,14 +30,15 @@ function curvesChart(task) {
 // What the lines need, of those that go up no more than to three times the loss at the start.
 function lossAxis(series) {
   const values = series.flatMap((s) => s.y.filter(finite));
-  if (!values.length) return { label: "training loss", log: false, low: 0, high: 1 };
+  const loss = `${axes.split} loss`;
+  if (!values.length) return { label: loss, log: false, low: 0, high: 1 };
   const start = Math.max(...series.map((s) => Math.abs(s.y.find(finite) ?? 0)));
   let [low, high] = [Math.min(...values), Math.min(Math.max(...values), 3 * start)];
   if (!(high > low)) high = low + (Math.abs(low) || 1);
-  if (axes.y === "log" && low > 0) return { label: "training loss (log)", log: true, low: low / 1.3, high: high * 1.2 };
+  if (axes.y === "log" && low > 0) return { label: `${loss} (log)`, log: true, low: low / 1.3, high: high * 1.2 };
   const margin = 0.04 * (high - low);
   const why = axes.y === "log" ? "linear: not all are above 0" : "linear";
-  return { label: `training loss (${why})`, log: false, low: low > 0 ? 0 : low - margin, high: high + margin };
+  return { label: `${loss} (${why})`, log: false, low: low > 0 ? 0 : low - margin, high: high + margin };
 }
 
 function profilesChart() {

@@ -26,10 +26,7 @@ def drawn(content: Content, classes: Styles) -> dict[str, Any]:
             }
             for name in task.get("curves", {})
         }
-        curves = {
-            name: {key: [_finite(x) for x in values] for key, values in curve.items()}
-            for name, curve in task.get("curves", {}).items()
-        }
+        curves = {name: _finite_in(curve) for name, curve in task.get("curves", {}).items()}
         tasks.append({"name": task["name"], "num_params": task.get("num_params"), "curves": curves, "costs": costs})
     optimizers = content.get("optimizers", {})
     return {
@@ -49,6 +46,13 @@ def _shown(content: Content) -> list[str]:
         return name != "learned", name != "adam", -math.inf if score is None else -score
 
     return sorted(content.get("optimizers", {}), key=rank)[:SHOWN]
+
+
+def _finite_in(curve: Content) -> dict[str, Any]:
+    return {
+        key: _finite_in(values) if isinstance(values, dict) else [_finite(x) for x in values]
+        for key, values in curve.items()
+    }
 
 
 def _finite(value: Cell) -> float | None:

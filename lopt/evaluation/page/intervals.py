@@ -28,7 +28,7 @@ MARGIN = 10.0  # that stays free on both sides of it
 SUMMARY = (
     Column("speed_up_iqm", "Speed\N{NON-BREAKING HYPHEN}up, IQM", "high", significant),
     Column("speed_up_envelope_iqm", "Speed\N{NON-BREAKING HYPHEN}up (envelope), IQM", "high", significant),
-    Column("diverged", "Diverged", None, quantity),
+    Column("diverged", "Diverged", None, quantity, ("of {}", "num_runs")),
 )
 
 

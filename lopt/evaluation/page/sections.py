@@ -111,14 +111,20 @@ def _curves(content: Content, styles: Styles) -> str:
         return ""
     seeds = content.get("setting", {}).get("num_seeds")
     runs = f"of {_count(seeds, 'seed')}" if seeds else "of the seeds"
-    switches = _switch("x", "Over", ("steps", "seconds", "FLOPs")) + _switch("y", "Loss", ("log", "linear"))
-    return f"""<p>Training loss, smoothed by a moving average, each optimizer at its rate of the lowest final loss.
+    switches = _switch("split", "Loss", ("training", "validation")) if _has_valid(tasks) else ""
+    switches += _switch("x", "Over", ("steps", "seconds", "FLOPs")) + _switch("y", "Axis", ("log", "linear"))
+    return f"""<p>Training loss, smoothed by a moving average, or loss on held-out data, measured every 5&nbsp;% of the
+training; each optimizer at its rate of the lowest final loss.
 Lines: median {runs}; bands: their range; a cross is where a median ends because runs diverged.
 Point at a panel, touch it, or use the arrow keys for values.</p>
 <div data-needs-script hidden><div class="bar">{switches}</div>
 <div class="legend" role="group" aria-label="Optimizers shown"></div></div>
 <div id="curve-panels" class="panels"></div>
 <noscript><p class="note">The curves need JavaScript. Their numbers are in curves.npz.</p></noscript>"""
+
+
+def _has_valid(tasks: Sequence[Content]) -> bool:
+    return any(curve.get("valid") for task in tasks for curve in task.get("curves", {}).values())
 
 
 def _switch(name: str, title: str, values: Sequence[str]) -> str:
@@ -165,7 +171,8 @@ def _cost(content: Content, styles: Styles) -> str:
 The curves over FLOPs and over seconds take the cost of a step into account.</p>"""
     return f"""{sentence}{table}
 <p class="note">Cost of a whole training step, gradient included: median over tasks, their range in brackets. FLOPs are
-counted by the compiler. Times were measured while the runs were made: whatever else the machine did is in them.</p>"""
+counted by the compiler. A time is the median of short calls, one optimizer after the other: what else the machine did
+meanwhile is in it, so read small differences as none.</p>"""
 
 
 def _times(low: float, high: float) -> str:

@@ -32,11 +32,12 @@ RESULTS = (
     Column("mean_loss", "Mean loss", "low", significant),
     Column("final_loss", "Final loss", "low", significant),
     Column("valid_loss", "Loss ({split})", "low", significant),
+    Column("lowest_valid_loss", "Lowest loss ({split})", "low", significant, ("at {}", "lowest_valid_step")),
     Column("valid_accuracy", "Accuracy ({split})", "high", percent),
     Column("score", "Score", "high", significant),
     Column("speed_up", "Speed\N{NON-BREAKING HYPHEN}up", "high", significant),
     Column("speed_up_envelope", "Speed\N{NON-BREAKING HYPHEN}up (envelope)", "high", significant),
-    Column("diverged", "Diverged", None, quantity),
+    Column("diverged", "Diverged", None, quantity, ("of {}", "num_runs")),
     Column("milliseconds_per_step", "ms per step", None, significant),
     Column("flops_per_step", "FLOPs per step", None, with_prefix),
 )
