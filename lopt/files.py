@@ -1,26 +1,54 @@
 """Files that a reader can trust: each is replaced in one step, and a folder can be sealed with checksums."""
 
+import contextlib
+import fcntl
 import json
 import os
+import re
 import zlib
 from pathlib import Path
+from typing import IO
 
 SEAL = "checksums.json"
 
 
 def write_atomic(path: str | os.PathLike, data: bytes | str) -> None:
-    """Replaces the content of `path` in one step; text is written as UTF-8. On failure the old file is untouched."""
+    """Replaces the content of `path` in one step; text is written as UTF-8. On failure the old file is untouched.
+
+    What a writer of this file that was killed has left behind is removed.
+    """
     path = Path(path)
+    _delete_left_overs(path)
     # In the same folder, because a rename is atomic only within one file system.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
+            _lock(file)
             file.write(data.encode() if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())  # else a power cut can leave the new name on an empty file
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _delete_left_overs(path: Path) -> None:
+    """Deletes temporary files of `path` that no process writes any more: nobody holds their locks."""
+    pattern = re.compile(re.escape(f".{path.name}.") + r"\d+\.tmp")
+    with contextlib.suppress(OSError):  # whatever fails here fails at the writing, or need not
+        for name in filter(pattern.fullmatch, os.listdir(path.parent)):
+            with open(path.with_name(name), "rb") as file:
+                if _lock(file):
+                    path.with_name(name).unlink()
+
+
+def _lock(file: IO[bytes]) -> bool:
+    """Locks a file until it is closed or the process ends. False where another one has it, or nothing can be locked."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def check_writable(folder: Path) -> None:

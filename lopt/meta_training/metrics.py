@@ -1,10 +1,12 @@
 """The file metrics.jsonl: one row of numbers per outer step."""
 
 import contextlib
+import itertools
 import json
+import logging
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ class MetricsLog(contextlib.AbstractContextManager):
       step: outer steps that the run has done; rows of later steps, and a last line that was cut short, are dropped.
 
     Raises:
-      InputError: the file holds something else.
+      InputError: the file holds something else, or a step twice. That rows are missing is a warning.
     """
 
     def __init__(self, path: str | os.PathLike, step: int):
@@ -31,7 +33,11 @@ class MetricsLog(contextlib.AbstractContextManager):
         lines = old.splitlines(keepends=True)
         if lines and not lines[-1].endswith(b"\n"):
             lines.pop()
-        kept = b"".join(line for number, line in enumerate(lines, 1) if _step(path, number, line) <= step)
+        steps = [_step(path, number, line) for number, line in enumerate(lines, 1)]
+        _check_order(path, steps)
+        kept = b"".join(line for line, its_step in zip(lines, steps, strict=True) if its_step <= step)
+        if absent := sorted(set(range(1, step + 1)) - set(steps)):
+            logging.warning("%s lacks the rows of %d outer steps, the first of step %d", path, len(absent), absent[0])
         if kept != old:
             write_atomic(path, kept)
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115  # closed in __exit__
@@ -53,6 +59,15 @@ def _step(path: Path, number: int, line: bytes) -> int:
             f"line {number} of {path} is not a row of metrics: {line[:60]!r}. Nothing was changed; "
             "repair or remove the file, or choose another workdir."
         ) from error
+
+
+def _check_order(path: Path, steps: Sequence[int]) -> None:
+    for number, (before, after) in enumerate(itertools.pairwise(steps), 2):
+        if after <= before:
+            raise InputError(
+                f"line {number} of {path} is of step {after}, and the line before of step {before}: it was changed, or "
+                "two runs wrote to it. Nothing was changed; repair or remove the file, or choose another workdir."
+            )
 
 
 def _jsonable(value: Any) -> Any:

@@ -65,6 +65,24 @@ def test_another_programs_file_is_refused(tmp_path, line):
     assert path.read_text() == text
 
 
+@pytest.mark.parametrize("steps", [(1, 2, 2, 3), (1, 3, 2)])
+def test_a_step_twice_is_refused(tmp_path, steps):
+    path = tmp_path / "metrics.jsonl"
+    text = "".join(f'{{"step": {step}}}\n' for step in steps)
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"line 3 of .*metrics\.jsonl is of step 2, and the line before of step [23]"):
+        MetricsLog(path, 5)
+    assert path.read_text() == text
+
+
+def test_rows_that_are_missing_are_told(tmp_path, caplog):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text("".join(f'{{"step": {step}}}\n' for step in (1, 2, 5, 6, 9)))
+    with MetricsLog(path, 6):
+        assert "metrics.jsonl lacks the rows of 2 outer steps, the first of step 3" in caplog.text
+    assert [row["step"] for row in read(path)] == [1, 2, 5, 6]
+
+
 class Clock:
     now = 1000.0
 
