@@ -111,7 +111,7 @@ def train(
     def step(t: jax.Array, carry: tuple[TrainState, jax.Array]) -> tuple[TrainState, jax.Array]:
         state, losses = carry
         state, value = _step(family, task, config, transformation, data, jax.random.fold_in(steps_key, t), state)
-        return state, losses.at[t].set(value)
+        return state, losses.at[t].set(value.astype(jnp.float32))
 
     def validate(state: TrainState) -> tuple[jax.Array, jax.Array]:
         params = rule.eval_params(state.optimizer, state.params)

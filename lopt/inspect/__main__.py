@@ -7,6 +7,7 @@ depends on the gradient of k steps ago, on the parameter and on the loss.
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,13 +19,14 @@ from lopt.figures import to_png
 from lopt.files import write_atomic
 from lopt.inspect.probes import DRAWS, HISTORY, Memory, Training, remember, response, train
 from lopt.names import InputError
-from lopt.trained.pretrained import load_pretrained
+from lopt.trained.pretrained import Pretrained, load_pretrained
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 GRID = 41  # values of the gradient, and of the mean past gradient
+MOST_STEPS = 1_000_000  # of the training: its curves fit into some megabytes
 STYLES = (("#0072b2", "-"), ("#d55e00", "--"), ("#007a5a", "-."))
 PLAIN, FAINT = "#333333", "#999999"
 UPDATE = "update, in units of the parameter"
@@ -161,19 +163,29 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=500, help="length of the training on a quadratic; default: 500")
     args = parser.parse_args(arguments)
     try:
-        if args.steps < 1:
-            raise InputError(f"--steps must be at least 1, not {args.steps}")
+        if not 1 <= args.steps <= MOST_STEPS:
+            raise InputError(f"--steps must be at least 1 and at most {MOST_STEPS:,}, not {args.steps:,}")
         pretrained = load_pretrained(args.path)
         folder = _output_folder(Path(args.out or Path("runs", f"inspect-{pretrained.name}")))
-    except InputError as error:
+        with jax.enable_x64(False):  # rules compute in float32, as in `as_optax`
+            _write_pictures(pretrained, folder, args.steps)
+    except (InputError, OSError) as error:
         print(f"inspect: {error}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, InputError) else 1
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would print a traceback
+        print("inspect: stopped; the pictures that were named are whole", file=sys.stderr)
+        return 130  # as shells have it
+    return 0
+
+
+def _write_pictures(pretrained: Pretrained, folder: Path, num_steps: int) -> None:
     optimizer, theta, architecture = pretrained.optimizer, pretrained.theta, pretrained.card["architecture"]
     print(f"{architecture}, {sum(x.size for x in jax.tree.leaves(theta)):,} weights")
     values = np.linspace(-3, 3, GRID, dtype=np.float32)
     pictures = {
         "response": lambda: draw_response(values, response(optimizer, theta, values, values)),
-        "training": lambda: draw_training(train(optimizer, theta, args.steps)),
+        "training": lambda: draw_training(train(optimizer, theta, num_steps)),
         "memory": lambda: draw_memory(remember(optimizer, theta), optimizer.requires),
     }
     for name, draw in pictures.items():
@@ -181,7 +193,6 @@ def main(arguments: list[str] | None = None) -> int:
         figure.suptitle(f"{pretrained.name} ({architecture}): {name}", x=0.01, ha="left")
         write_atomic(folder / f"{name}.png", to_png(figure))
         print(folder / f"{name}.png", flush=True)
-    return 0
 
 
 if __name__ == "__main__":

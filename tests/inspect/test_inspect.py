@@ -87,7 +87,13 @@ def test_every_picture_depends_on_theta(name):
         assert np.abs(ours - others).max() > 1e-2 * np.abs(ours).max()
 
 
-def test_command_draws_three_pictures(tmp_path, capsys):
+@pytest.mark.parametrize("x64", [False, True])
+def test_command_draws_three_pictures(tmp_path, capsys, x64):
+    with jax.enable_x64(x64):
+        draws_three_pictures(tmp_path, capsys)
+
+
+def draws_three_pictures(tmp_path, capsys):
     assert inspect.main(["demo_mlp", f"--out={tmp_path}", "--steps=20"]) == 0
     assert "mlp, 1,762 weights" in capsys.readouterr().out
     for name in ("response", "training", "memory"):
@@ -106,6 +112,7 @@ def test_memory_says_what_is_not_read(requires):
     [
         (["nothing"], "unknown path"),
         (["demo_mlp", "--steps=0"], "at least 1"),
+        (["demo_mlp", "--steps=1000000000"], "at most 1,000,000"),
         (["file.txt"], "another format, or is damaged; to load a run or an export, give its folder"),
         (["demo_mlp", "--out=file.txt"], "--out=file.txt: this is, or lies in, a file; give a folder"),
         (["demo_mlp", "--out=file.txt/inner"], "--out=file.txt/inner: this is, or lies in, a file; give a folder"),
