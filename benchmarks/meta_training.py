@@ -26,6 +26,7 @@ from jax.sharding import PartitionSpec
 from lopt.distributed import AXIS, PairLayout, num_cores
 from lopt.estimators import PES
 from lopt.horizons import Horizon
+from lopt.meta_training.objective import Objective
 from lopt.meta_training.outer import MetaTraining, OuterOptimizer, outer_steps
 from lopt.optimizers.mlp import NUM_FEATURES, MLPOptimizer
 from tasks.images.image_mlp import ImageMLP
@@ -83,7 +84,7 @@ def main() -> None:
         families=(family,),
         estimator=PES(num_pairs=PAIRS, truncation=TRUNCATION, horizon=Horizon(200, 2000), layout=layout),
         outer_optimizer=OuterOptimizer(),
-        meta_loss="train",
+        objective=Objective("train"),
         layout=layout,
     )
     data = jax.device_put((family.load(),), layout.replicated)

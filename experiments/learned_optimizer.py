@@ -57,7 +57,7 @@ from lopt.evaluation.runs import Learned, train
 from lopt.figures import to_png
 from lopt.files import write_atomic
 from lopt.horizons import Horizon
-from lopt.meta_training.inner import LOSS_CAP
+from lopt.meta_training.objective import LOSS_CAP, Objective
 from lopt.meta_training.outer import DISPATCH_STEPS, MetaTraining, OuterOptimizer, outer_steps
 from lopt.meta_training.progress import Progress
 from lopt.names import Spec, build
@@ -122,7 +122,7 @@ def training(method: str, size: Size) -> MetaTraining:
         staggered=True,
     )
     outer = OuterOptimizer("adam", LEARNING_RATES[method], "cosine", num_steps=num_updates(method, size))
-    return MetaTraining(OPTIMIZER, (FAMILY,), estimator, outer, "train", layout)
+    return MetaTraining(OPTIMIZER, (FAMILY,), estimator, outer, Objective("train"), layout)
 
 
 def meta_train(method: str, size: Size, seed: int, data: Data, progress: Progress, done: int) -> PyTree:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lopt.distributed import default_layout
-from lopt.meta_training.inner import LOSS_CAP
+from lopt.meta_training.objective import LOSS_CAP
 from lopt.types import Data, InnerProblem, Params
 from tasks.images.image_mlp import ImageMLP
 

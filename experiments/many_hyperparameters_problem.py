@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lopt.meta_training.inner import LOSS_CAP
+from lopt.meta_training.objective import LOSS_CAP
 from lopt.types import Data, InnerProblem, Params, Theta
 from tasks.images.image_mlp import ImageMLP
 

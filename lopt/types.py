@@ -121,6 +121,8 @@ class InnerProblem(NamedTuple):
       differentiable: whether d loss / d theta exists and is wanted.
       cap: losses reach it only when a trajectory has diverged; None for an unbounded problem.
       final_loss: whether only the last step's loss counts.
+      weight: `state -> w`, what `step` has multiplied the loss of the step that led to this state by, the cap included;
+        None for 1.
     """
 
     init: Callable[[Theta, jax.Array, jax.Array], PyTree]
@@ -129,6 +131,7 @@ class InnerProblem(NamedTuple):
     differentiable: bool = True
     cap: float | None = None
     final_loss: bool = False
+    weight: Callable[[PyTree], jax.Array] | None = None
 
 
 class Estimate(NamedTuple):

@@ -28,6 +28,9 @@ BAD = [
     (["--workdir=W", "--horizon=1010"], "take 1000 or 1050"),
     (["--workdir=W", "--horizon=long"], "cannot read horizon 'long'"),
     (["--workdir=W", "--meta_loss=meta"], "Did you mean 'meta_batch'"),
+    (["--workdir=W", "--meta_weight=last"], "Did you mean 'late'"),
+    (["--workdir=W", "--meta_transform=log:2"], "the floor must be at least 1e-30 and below 1"),
+    (["--workdir=W", "--meta_loss=final", "--meta_weight=late"], "only the last step counts"),
     (["--workdir=W", "--outer_steps=0"], "outer_steps"),
     (["--workdir=W", "--outer_optimizer=adm"], "Did you mean 'adam'"),
     (["--workdir=W", "x"], "unexpected argument 'x'"),
@@ -43,8 +46,8 @@ BAD_LATE = [
 @pytest.fixture(scope="module")
 def command():
     """The command within this process, where it takes no start of Python: flags to exit code. The flags go after it."""
-    known = set(flags.FLAGS)
     meta_train = importlib.import_module("meta_train")
+    own = [flag.name for flag in flags.FLAGS.flags_by_module_dict()[meta_train.__name__]]
 
     def call(*arguments):
         for flag in flags.FLAGS.flags_by_module_dict()[meta_train.__name__]:
@@ -59,7 +62,7 @@ def command():
             root.handlers[:], root.level, loud.level = before
 
     yield call
-    for name in set(flags.FLAGS) - known:
+    for name in own:  # those that libraries have defined meanwhile stay
         delattr(flags.FLAGS, name)
     del sys.modules["meta_train"]
 

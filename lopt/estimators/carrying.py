@@ -91,12 +91,14 @@ def window(
         lambda: Started(*gradients.split(trajectory.state), trajectory.carried),
     )
 
+    merge = gradients.merger(trajectory.state)
+
     def body(i, carry):
         before, loss, grad, capped = carry
         step_key = jax.random.fold_in(keys.steps, i)
         step = gradients.step_function(problem, theta, trajectory.state, before.rest, step_key)
         after = advance(step, flat_theta, before.state, before.carried, jax.random.fold_in(advance_key, i))
-        capped += gradients.count_capped(problem, after.loss)
+        capped += problems.is_capped(problem, merge(after.state, after.rest), after.loss)
         grad += after.grad.astype(grad.dtype)  # the loss may be of another dtype than theta
         return Started(after.state, after.rest, after.carried), loss + after.loss, grad, capped
 
@@ -104,6 +106,6 @@ def window(
     end, loss, grad, capped = jax.lax.fori_loop(
         0, method.truncation, body, (first, zero_loss, jnp.zeros_like(flat_theta), jnp.zeros((), jnp.int32))
     )
-    new_state = gradients.merger(trajectory.state)(end.state, end.rest)
+    new_state = merge(end.state, end.rest)
     terms = method.terms(grad / method.truncation, loss[None] / method.truncation, clock, capped[None])
     return terms, Trajectory(new_state, end.carried, method.tick(clock, keys.horizon))

@@ -76,11 +76,6 @@ def step_function(problem: InnerProblem, theta: Theta, state: PyTree, rest: PyTr
     return step
 
 
-def count_capped(problem: InnerProblem, loss: jax.Array) -> jax.Array:
-    """1 for a step whose loss reached the problem's cap, else 0; int32."""
-    return jnp.zeros((), jnp.int32) if problem.cap is None else (loss >= problem.cap).astype(jnp.int32)
-
-
 class Reversed(NamedTuple):
     """What going through a trajectory's steps and back gives.
 
@@ -110,6 +105,7 @@ def reverse(
     """
     flat_theta, _ = ravel_pytree(theta)
     first, first_rest = split(state)
+    merge = merger(state)
 
     def step_at(i, rest):
         return step_function(problem, theta, state, rest, jax.random.fold_in(key, i))
@@ -120,7 +116,8 @@ def reverse(
             lambda store, x: jax.lax.dynamic_update_index_in_dim(store, x, i, 0), visited, (flat, rest)
         )
         (flat, step_loss), rest = step_at(i, rest)(flat_theta, flat)
-        return flat, rest, loss + step_loss, capped + count_capped(problem, step_loss), visited
+        is_capped = problems.is_capped(problem, merge(flat, rest), step_loss)
+        return flat, rest, loss + step_loss, capped + is_capped, visited
 
     zero_loss = jnp.zeros((), problems.check_step(problem, theta, state, key))
     visited = jax.tree.map(lambda x: jnp.broadcast_to(x, (max_steps, *x.shape)), (first, first_rest))
@@ -137,7 +134,7 @@ def reverse(
         return grad + of_theta, of_state
 
     grad, cotangent = jax.lax.fori_loop(0, num_steps, backward, (jnp.zeros_like(flat_theta), jnp.zeros_like(first)))
-    return Reversed(merger(state)(last, last_rest), loss, capped, grad, cotangent)
+    return Reversed(merge(last, last_rest), loss, capped, grad, cotangent)
 
 
 def pull_init(init: InitFn, flat_theta: jax.Array, cotangent: jax.Array) -> jax.Array:

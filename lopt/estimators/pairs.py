@@ -66,7 +66,7 @@ def unroll(problem: InnerProblem, theta: Theta, state: PyTree, key: jax.Array, n
 
     def body(i, carry: Unrolled) -> Unrolled:
         new_state, loss = problem.step(theta, carry.state, jax.random.fold_in(key, i))
-        capped = jnp.zeros((), bool) if problem.cap is None else loss >= problem.cap
+        capped = problems.is_capped(problem, new_state, loss)
         return Unrolled(new_state, carry.loss + loss, carry.capped + capped)
 
     loss_dtype = problems.check_step(problem, theta, state, key)

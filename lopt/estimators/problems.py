@@ -51,6 +51,15 @@ def check_step(problem: InnerProblem, theta: Theta, state: PyTree, key: Any) -> 
     return loss.dtype
 
 
+def is_capped(problem: InnerProblem, state: PyTree, loss: jax.Array) -> jax.Array:
+    """Whether the loss of the step that led to `state` is at the problem's cap."""
+    if problem.cap is None:
+        return jnp.zeros((), bool)
+    if problem.weight is None:
+        return loss >= problem.cap
+    return loss >= (1 - 1e-6) * problem.cap * problem.weight(state)  # a product may round either way
+
+
 def check_call(num_pairs: int, state: PyTree, key: Any) -> None:
     """Raises InputError unless `state` is of this many pairs and `key` is one key."""
     check_key(key)

@@ -8,9 +8,9 @@ from typing import Any
 from lopt.distributed import PairLayout
 from lopt.estimators import ESTIMATORS
 from lopt.horizons import Horizon
-from lopt.meta_training.inner import META_LOSSES, MetaLoss
+from lopt.meta_training.objective import Objective
 from lopt.meta_training.outer import MetaTraining, OuterOptimizer
-from lopt.names import MAX_WHOLE, InputError, build, check_known, parse_spec, spell, split_list
+from lopt.names import MAX_WHOLE, InputError, build, parse_spec, spell, split_list
 from lopt.optimizers import OPTIMIZERS
 from lopt.types import GradientEstimator, LearnedOptimizer, TaskMixture
 
@@ -54,10 +54,20 @@ class MetaTrainConfig:
         "T, inner steps per trajectory: a number, SHORTEST:LONGEST (log-uniform) or SHORTEST:LONGEST:uniform; with "
         ":grow=N at the end, LONGEST is reached after N outer steps",
     )
-    meta_loss: MetaLoss = setting(
+    meta_loss: str = setting(
         "meta_batch",
         "what an inner step costs: train, the loss of the batch before its update; meta_batch, the loss of a fresh "
-        "batch of the meta split after it; final, that loss at the end of the trajectory alone",
+        "batch of the meta split after it; mixed[:share], both, with this share of the latter; final, the loss of a "
+        "fresh batch at the end of the trajectory alone",
+    )
+    meta_transform: str = setting(
+        "none",
+        "the scale of that cost: none; or log[:floor], on which every factor between the trivial predictor's loss and "
+        "floor times it counts the same",
+    )
+    meta_weight: str = setting(
+        "uniform",
+        "how much inner step t of T weighs: uniform, 1; or late[:power], (power + 1) (t / T)^power",
     )
     outer_steps: int = setting(1000, "updates of theta")
     outer_optimizer: str = setting("adam", "what updates theta: adam, adamw or sgd")
@@ -82,7 +92,6 @@ class MetaTrainConfig:
                 raise InputError(f"{field.name} must be at most {MAX_WHOLE:,}, not {value:,}")
         if not 0 <= self.seed < 2**32:
             raise InputError(f"seed must be between 0 and 2^32 - 1, not {self.seed}")
-        check_known("meta_loss", self.meta_loss, META_LOSSES)
         self.build(TaskMixture((), ()), PairLayout())  # every setting is checked by what it sets
 
     @property
@@ -141,7 +150,7 @@ class MetaTrainConfig:
                 weight_decay=self.outer_weight_decay,
                 num_steps=self.outer_steps,
             ),
-            meta_loss=self.meta_loss,
+            objective=Objective(self.meta_loss, self.meta_transform, self.meta_weight),
             layout=layout,
         )
 

@@ -1,21 +1,14 @@
 """One inner training as an `InnerProblem`: here a learned optimizer meets a task."""
 
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from lopt.inner_step import TrainState, inner_step
-from lopt.names import check_known
+from lopt.meta_training.objective import LOSS_CAP, Objective
 from lopt.types import Config, Data, InnerProblem, LearnedOptimizer, Params, PyTree, TaskFamily, Theta
-
-MetaLoss = Literal["train", "meta_batch", "final"]
-META_LOSSES = get_args(MetaLoss)
-
-# In units of the trivial predictor's loss. A particle that has diverged pays this for the rest of its horizon, so the
-# cap must be well above the cost of a bad start, and low enough that one such particle does not drown the others.
-LOSS_CAP = 2.0
 
 
 class InnerState(NamedTuple):
@@ -43,22 +36,17 @@ def inner_training(
     family: TaskFamily,
     data: Data,
     *,
-    meta_loss: MetaLoss = "meta_batch",
+    objective: Objective = Objective(),
     cap: float = LOSS_CAP,
 ) -> InnerProblem:
     """The training of a task drawn from `family` by `optimizer`, as a function of theta.
 
     The rule works in float32 where params are of lower precision. Params and states keep their dtypes.
 
-    The loss of step t is min(normalize(loss), cap), NaN counted as cap, of
-      train: the training batch, before the update;
-      meta_batch: a fresh batch of the split `meta`, after the update;
-      final: the same at the last step of the horizon, 0 before.
+    The loss of a step is what `objective` makes of the task's normalized losses; with a final objective it is 0 before
+    the last step of the horizon.
     """
-    check_known("meta_loss", meta_loss, META_LOSSES)
-
-    def bounded(normalized: jax.Array) -> jax.Array:
-        return jnp.where(normalized < cap, normalized, cap)  # False for NaN
+    share = objective.share
 
     def init(theta: Theta, key: jax.Array, horizon: jax.Array) -> InnerState:
         config_key, params_key = jax.random.split(key)
@@ -73,7 +61,7 @@ def inner_training(
         batch_key, loss_key = jax.random.split(key)
         task = family.task(state.config)
         batch = family.sample_batch(data, batch_key, state.config, "meta")
-        return bounded(task.normalize(task.loss(state.params, loss_key, batch)))
+        return objective.cost(task.normalize(task.loss(state.params, loss_key, batch)), cap)
 
     def step(theta: Theta, state: InnerState, key: jax.Array) -> tuple[InnerState, jax.Array]:
         batch_key, loss_key, evaluate_key = jax.random.split(key, 3)
@@ -88,18 +76,27 @@ def inner_training(
 
         train, value = inner_step(task, update, batch, loss_key, TrainState(*state[1:4]))
         new_state = InnerState(state.config, *train, state.step + 1, state.horizon)
-        if meta_loss == "train":
-            return new_state, bounded(task.normalize(value))
-        if meta_loss == "meta_batch":
-            return new_state, evaluate(theta, new_state, evaluate_key)
-        loss = jax.lax.cond(
-            new_state.step >= state.horizon,
-            lambda: evaluate(theta, new_state, evaluate_key),
-            lambda: jnp.zeros_like(value),
-        )
-        return new_state, loss
+        if objective.final:
+            loss = jax.lax.cond(
+                new_state.step >= state.horizon,
+                lambda: evaluate(theta, new_state, evaluate_key),
+                lambda: jnp.zeros_like(value),
+            )
+            return new_state, loss
+        if share == 0:
+            loss = objective.cost(task.normalize(value), cap)
+        elif share == 1:
+            loss = evaluate(theta, new_state, evaluate_key)
+        else:
+            fresh = evaluate(theta, new_state, evaluate_key)
+            loss = (1 - share) * objective.cost(task.normalize(value), cap) + share * fresh
+        return new_state, loss if weight is None else loss * weight(new_state)
 
-    return InnerProblem(init, step, evaluate, cap=cap, final_loss=meta_loss == "final")
+    def weigh(state: InnerState) -> jax.Array:
+        return objective.weight_of(state.step, state.horizon)
+
+    weight = weigh if objective.power is not None else None
+    return InnerProblem(init, step, evaluate, cap=cap, final_loss=objective.final, weight=weight)
 
 
 def _at_least_float32(tree: PyTree) -> PyTree:

@@ -12,7 +12,8 @@ import optax
 
 from lopt.distributed import PairLayout
 from lopt.meta_training.freezing import Rebuild, check_frozen, of_trained_part, split_theta
-from lopt.meta_training.inner import MetaLoss, inner_training
+from lopt.meta_training.inner import inner_training
+from lopt.meta_training.objective import Objective
 from lopt.meta_training.outer_optimizer import OuterOptimizer
 from lopt.names import InputError, check_numbers
 from lopt.seeds import initial_theta, run_keys
@@ -94,7 +95,7 @@ class MetaTraining:
       families: the task families of the mixture.
       estimator: of the meta-gradient.
       outer_optimizer: how theta follows the meta-gradient.
-      meta_loss: what an inner step costs.
+      objective: what an inner step costs.
       layout: which device runs which pair.
       weights: w, one per family; empty for equal weights.
       families_per_step: number of families that an outer step draws; 0 for all of them.
@@ -105,7 +106,7 @@ class MetaTraining:
     families: tuple[TaskFamily, ...]
     estimator: GradientEstimator
     outer_optimizer: OuterOptimizer
-    meta_loss: MetaLoss = "meta_batch"
+    objective: Objective = Objective()
     layout: PairLayout = PairLayout()
     weights: tuple[float, ...] = ()
     families_per_step: int = 0
@@ -136,7 +137,7 @@ class MetaTraining:
     def _problems(self, data: tuple[Data, ...], rebuild: Rebuild) -> list[InnerProblem]:
         """One inner problem per family, as functions of the trained part of theta."""
         problems = [
-            inner_training(self.optimizer, family, family_data, meta_loss=self.meta_loss)
+            inner_training(self.optimizer, family, family_data, objective=self.objective)
             for family, family_data in zip(self.families, data, strict=True)
         ]
         return [of_trained_part(problem, rebuild) for problem in problems] if self.frozen else problems

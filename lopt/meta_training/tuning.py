@@ -13,6 +13,7 @@ import optax
 from lopt.distributed import default_layout
 from lopt.estimators import ESTIMATORS
 from lopt.horizons import Horizon
+from lopt.meta_training.objective import Objective
 from lopt.meta_training.outer import DISPATCH_STEPS, MetaTraining, OuterOptimizer, outer_steps
 from lopt.meta_training.tunables import OptaxRule, Tunable
 from lopt.names import InputError, build, parse_spec
@@ -155,7 +156,7 @@ def tune(
         families=(UserTask(init, loss, objective or loss, start),),
         estimator=built,
         outer_optimizer=OuterOptimizer(learning_rate=learning_rate, schedule="cosine", num_steps=num_updates),
-        meta_loss="final" if final else "meta_batch",
+        objective=Objective("final" if final else "meta_batch"),
         layout=layout,
     )
     arrays = jax.device_put((data,), layout.replicated)

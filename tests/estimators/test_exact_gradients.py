@@ -10,6 +10,7 @@ import pytest
 from lopt.estimators import forward, pairs, uoro
 from lopt.horizons import Horizon
 from lopt.meta_training.inner import inner_training
+from lopt.meta_training.objective import Objective
 from lopt.optimizers.learnable_adam import LearnableAdam
 from tests.estimators import toys
 from tests.estimators.differentiating import estimate, network
@@ -154,7 +155,7 @@ def test_uoro_over_all_signs_is_the_gradient(monkeypatch):
 @pytest.mark.usefixtures("x64")
 def test_inner_training():
     optimizer = LearnableAdam(learning_rate=0.05)
-    problem = inner_training(optimizer, Quadratic(), {}, meta_loss="final")
+    problem = inner_training(optimizer, Quadratic(), {}, objective=Objective("final"))
     theta = jax.tree.map(lambda x: x.astype(jnp.float64), optimizer.init_theta(jax.random.key(0)))
     answers = [estimate(one(name), problem, theta)[1] for name in ("bptt", "rtrl")]
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-10), answers[1].grad, answers[0].grad)

@@ -4,10 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
 
-from lopt.meta_training.inner import LOSS_CAP, inner_training
-from lopt.names import InputError
+from lopt.meta_training.inner import inner_training
+from lopt.meta_training.objective import LOSS_CAP, Objective
 from lopt.optimizers.learnable_adam import LearnableAdam
 from tests.toy_family import Quadratic
 
@@ -21,7 +20,8 @@ def theta():
 
 def losses(meta_loss, theta=None, family=FAMILY, num_steps=HORIZON):
     """The losses of one trajectory, and its last state."""
-    problem = inner_training(OPTIMIZER, family, {}, meta_loss=meta_loss)
+    objective = meta_loss if isinstance(meta_loss, Objective) else Objective(meta_loss)
+    problem = inner_training(OPTIMIZER, family, {}, objective=objective)
     theta = OPTIMIZER.init_theta(jax.random.key(0)) if theta is None else theta
 
     @jax.jit
@@ -84,8 +84,6 @@ def test_config_and_initial_parameters_follow_the_key():
 
 
 def test_what_the_estimator_is_told():
-    assert inner_training(OPTIMIZER, FAMILY, {}, meta_loss="final").final_loss
+    assert inner_training(OPTIMIZER, FAMILY, {}, objective=Objective("final")).final_loss
     problem = inner_training(OPTIMIZER, FAMILY, {})
-    assert (problem.final_loss, problem.cap) == (False, LOSS_CAP)
-    with pytest.raises(InputError, match="meta_batch"):
-        inner_training(OPTIMIZER, FAMILY, {}, meta_loss="meta_bach")  # pyright: ignore[reportArgumentType]
+    assert (problem.final_loss, problem.cap, problem.weight) == (False, LOSS_CAP, None)

@@ -15,6 +15,7 @@ from lopt.distributed import PairLayout, default_layout
 from lopt.estimators import ESTIMATORS, PES
 from lopt.horizons import Horizon
 from lopt.meta_training.inner import inner_training
+from lopt.meta_training.objective import Objective
 from lopt.meta_training.outer import DISPATCH_STEPS, MetaTraining, OuterOptimizer, outer_steps
 from lopt.names import InputError, Spec, build
 from lopt.optimizers.learnable_adam import LearnableAdam
@@ -42,7 +43,7 @@ def of_one_family(layout):
         FAMILIES[:1],
         PES(num_pairs=16, truncation=5, horizon=Horizon(10, 20), sigma=0.1, layout=layout),
         OuterOptimizer(learning_rate=0.1),
-        "train",
+        Objective("train"),
         layout,
     )
 
@@ -104,7 +105,7 @@ def test_every_estimator_traces_with_arrays_where_a_run_has_them(name, layout):
     settings = {"num_pairs": 4, "truncation": 5, "horizon": Horizon(10, 20), "layout": layout}
     estimator = build("estimator", Spec(name, {}), ESTIMATORS, **settings)
     meta_loss = "final" if name == "pes_telescoping" else "train"
-    training = dataclasses.replace(of_one_family(layout), estimator=estimator, meta_loss=meta_loss)
+    training = dataclasses.replace(of_one_family(layout), estimator=estimator, objective=Objective(meta_loss))
     state = training.template(DATA[:1])
     after, _ = outer_steps.eval_shape(training, state, DATA[:1], jnp.asarray(1, jnp.int32))
     before, after = (jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), tree) for tree in (state, after))

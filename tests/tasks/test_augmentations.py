@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from lopt.meta_training.inner import inner_training
+from lopt.meta_training.objective import Objective
 from lopt.names import InputError
 from lopt.optimizers import OPTIMIZERS
 from lopt.optimizers.learnable_adam import LearnableAdam
@@ -190,7 +191,7 @@ def test_delays_are_of_1_to_the_highest():
 def test_the_optimizer_sees_the_corrupted_gradient_and_evaluation_too():
     """A training with delayed gradients is gradient descent by hand on the gradients of d steps ago."""
     family = Augmented(Quadratic(dimension=4, noise=0.0), DelayGradient(high=2))
-    problem = inner_training(LearnableAdam(learning_rate=0.1), family, {}, meta_loss="train")
+    problem = inner_training(LearnableAdam(learning_rate=0.1), family, {}, objective=Objective("train"))
     theta = LearnableAdam(learning_rate=0.1).init_theta(KEY)
     state = problem.init(theta, KEY, jnp.asarray(5))
     task, delay = family.task(state.config), int(state.config["draw"])
