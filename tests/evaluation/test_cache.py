@@ -95,7 +95,10 @@ def claim(shape, *, size=None):
     return data
 
 
-@pytest.mark.parametrize("data", [claim((10**11,)), claim((10**6, 10**5)), claim((4,), size=4 * 10**9)])
+CLAIMS = [claim((10**11,)), claim((10**6, 10**5)), claim((4,), size=4 * 10**9)]
+
+
+@pytest.mark.parametrize("data", CLAIMS, ids=["one axis", "two axes", "size of the member"])  # the bytes hold the time
 def test_claims_of_hundreds_of_gigabytes_are_not_believed(data, cache):
     cache.write("bowl", DESCRIPTION, result().entries["adam"])
     (file,) = cache.folder.iterdir()
