@@ -22,8 +22,7 @@ def write_atomic(path: str | os.PathLike, data: bytes | str) -> None:
     # In the same folder, because a rename is atomic only within one file system.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "wb") as file:
-            _lock(file)
+        with _open_locked(temporary) as file:
             file.write(data.encode() if isinstance(data, str) else data)
             file.flush()
             os.fsync(file.fileno())  # else a power cut can leave the new name on an empty file
@@ -40,6 +39,16 @@ def _delete_left_overs(path: Path) -> None:
             with open(path.with_name(name), "rb") as file:
                 if _lock(file):
                     path.with_name(name).unlink()
+
+
+def _open_locked(path: Path) -> IO[bytes]:
+    """A new file, locked. Before it is locked, another writer may take it for a left-over: then it is made again."""
+    while True:
+        file = open(path, "wb")  # noqa: SIM115  # closed by the caller
+        _lock(file)
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()
 
 
 def _lock(file: IO[bytes]) -> bool:

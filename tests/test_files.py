@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from lopt import files
 from lopt.files import write_atomic
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -46,6 +47,21 @@ def test_what_a_killed_writer_left_goes_and_nothing_else(tmp_path):
     write_atomic(path, "again")
     assert names(tmp_path) == sorted([*others, path.name])
     assert path.read_text() == "again"
+
+
+def test_a_file_that_is_taken_for_a_left_over_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
+    path, lock, taken = tmp_path / "card.json", files._lock, []
+
+    def slow_lock(file):
+        if not taken:
+            taken.append(file.name)
+            os.unlink(file.name)
+        return lock(file)
+
+    monkeypatch.setattr(files, "_lock", slow_lock)
+    write_atomic(path, "whole")
+    assert taken
+    assert (names(tmp_path), path.read_text()) == (["card.json"], "whole")
 
 
 def test_a_failed_write_leaves_the_old_file_alone(tmp_path, monkeypatch):

@@ -220,8 +220,7 @@ class Runner:
     def seconds_per_step(self) -> float:
         """Time of one step of one run on one device while all are busy: the median of short calls, after compilation.
 
-        A loop around a few steps shows what a step costs: what else the machine does in the time of one call is left
-        out by the median.
+        The median leaves out a call during which the machine was busy with something else.
         """
         devices = min(self._layout.num_devices, self._capacity)
         plan, num_steps = np.zeros((2, devices), np.int32), min(TIMED_STEPS, self._max_steps)

@@ -149,7 +149,11 @@ def test_a_rule_of_ones_own_is_trained_saved_continued_loaded_and_compared(tmp_p
     assert went_on.theta["log"] != run.theta["log"]
     report = lopt.evaluate(run, Quadratic(), horizon=20, num_seeds=1, baselines=(), cache=tmp_path / "cache", say=None)
     assert report.configuration["optimizer"] == "Own(rate=0.01)"
-    assert "run" in report.table()
+    entries = report.results["quadratic"].entries
+    assert entries["learned"].label == "run"
+    assert not np.array_equal(
+        entries["learned"].chosen["final_loss"].loss, entries["untrained"].chosen["final_loss"].loss
+    )
 
 
 @pytest.mark.parametrize("there", [False, True])
