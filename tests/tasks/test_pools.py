@@ -59,6 +59,16 @@ def test_held_out_has_the_breadth_that_it_claims():
     assert any(name.startswith("table_") for name in names)
 
 
+def test_every_task_to_validate_on_has_a_family_that_no_other_pool_has():
+    others = {origin(family)[0] for pool in POOLS if pool != "pool_valid" for family in read(pool).families}
+    found = [origin(family) for family in read("pool_valid").families]
+    assert 6 <= len(found) <= 8
+    assert {name for name, _ in found} & others == set()
+    # Recurrent, embedding, metric, denoising, deep and narrow, differential equation: no two alike, but for one table.
+    assert len({name for name, _ in found}) == len(found) - 1
+    assert len(set(map(str, found))) == len(found)
+
+
 def test_weights_multiply_through_pools_and_lists():
     mixture = parse_mixture("0.5*pool_small,3*quadratic:dimension=4,table_mlp:hidden_sizes=(4,)", optimizers=OPTIMIZERS)
     small = read("pool_small")
