@@ -57,7 +57,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "tasks.images": (*FAMILY, "tasks.networks", "tasks.sampling", "tasks.datasets"),
     "tasks.sequences": (*FAMILY, "tasks.networks", "tasks.synthetic", "tasks.datasets"),
     "tasks.tables": (*FAMILY, "tasks.networks", "tasks.sampling", "tasks.datasets"),
-    "tasks.functions": (*FAMILY, "tasks.synthetic"),
+    "tasks.functions": (*FAMILY, "tasks.networks", "tasks.synthetic"),
     "tasks.train_optimizer": (*TYPES, "tasks.checks", "tasks.naming", "tasks.synthetic"),
     "tasks.augmentations": (*SETTINGS, "tasks.checks", "tasks.naming"),
     "tasks.families": (
