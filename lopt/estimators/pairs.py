@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from lopt.distributed import PairLayout
-from lopt.estimators import problems
+from lopt.estimators import problems, shaping
 from lopt.names import InputError
 from lopt.types import Estimate, InnerProblem, PyTree, Theta
 
@@ -80,6 +80,7 @@ class PairTerms(NamedTuple):
     Attributes:
       grad: the pair's estimate, `[P]`.
       square: |grad|^2.
+      difference: half the difference of the halves' losses; 0 for a single trajectory.
       loss: mean loss of the steps just run.
       used: 1, or 0 for a pair that is left out.
       final: for a trajectory that ended, the sum of the losses of the steps just run, which is its final loss if only
@@ -93,6 +94,7 @@ class PairTerms(NamedTuple):
 
     grad: jax.Array
     square: jax.Array
+    difference: jax.Array
     loss: jax.Array
     used: jax.Array
     final: jax.Array
@@ -101,6 +103,11 @@ class PairTerms(NamedTuple):
     started: jax.Array
     position: jax.Array
     position_square: jax.Array
+
+
+def half_difference(losses: jax.Array) -> jax.Array:
+    """(L+ - L-) / 2 of a pair's losses `[2]`; 0 for a single trajectory's `[1]`."""
+    return (losses[0] - losses[-1]) / 2
 
 
 def pair_terms(
@@ -130,6 +137,7 @@ def pair_terms(
     return PairTerms(
         grad=grad,
         square=grad @ grad,
+        difference=jnp.where(used, half_difference(losses), 0),
         loss=jnp.where(used, losses.mean(), 0),
         used=used.astype(losses.dtype),
         final=jnp.where(used & ended, final.mean(), 0),
@@ -175,16 +183,30 @@ def estimate(
     *,
     num_pairs: int,
     layout: PairLayout,
+    pair_shaping: str = "none",
 ) -> tuple[Estimate, PyTree]:
     """Maps `one_pair: (pair's state, pair's key) -> (terms, new state)` over all pairs and takes the mean.
+
+    Where a shaping needs the differences of all pairs, `terms.grad` is the pair's estimate for a difference of 1, and
+    the mean over pairs is taken in a second round.
 
     Raises:
       InputError: `state` is not of `num_pairs` pairs, or `key` is not one key.
     """
     problems.check_call(num_pairs, state, key)
-    keys = pair_keys(key, num_pairs)
-    sums, new_state = layout.sum_pairs(lambda pair: one_pair(*pair), (state, keys))
+    each, keys = lambda pair: one_pair(*pair), pair_keys(key, num_pairs)
+    if pair_shaping in shaping.ACROSS_PAIRS:
+        terms, new_state = layout.map_pairs(each, (state, keys))
+        shaped = shaping.shape_all(pair_shaping, terms.difference, terms.used)
+        sums, _ = layout.sum_pairs(lambda pair: (_weighted(*pair), ()), (terms, shaped))
+    else:
+        sums, new_state = layout.sum_pairs(each, (state, keys))
     return mean_over_pairs(sums, num_pairs, theta, final_loss=problem.final_loss), new_state
+
+
+def _weighted(terms: PairTerms, weight: jax.Array) -> PairTerms:
+    weight = weight.astype(terms.grad.dtype)
+    return terms._replace(grad=weight * terms.grad, square=weight**2 * terms.square)
 
 
 def no_estimates(num_pairs: int, layout: PairLayout) -> jax.Array:
