@@ -96,5 +96,6 @@ class FullES:
             capped=unrolled.capped.mean() / horizon,
             started=jnp.ones((), bool),
             position=horizon,
+            steps=horizon,
         )
         return terms, step + 1

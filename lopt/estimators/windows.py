@@ -141,6 +141,8 @@ class WindowedEstimator(abc.ABC):
             capped=capped.mean() / self.truncation,
             started=clock.starts,
             position=clock.position,
+            steps=self.truncation,
+            middle=(clock.position + self.truncation / 2) / clock.horizon,
         )
 
 

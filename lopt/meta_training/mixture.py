@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from lopt.estimators.pairs import THIRDS
 from lopt.types import Estimate, PyTree
 
 FAMILY_SCALES = ("none", "normalised", "signed")
 DECAY = 0.99  # of the running mean squares: they look back over about 100 estimates of a family
-VARIANCE = "grad_variance"  # in an estimate's info
+VARIANCE, INNER_STEPS = "grad_variance", "inner_steps"  # in an estimate's info
 
 
 class FamilyEstimates(NamedTuple):
@@ -22,12 +23,14 @@ class FamilyEstimates(NamedTuple):
       states: new estimator states, one per family.
       squares: new running squares; () where estimates are not normalised.
       losses: each family's mean loss, scalars.
+      norms: norm of each family's estimate before it was scaled.
     """
 
     mean: Estimate
     states: tuple[PyTree, ...]
     squares: PyTree
     losses: tuple[jax.Array, ...]
+    norms: tuple[jax.Array, ...]
 
 
 class RunningSquares(NamedTuple):
@@ -101,11 +104,11 @@ def mean(estimates: Estimate, weights: Sequence[float]) -> Estimate:
     """mean_i w_i estimate_i, of estimates stacked along a leading axis, for weights whose mean is 1.
 
     A family without any usable pair, whose gradient is NaN, adds nothing to the mean; if no family is usable, the mean
-    is NaN. The loss is the mean over the families that have one.
+    is NaN. The loss, and that of each third of the trajectories, is the mean over the families that have one.
     The variance of the mean of n independent estimates is sum_i (w_i / n)^2 variance_i. Where families are drawn, that
     is the variance for those drawn, not what the draw adds.
     """
-    w, told = jnp.asarray(weights, jnp.float32), jnp.isfinite(estimates.loss)
+    w = jnp.asarray(weights, jnp.float32)
 
     def per_family(x: jax.Array, like: jax.Array) -> jax.Array:
         return x.reshape(-1, *[1] * (like.ndim - 1))
@@ -113,11 +116,17 @@ def mean(estimates: Estimate, weights: Sequence[float]) -> Estimate:
     def mean_of(x: jax.Array) -> jax.Array:
         return jnp.mean(per_family(w, x) * x, axis=0)
 
+    def mean_of_told(x: jax.Array) -> jax.Array:
+        told = jnp.isfinite(x)
+        return mean_of(jnp.where(told, x, 0)) / mean_of(told.astype(w.dtype))  # 0 / 0 without any
+
     usable = jnp.isfinite(jax.vmap(optax.tree.norm)(estimates.grad))
     nothing = jnp.where(usable.any(), 0, jnp.nan)
     grad = jax.tree.map(lambda x: mean_of(jnp.where(per_family(usable, x), x, nothing)), estimates.grad)
-    loss = mean_of(jnp.where(told, estimates.loss, 0)) / mean_of(told.astype(w.dtype))  # 0 / 0 without any
-    info = {name: mean_of(x) for name, x in estimates.info.items()}
+    loss = mean_of_told(estimates.loss)
+    info = {name: (mean_of_told if name in THIRDS else mean_of)(x) for name, x in estimates.info.items()}
+    if INNER_STEPS in info:
+        info[INNER_STEPS] = jnp.sum(estimates.info[INNER_STEPS])
     if (variance := estimates.info.get(VARIANCE)) is not None:
         info[VARIANCE] = jnp.sum(jnp.square(w / len(weights)) * variance)
     return Estimate(grad, loss, info)

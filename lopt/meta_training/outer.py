@@ -14,6 +14,7 @@ from lopt.distributed import PairLayout
 from lopt.meta_training import mixture
 from lopt.meta_training.freezing import Rebuild, check_frozen, of_trained_part, split_theta
 from lopt.meta_training.inner import inner_training
+from lopt.meta_training.measures import measure
 from lopt.meta_training.mixture import FamilyEstimates
 from lopt.meta_training.objective import Objective
 from lopt.meta_training.outer_optimizer import OuterOptimizer
@@ -131,19 +132,20 @@ class MetaTraining:
         self, problems: list[InnerProblem], theta: Theta, state: OuterState, key: jax.Array
     ) -> FamilyEstimates:
         """The weighted mean over all families."""
-        estimates, states, squares = [], [], state.squares
+        estimates, states, norms, squares = [], [], [], state.squares
         for i, (problem, old) in enumerate(zip(problems, state.estimator_states, strict=True)):
             estimate, new = self._estimate(i, problem, theta, old, key, state.step)
+            norms.append(optax.tree.norm(estimate.grad))
             estimate, squares = mixture.scale(self.family_scale, squares, i, estimate)
             estimates.append(estimate)
             states.append(new)
         mean = mixture.mean(jax.tree.map(lambda *xs: jnp.stack(xs), *estimates), self._shares())
-        return FamilyEstimates(mean, tuple(states), squares, tuple(e.loss for e in estimates))
+        return FamilyEstimates(mean, tuple(states), squares, tuple(e.loss for e in estimates), tuple(norms))
 
     def _estimate_some(
         self, problems: list[InnerProblem], theta: Theta, state: OuterState, key: jax.Array
     ) -> FamilyEstimates:
-        """The mean over the families drawn; the loss of a family that is not drawn is NaN."""
+        """The mean over the families drawn; loss and norm of a family that is not drawn are NaN."""
         draw_key, slots_key = jax.random.split(key)
         logits = jnp.log(jnp.asarray(self._shares()))
 
@@ -152,26 +154,27 @@ class MetaTraining:
             return estimate, (*states[:i], new, *states[i + 1 :])
 
         def body(carry, slot):
-            states, squares, losses = carry
+            states, squares, losses, norms = carry
             drawn = jax.random.categorical(jax.random.fold_in(draw_key, slot), logits)
             branches = [functools.partial(visit, i) for i in range(len(problems))]
             # A family that is drawn twice advances by two windows; the slot keeps their randomness apart.
             estimate, states = jax.lax.switch(drawn, branches, states, jax.random.fold_in(slots_key, slot))
+            norms = norms.at[drawn].set(optax.tree.norm(estimate.grad))
             estimate, squares = mixture.scale(self.family_scale, squares, drawn, estimate)
-            return (states, squares, losses.at[drawn].set(estimate.loss)), estimate
+            return (states, squares, losses.at[drawn].set(estimate.loss), norms), estimate
 
-        losses = jnp.full(len(problems), jnp.nan)
-        carry, slots = (state.estimator_states, state.squares, losses), jnp.arange(self.families_per_step)
-        (states, squares, losses), estimates = jax.lax.scan(body, carry, slots)
+        unknown, slots = jnp.full(len(problems), jnp.nan), jnp.arange(self.families_per_step)
+        carry = (state.estimator_states, state.squares, unknown, unknown)
+        (states, squares, losses, norms), estimates = jax.lax.scan(body, carry, slots)
         mean = mixture.mean(estimates, [1.0] * self.families_per_step)
-        return FamilyEstimates(mean, states, squares, tuple(losses))
+        return FamilyEstimates(mean, states, squares, tuple(losses), tuple(norms))
 
     def _step(self, state: OuterState, data: tuple[Data, ...]) -> tuple[OuterState, Mapping[str, jax.Array]]:
         estimate = self._estimate_some if self.families_per_step else self._estimate_all
         step_key = jax.random.fold_in(state.key, state.step)
         trained, rebuild = split_theta(state.theta, self.frozen)
         said = estimate(self._problems(data, rebuild), trained, state, step_key)
-        grad, loss, info = said.mean
+        grad = said.mean.grad
         transformation = self.outer_optimizer.transformation()
         # Without a usable estimate theta must not move, and momentum would move it.
         usable = jnp.isfinite(optax.tree.norm(grad))
@@ -182,13 +185,7 @@ class MetaTraining:
         still = jax.tree.map(jnp.zeros_like, trained), state.optimizer_state
         updates, optimizer_state = jax.tree.map(lambda new, old: jnp.where(usable, new, old), moved, still)
         theta = rebuild(optax.apply_updates(trained, updates))
-        metrics = {
-            "meta_loss": loss,
-            **info,
-            "grad_norm": optax.tree.norm(grad),  # of the mean, not the mean of the norms
-            "update_norm": optax.tree.norm(updates),
-            **{f"meta_loss/{f.name}": loss for f, loss in zip(self.families, said.losses, strict=True)},
-        }
+        metrics = measure(self.families, said, updates, trained)
         return OuterState(theta, optimizer_state, said.states, state.step + 1, state.key, said.squares), metrics
 
     def shardings(self, state: OuterState) -> OuterState:

@@ -115,7 +115,7 @@ def test_an_exploding_pair_has_no_rank(kind):
     def one_pair(state, key):
         direction, loss = state
         zero, no = jnp.zeros(()), jnp.zeros((), bool)
-        terms = pairs.pair_terms(direction, loss, final=loss, ended=no, capped=zero, started=no, position=zero)
+        terms = pairs.pair_terms(direction, loss, final=loss, ended=no, capped=zero, started=no, position=zero, steps=1)
         return terms, state
 
     used = [0, 2, 3]
