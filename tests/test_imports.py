@@ -75,7 +75,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
 # Folders whose files do not import each other, but for these, which are shared.
 APART = {
     "lopt.optimizers": ("parts",),
-    "lopt.estimators": ("problems", "pairs", "windows", "evolution", "gradients", "carrying"),
+    "lopt.estimators": ("problems", "shaping", "pairs", "windows", "evolution", "gradients", "carrying"),
 }
 
 

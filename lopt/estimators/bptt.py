@@ -78,5 +78,6 @@ class BPTT:
             capped=ran.capped / horizon,
             started=jnp.ones((), bool),
             position=horizon,
+            steps=horizon,
         )
         return terms, step + 1

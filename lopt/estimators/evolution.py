@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from lopt.estimators import pairs, windows
+from lopt.estimators import pairs, shaping, windows
 from lopt.names import InputError
 from lopt.types import InnerProblem, PyTree, Theta
 
@@ -28,11 +28,12 @@ class NoiseSettings(Protocol):
     @property
     def sigma_steps(self) -> int: ...
     @property
-    def signed(self) -> bool: ...
+    def pair_shaping(self) -> str: ...
 
 
 def check_noise(settings: NoiseSettings) -> None:
-    """Raises InputError unless sigma and its schedule make sense."""
+    """Raises InputError unless sigma, its schedule and the shaping of pairs make sense."""
+    shaping.check_pair_shaping(settings.pair_shaping)
     for name, sigma in (("sigma", settings.sigma), ("sigma_last", settings.sigma_last)):
         if sigma is not None and not 0 < sigma < math.inf:
             raise InputError(f"{name}, a standard deviation of the noise, must be above 0 and finite, not {sigma}")
@@ -65,9 +66,8 @@ def credit_of(settings: NoiseSettings, noise: jax.Array, step: jax.Array) -> jax
 
 
 def gradient(settings: NoiseSettings, credit: jax.Array, losses: jax.Array) -> jax.Array:
-    """credit / sigma^2 times half the difference of the halves' losses `[2]`, or times its sign."""
-    half_difference = (losses[0] - losses[1]) / 2
-    return credit / settings.sigma**2 * (jnp.sign(half_difference) if settings.signed else half_difference)
+    """credit / sigma^2 times half the difference of the halves' losses `[2]`, shaped as far as one pair can tell."""
+    return credit / settings.sigma**2 * shaping.shape_one(settings.pair_shaping, pairs.half_difference(losses))
 
 
 def unroll_halves(

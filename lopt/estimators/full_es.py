@@ -27,7 +27,7 @@ class FullES:
       sigma: standard deviation of the noise on theta; with a schedule, the first one.
       sigma_last: the value that sigma reaches, geometrically, after `sigma_steps` estimates; None: sigma is constant.
       sigma_steps: number of estimates until sigma reaches `sigma_last`.
-      signed: whether only the sign of L+ - L- counts, for outer optimizers that rescale. Biased in size, not in sign.
+      pair_shaping: none, signed, standardised or rank: what a difference L+ - L- counts; biased, as `shaping.py` says.
       horizon: T, lengths of trajectories.
       layout: which device runs which pair.
     """
@@ -36,7 +36,7 @@ class FullES:
     sigma: float = 0.01
     sigma_last: float | None = None
     sigma_steps: int = 0
-    signed: bool = False
+    pair_shaping: str = "none"
     horizon: Horizon = Horizon(200, 2000)
     layout: PairLayout = PairLayout()
 
@@ -63,7 +63,16 @@ class FullES:
         def one_pair(step, pair_key):
             return self._trajectory(problem, theta, step, pair_key)
 
-        return pairs.estimate(one_pair, problem, theta, state, key, num_pairs=self.num_pairs, layout=self.layout)
+        return pairs.estimate(
+            one_pair,
+            problem,
+            theta,
+            state,
+            key,
+            num_pairs=self.num_pairs,
+            layout=self.layout,
+            pair_shaping=self.pair_shaping,
+        )
 
     def _trajectory(
         self, problem: InnerProblem, theta: Theta, step: jax.Array, key: jax.Array
@@ -87,5 +96,6 @@ class FullES:
             capped=unrolled.capped.mean() / horizon,
             started=jnp.ones((), bool),
             position=horizon,
+            steps=horizon,
         )
         return terms, step + 1

@@ -1,6 +1,6 @@
 """What all estimators share: keys, unrolling one particle, and the mean over pairs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -8,9 +8,12 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from lopt.distributed import PairLayout
-from lopt.estimators import problems
+from lopt.estimators import problems, shaping
 from lopt.names import InputError
 from lopt.types import Estimate, InnerProblem, PyTree, Theta
+
+# The mean losses of the windows whose middles lie there, in an estimate's info.
+THIRDS = ("meta_loss_first_third", "meta_loss_middle_third", "meta_loss_last_third")
 
 
 def check_num_pairs(num_pairs: int) -> None:
@@ -75,11 +78,13 @@ def unroll(problem: InnerProblem, theta: Theta, state: PyTree, key: jax.Array, n
 
 
 class PairTerms(NamedTuple):
-    """What one pair adds to the sums over pairs. For a pair that is left out, all fields but the last four are 0.
+    """What one pair adds to the sums over pairs. For a pair that is left out, the fields from grad to ended are 0,
+    and so is by_third.
 
     Attributes:
       grad: the pair's estimate, `[P]`.
       square: |grad|^2.
+      difference: half the difference of the halves' losses; 0 for a single trajectory.
       loss: mean loss of the steps just run.
       used: 1, or 0 for a pair that is left out.
       final: for a trajectory that ended, the sum of the losses of the steps just run, which is its final loss if only
@@ -89,10 +94,14 @@ class PairTerms(NamedTuple):
       started: 1 if a trajectory started.
       position: inner step at which the window started.
       position_square: its square.
+      steps: inner steps of its particles.
+      by_third: `[2, 3]`, loss and 1 in the column of the third of the trajectory that the window's middle lies in, and
+        0 in the others; `[2, 0]` for a method that runs whole trajectories.
     """
 
     grad: jax.Array
     square: jax.Array
+    difference: jax.Array
     loss: jax.Array
     used: jax.Array
     final: jax.Array
@@ -101,6 +110,13 @@ class PairTerms(NamedTuple):
     started: jax.Array
     position: jax.Array
     position_square: jax.Array
+    steps: jax.Array
+    by_third: jax.Array
+
+
+def half_difference(losses: jax.Array) -> jax.Array:
+    """(L+ - L-) / 2 of a pair's losses `[2]`; 0 for a single trajectory's `[1]`."""
+    return (losses[0] - losses[-1]) / 2
 
 
 def pair_terms(
@@ -112,6 +128,8 @@ def pair_terms(
     capped: jax.Array,
     started: jax.Array,
     position: jax.Array,
+    steps: int | jax.Array,
+    middle: jax.Array | None = None,
 ) -> PairTerms:
     """One pair's share in the mean. A pair that is not finite is left out: one diverged particle must not reach theta.
 
@@ -123,14 +141,19 @@ def pair_terms(
       capped: share of the steps whose loss reached the problem's cap.
       started: whether a trajectory started.
       position: inner step at which the window started.
+      steps: number of inner steps that each particle ran.
+      middle: where the window's middle lies, as a share of its trajectory; None if it is the whole trajectory.
     """
     used = jnp.isfinite(grad).all() & jnp.isfinite(losses).all()
-    grad = jnp.where(used, grad, 0)
+    grad, loss = jnp.where(used, grad, 0), jnp.where(used, losses.mean(), 0)
     position = position.astype(losses.dtype)
+    thirds = jnp.arange(0 if middle is None else len(THIRDS))
+    within = used & (thirds == jnp.floor(len(THIRDS) * (0 if middle is None else middle)))
     return PairTerms(
         grad=grad,
         square=grad @ grad,
-        loss=jnp.where(used, losses.mean(), 0),
+        difference=jnp.where(used, half_difference(losses), 0),
+        loss=loss,
         used=used.astype(losses.dtype),
         final=jnp.where(used & ended, final.mean(), 0),
         ended=(used & ended).astype(losses.dtype),
@@ -138,6 +161,8 @@ def pair_terms(
         started=started.astype(losses.dtype),
         position=position,
         position_square=position**2,
+        steps=jnp.asarray(steps * len(losses), losses.dtype),
+        by_third=jnp.stack([jnp.where(within, loss, 0), within.astype(losses.dtype)]),
     )
 
 
@@ -151,7 +176,7 @@ def mean_over_pairs(sums: PairTerms, num_pairs: int, theta: Theta, *, final_loss
     grad = sums.grad / used
     norm_square = grad @ grad
     position = sums.position / num_pairs
-    info: Mapping[str, jax.Array] = {
+    info: dict[str, jax.Array] = {
         "grad_norm": jnp.sqrt(norm_square),
         # Variance of the mean, summed over theta, from the spread of the pairs.
         "grad_variance": jnp.maximum(sums.square / used - norm_square, 0) / jnp.maximum(used - 1, 1),
@@ -160,7 +185,11 @@ def mean_over_pairs(sums: PairTerms, num_pairs: int, theta: Theta, *, final_loss
         "left_out": 1 - sums.used / num_pairs,
         "position": position,
         "position_std": jnp.sqrt(jnp.maximum(sums.position_square / num_pairs - position**2, 0)),
+        "inner_steps": sums.steps,
     }
+    if sums.by_third.size and not final_loss:
+        losses, number = sums.by_third
+        info |= dict(zip(THIRDS, losses / number, strict=True))  # NaN where no window lies
     loss = sums.final / sums.ended if final_loss else sums.loss / sums.used  # 0 / 0 of none
     flat_theta, unravel = ravel_pytree(theta)
     return Estimate(unravel(grad.astype(flat_theta.dtype)), loss, info)
@@ -175,16 +204,30 @@ def estimate(
     *,
     num_pairs: int,
     layout: PairLayout,
+    pair_shaping: str = "none",
 ) -> tuple[Estimate, PyTree]:
     """Maps `one_pair: (pair's state, pair's key) -> (terms, new state)` over all pairs and takes the mean.
+
+    Where a shaping needs the differences of all pairs, `terms.grad` is the pair's estimate for a difference of 1, and
+    the mean over pairs is taken in a second round.
 
     Raises:
       InputError: `state` is not of `num_pairs` pairs, or `key` is not one key.
     """
     problems.check_call(num_pairs, state, key)
-    keys = pair_keys(key, num_pairs)
-    sums, new_state = layout.sum_pairs(lambda pair: one_pair(*pair), (state, keys))
+    each, keys = lambda pair: one_pair(*pair), pair_keys(key, num_pairs)
+    if pair_shaping in shaping.ACROSS_PAIRS:
+        terms, new_state = layout.map_pairs(each, (state, keys))
+        shaped = shaping.shape_all(pair_shaping, terms.difference, terms.used)
+        sums, _ = layout.sum_pairs(lambda pair: (_weighted(*pair), ()), (terms, shaped))
+    else:
+        sums, new_state = layout.sum_pairs(each, (state, keys))
     return mean_over_pairs(sums, num_pairs, theta, final_loss=problem.final_loss), new_state
+
+
+def _weighted(terms: PairTerms, weight: jax.Array) -> PairTerms:
+    weight = weight.astype(terms.grad.dtype)
+    return terms._replace(grad=weight * terms.grad, square=weight**2 * terms.square)
 
 
 def no_estimates(num_pairs: int, layout: PairLayout) -> jax.Array:

@@ -45,7 +45,7 @@ class PES(windows.WindowedEstimator):
       sigma: standard deviation of the noise on theta; with a schedule, the first one.
       sigma_last: the value that sigma reaches, geometrically, after `sigma_steps` estimates; None: sigma is constant.
       sigma_steps: number of estimates until sigma reaches `sigma_last`.
-      signed: whether only the sign of L+ - L- counts, for outer optimizers that rescale. Biased in size, not in sign.
+      pair_shaping: none, signed, standardised or rank: what a difference L+ - L- counts; biased, as `shaping.py` says.
       truncation: K, inner steps per window.
       horizon: T, lengths of trajectories.
       staggered: whether trajectories start spread out over their horizons, rather than all at their first step.
@@ -56,7 +56,7 @@ class PES(windows.WindowedEstimator):
     sigma: float = 0.01
     sigma_last: float | None = None
     sigma_steps: int = 0
-    signed: bool = False
+    pair_shaping: str = "none"
     truncation: int = 50
     horizon: Horizon = Horizon(200, 2000)
     staggered: bool = True

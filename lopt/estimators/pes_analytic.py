@@ -49,7 +49,7 @@ class PESAnalytic(windows.WindowedEstimator):
       sigma: standard deviation of the noise on theta; with a schedule, the first one.
       sigma_last: the value that sigma reaches, geometrically, after `sigma_steps` estimates; None: sigma is constant.
       sigma_steps: number of estimates until sigma reaches `sigma_last`.
-      signed: must be False: the analytic gradient is subtracted from differences, whose size it needs.
+      pair_shaping: must be none: the analytic gradient is subtracted from differences, whose size it needs.
       truncation: K, inner steps per window.
       horizon: T, lengths of trajectories.
       staggered: whether trajectories start spread out over their horizons, rather than all at their first step.
@@ -60,7 +60,7 @@ class PESAnalytic(windows.WindowedEstimator):
     sigma: float = 0.01
     sigma_last: float | None = None
     sigma_steps: int = 0
-    signed: bool = False
+    pair_shaping: str = "none"
     truncation: int = 50
     horizon: Horizon = Horizon(200, 2000)
     staggered: bool = True
@@ -69,10 +69,10 @@ class PESAnalytic(windows.WindowedEstimator):
     def __post_init__(self):
         windows.check_windows(self)
         evolution.check_noise(self)
-        if self.signed:
+        if self.pair_shaping != "none":
             raise InputError(
                 "pes_analytic subtracts a gradient from the differences of losses, so it needs their size: "
-                "take another estimator for signed differences"
+                "take another estimator for pair_shaping"
             )
 
     def check(self, problem: InnerProblem, theta: Theta) -> None:

@@ -44,6 +44,7 @@ class WindowedEstimator(abc.ABC):
     horizon: Horizon
     staggered: bool
     layout: PairLayout
+    pair_shaping = "none"  # evolution strategies declare it; other methods have no pairs
 
     @abc.abstractmethod
     def check(self, problem: InnerProblem, theta: Theta) -> None:
@@ -100,7 +101,16 @@ class WindowedEstimator(abc.ABC):
         def one_pair(pair_state, pair_key):
             return self._window(problem, theta, pair_state, pair_key)
 
-        return pairs.estimate(one_pair, problem, theta, state, key, num_pairs=self.num_pairs, layout=self.layout)
+        return pairs.estimate(
+            one_pair,
+            problem,
+            theta,
+            state,
+            key,
+            num_pairs=self.num_pairs,
+            layout=self.layout,
+            pair_shaping=self.pair_shaping,
+        )
 
     @final
     def tick(self, clock: Clock, key: jax.Array) -> Clock:
@@ -131,6 +141,8 @@ class WindowedEstimator(abc.ABC):
             capped=capped.mean() / self.truncation,
             started=clock.starts,
             position=clock.position,
+            steps=self.truncation,
+            middle=(clock.position + self.truncation / 2) / clock.horizon,
         )
 
 

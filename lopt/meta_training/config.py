@@ -37,6 +37,11 @@ class MetaTrainConfig:
         "pool; python -m tasks list shows them all",
     )
     tasks_per_step: int = setting(0, "task families drawn per outer step, by their weights; 0: all of them")
+    family_scale: str = setting(
+        "none",
+        "how each task family's meta-gradient is scaled before the mean: none; normalised, by its running root mean "
+        "square, so that no family dominates; or signed, to the sign of each coordinate",
+    )
     init_from: str = setting(
         "", "where theta starts: a run, an export or a shipped optimizer with a theta of the same form; empty: fresh"
     )
@@ -140,6 +145,7 @@ class MetaTrainConfig:
             weights=tasks.weights,
             families_per_step=self.tasks_per_step,
             frozen=tuple(split_list(self.freeze)),
+            family_scale=self.family_scale,
             estimator=self._build_estimator(layout),
             outer_optimizer=OuterOptimizer(
                 name=self.outer_optimizer,

@@ -24,6 +24,7 @@ from lopt.meta_training.health import Health
 from lopt.meta_training.metrics import MetricsLog
 from lopt.meta_training.outer import DISPATCH_STEPS, MetaTraining, OuterState, outer_steps
 from lopt.meta_training.progress import Progress
+from lopt.meta_training.stopwatch import Stopwatch
 from lopt.meta_training.workdir import EXPORT, METRICS, open_workdir
 from lopt.optimizers import OPTIMIZERS
 from lopt.tracking import open_tracker
@@ -80,7 +81,9 @@ def train(training: MetaTraining, config: MetaTrainConfig, run: Invocation) -> O
     check_one_process()
     check_exportable(training.optimizer, run.workdir / EXPORT)
     with contextlib.ExitStack() as stack:
-        feed = stack.enter_context(Feed(training.families, training.layout, config.seed, config.data_block_steps))
+        watch = stack.enter_context(Stopwatch())
+        with watch.timed("data"):
+            feed = stack.enter_context(Feed(training.families, training.layout, config.seed, config.data_block_steps))
         template = training.template(feed.at(0))
         check_affordable(training, config, template, feed.at(0))
         start = _read_start(config.init_from, training)
@@ -95,12 +98,13 @@ def train(training: MetaTraining, config: MetaTrainConfig, run: Invocation) -> O
         )
         checkpoints = stack.enter_context(Checkpoints(run.workdir))
         signals = stack.enter_context(_caught_signals())
-        if checkpoints.latest_step() is None:
-            logging.info("compiling, and bringing the trajectories to their starting points")
-            step, state = 0, training.init(config.seed, feed.at(0), start)
-        else:
-            step, state = checkpoints.restore(template)
-            logging.info("going on from step %d", step)
+        with watch.timed("starting"):
+            if checkpoints.latest_step() is None:
+                logging.info("compiling, and bringing the trajectories to their starting points")
+                step, state = 0, jax.block_until_ready(training.init(config.seed, feed.at(0), start))
+            else:
+                step, state = checkpoints.restore(template)
+                logging.info("going on from step %d", step)
 
         rows_log = stack.enter_context(MetricsLog(run.workdir / METRICS, step))
         tracker = open_tracker(run.wandb, config=config.as_json(), workdir=run.workdir)
@@ -109,11 +113,12 @@ def train(training: MetaTraining, config: MetaTrainConfig, run: Invocation) -> O
         health = Health()
 
         def save(step: int, state: OuterState) -> None:
-            theta, card = jax.device_get(state.theta), _card(config, run, step)
-            folder = run.workdir / EXPORT
-            checkpoints.save(
-                step, state, then=functools.partial(save_export, folder, training.optimizer, theta, card=card)
-            )
+            with watch.timed("saving"):
+                theta, card = jax.device_get(state.theta), _card(config, run, step)
+                folder = run.workdir / EXPORT
+                checkpoints.save(
+                    step, state, then=functools.partial(save_export, folder, training.optimizer, theta, card=card)
+                )
 
         target = config.outer_steps if run.stop_after is None else min(config.outer_steps, step + run.stop_after)
         saved, block = step, 1
@@ -121,8 +126,12 @@ def train(training: MetaTraining, config: MetaTrainConfig, run: Invocation) -> O
             next_checkpoint = (step // run.checkpoint_every + 1) * run.checkpoint_every
             count = min(step + block, target, next_checkpoint, step + (feed.steps_left(step) or block)) - step
             started = time.monotonic()
-            state, metrics = outer_steps(training, state, feed.at(step), jnp.asarray(count, jnp.int32))
-            rows = _rows(metrics, step, count)
+            with watch.timed("data"):
+                data = feed.at(step)
+            with watch.timed("training"):
+                state, metrics = outer_steps(training, state, data, jnp.asarray(count, jnp.int32))
+                rows = _rows(metrics, step, count)
+            rows[-1] |= watch.lap(rows)
             block = _next_block(block, count, time.monotonic() - started)
             step += count
             rows_log.write(rows)

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
@@ -11,17 +11,19 @@ import jax.numpy as jnp
 import optax
 
 from lopt.distributed import PairLayout
+from lopt.meta_training import mixture
 from lopt.meta_training.freezing import Rebuild, check_frozen, of_trained_part, split_theta
 from lopt.meta_training.inner import inner_training
+from lopt.meta_training.measures import measure
+from lopt.meta_training.mixture import FamilyEstimates
 from lopt.meta_training.objective import Objective
 from lopt.meta_training.outer_optimizer import OuterOptimizer
-from lopt.names import InputError, check_numbers
+from lopt.names import InputError, check_known, check_numbers
 from lopt.seeds import initial_theta, run_keys
 from lopt.trees import describe_leaves, differences
 from lopt.types import Data, Estimate, GradientEstimator, InnerProblem, LearnedOptimizer, PyTree, TaskFamily, Theta
 
 DISPATCH_STEPS = 64  # the most outer steps in one dispatch; results do not depend on it
-VARIANCE = "grad_variance"  # in an estimate's info
 
 
 class OuterState(NamedTuple):
@@ -33,6 +35,7 @@ class OuterState(NamedTuple):
       estimator_states: one per family; arrays have a leading pair axis.
       step: outer steps done, int32.
       key: the run's key; step n uses fold_in(key, n).
+      squares: how large the estimates of each family have been; () unless `family_scale` is normalised.
     """
 
     theta: Theta
@@ -40,46 +43,7 @@ class OuterState(NamedTuple):
     estimator_states: tuple[PyTree, ...]
     step: jax.Array
     key: jax.Array
-
-
-class FamilyEstimates(NamedTuple):
-    """What the families of one outer step have said.
-
-    Attributes:
-      mean: the estimate for the mixture.
-      states: new estimator states, one per family.
-      losses: each family's mean loss, scalars.
-    """
-
-    mean: Estimate
-    states: tuple[PyTree, ...]
-    losses: tuple[jax.Array, ...]
-
-
-def _mean(estimates: Estimate, weights: Sequence[float]) -> Estimate:
-    """mean_i w_i estimate_i, of estimates stacked along a leading axis, for weights whose mean is 1.
-
-    A family without any usable pair, whose gradient is NaN, adds nothing to the mean; if no family is usable, the mean
-    is NaN. The loss is the mean over the families that have one.
-    The variance of the mean of n independent estimates is sum_i (w_i / n)^2 variance_i. Where families are drawn, that
-    is the variance for those drawn, not what the draw adds.
-    """
-    w, told = jnp.asarray(weights, jnp.float32), jnp.isfinite(estimates.loss)
-
-    def per_family(x: jax.Array, like: jax.Array) -> jax.Array:
-        return x.reshape(-1, *[1] * (like.ndim - 1))
-
-    def mean(x: jax.Array) -> jax.Array:
-        return jnp.mean(per_family(w, x) * x, axis=0)
-
-    usable = jnp.isfinite(jax.vmap(optax.tree.norm)(estimates.grad))
-    nothing = jnp.where(usable.any(), 0, jnp.nan)
-    grad = jax.tree.map(lambda x: mean(jnp.where(per_family(usable, x), x, nothing)), estimates.grad)
-    loss = mean(jnp.where(told, estimates.loss, 0)) / mean(told.astype(w.dtype))  # 0 / 0 without any
-    info = {name: mean(x) for name, x in estimates.info.items()}
-    if (variance := estimates.info.get(VARIANCE)) is not None:
-        info[VARIANCE] = jnp.sum(jnp.square(w / len(weights)) * variance)
-    return Estimate(grad, loss, info)
+    squares: PyTree = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +52,8 @@ class MetaTraining:
 
     The meta-gradient is that of sum_i w_i J_i / sum_i w_i over the families. An outer step estimates it from all of
     them, or from `families_per_step` of them, drawn independently with probability w_i / sum_j w_j, which is unbiased
-    too. `data` is always a tuple with one entry per family, as its `load` returned it.
+    too. A `family_scale` divides each family's estimate by its usual size before; `mixture.scale` says what that
+    biases. `data` is always a tuple with one entry per family, as its `load` returned it.
 
     Attributes:
       optimizer: the rule whose theta is trained.
@@ -100,6 +65,7 @@ class MetaTraining:
       weights: w, one per family; empty for equal weights.
       families_per_step: number of families that an outer step draws; 0 for all of them.
       frozen: paths of the parts of theta that are not trained.
+      family_scale: none; normalised, by a running root mean square of each family's estimates; or signed.
     """
 
     optimizer: LearnedOptimizer
@@ -111,8 +77,10 @@ class MetaTraining:
     weights: tuple[float, ...] = ()
     families_per_step: int = 0
     frozen: tuple[str, ...] = ()
+    family_scale: str = "none"
 
     def __post_init__(self):
+        check_known("family_scale", self.family_scale, mixture.FAMILY_SCALES)
         check_frozen(self.optimizer, self.frozen)
         if self.weights and len(self.weights) != len(self.families):
             raise InputError(f"{len(self.weights)} weights for {len(self.families)} task families")
@@ -151,7 +119,8 @@ class MetaTraining:
             for i, problem in enumerate(self._problems(data, rebuild))
         )
         optimizer_state = self.outer_optimizer.transformation().init(trained)
-        return OuterState(theta, optimizer_state, states, jnp.zeros((), jnp.int32), key)
+        squares = mixture.no_squares(self.family_scale, len(self.families))
+        return OuterState(theta, optimizer_state, states, jnp.zeros((), jnp.int32), key, squares)
 
     def _estimate(
         self, i: int, problem: InnerProblem, theta: Theta, state: PyTree, key: jax.Array, step: jax.Array
@@ -160,49 +129,52 @@ class MetaTraining:
         return self.estimator.estimate(problem, theta, state, jax.random.fold_in(key, i), step=step)
 
     def _estimate_all(
-        self, problems: list[InnerProblem], theta: Theta, states: tuple[PyTree, ...], key: jax.Array, step: jax.Array
+        self, problems: list[InnerProblem], theta: Theta, state: OuterState, key: jax.Array
     ) -> FamilyEstimates:
         """The weighted mean over all families."""
-        done = [
-            self._estimate(i, problem, theta, old, key, step)
-            for i, (problem, old) in enumerate(zip(problems, states, strict=True))
-        ]
-        estimates = [estimate for estimate, _ in done]
-        mean = _mean(jax.tree.map(lambda *xs: jnp.stack(xs), *estimates), self._shares())
-        return FamilyEstimates(mean, tuple(new for _, new in done), tuple(e.loss for e in estimates))
+        estimates, states, norms, squares = [], [], [], state.squares
+        for i, (problem, old) in enumerate(zip(problems, state.estimator_states, strict=True)):
+            estimate, new = self._estimate(i, problem, theta, old, key, state.step)
+            norms.append(optax.tree.norm(estimate.grad))
+            estimate, squares = mixture.scale(self.family_scale, squares, i, estimate)
+            estimates.append(estimate)
+            states.append(new)
+        mean = mixture.mean(jax.tree.map(lambda *xs: jnp.stack(xs), *estimates), self._shares())
+        return FamilyEstimates(mean, tuple(states), squares, tuple(e.loss for e in estimates), tuple(norms))
 
     def _estimate_some(
-        self, problems: list[InnerProblem], theta: Theta, states: tuple[PyTree, ...], key: jax.Array, step: jax.Array
+        self, problems: list[InnerProblem], theta: Theta, state: OuterState, key: jax.Array
     ) -> FamilyEstimates:
-        """The mean over the families drawn; the loss of a family that is not drawn is NaN."""
+        """The mean over the families drawn; loss and norm of a family that is not drawn are NaN."""
         draw_key, slots_key = jax.random.split(key)
         logits = jnp.log(jnp.asarray(self._shares()))
 
         def visit(i: int, states: tuple[PyTree, ...], key: jax.Array) -> tuple[Estimate, tuple[PyTree, ...]]:
-            estimate, new = self._estimate(i, problems[i], theta, states[i], key, step)
+            estimate, new = self._estimate(i, problems[i], theta, states[i], key, state.step)
             return estimate, (*states[:i], new, *states[i + 1 :])
 
         def body(carry, slot):
-            states, losses = carry
+            states, squares, losses, norms = carry
             drawn = jax.random.categorical(jax.random.fold_in(draw_key, slot), logits)
             branches = [functools.partial(visit, i) for i in range(len(problems))]
             # A family that is drawn twice advances by two windows; the slot keeps their randomness apart.
             estimate, states = jax.lax.switch(drawn, branches, states, jax.random.fold_in(slots_key, slot))
-            return (states, losses.at[drawn].set(estimate.loss)), estimate
+            norms = norms.at[drawn].set(optax.tree.norm(estimate.grad))
+            estimate, squares = mixture.scale(self.family_scale, squares, drawn, estimate)
+            return (states, squares, losses.at[drawn].set(estimate.loss), norms), estimate
 
-        losses = jnp.full(len(problems), jnp.nan)
-        slots = jnp.arange(self.families_per_step)
-        (states, losses), estimates = jax.lax.scan(body, (states, losses), slots)
-        return FamilyEstimates(_mean(estimates, [1.0] * self.families_per_step), states, tuple(losses))
+        unknown, slots = jnp.full(len(problems), jnp.nan), jnp.arange(self.families_per_step)
+        carry = (state.estimator_states, state.squares, unknown, unknown)
+        (states, squares, losses, norms), estimates = jax.lax.scan(body, carry, slots)
+        mean = mixture.mean(estimates, [1.0] * self.families_per_step)
+        return FamilyEstimates(mean, states, squares, tuple(losses), tuple(norms))
 
     def _step(self, state: OuterState, data: tuple[Data, ...]) -> tuple[OuterState, Mapping[str, jax.Array]]:
         estimate = self._estimate_some if self.families_per_step else self._estimate_all
         step_key = jax.random.fold_in(state.key, state.step)
         trained, rebuild = split_theta(state.theta, self.frozen)
-        problems = self._problems(data, rebuild)
-        (grad, loss, info), estimator_states, losses = estimate(
-            problems, trained, state.estimator_states, step_key, state.step
-        )
+        said = estimate(self._problems(data, rebuild), trained, state, step_key)
+        grad = said.mean.grad
         transformation = self.outer_optimizer.transformation()
         # Without a usable estimate theta must not move, and momentum would move it.
         usable = jnp.isfinite(optax.tree.norm(grad))
@@ -213,14 +185,8 @@ class MetaTraining:
         still = jax.tree.map(jnp.zeros_like, trained), state.optimizer_state
         updates, optimizer_state = jax.tree.map(lambda new, old: jnp.where(usable, new, old), moved, still)
         theta = rebuild(optax.apply_updates(trained, updates))
-        metrics = {
-            "meta_loss": loss,
-            **info,
-            "grad_norm": optax.tree.norm(grad),  # of the mean, not the mean of the norms
-            "update_norm": optax.tree.norm(updates),
-            **{f"meta_loss/{f.name}": loss for f, loss in zip(self.families, losses, strict=True)},
-        }
-        return OuterState(theta, optimizer_state, estimator_states, state.step + 1, state.key), metrics
+        metrics = measure(self.families, said, updates, trained)
+        return OuterState(theta, optimizer_state, said.states, state.step + 1, state.key, said.squares), metrics
 
     def shardings(self, state: OuterState) -> OuterState:
         """Where a state lives: estimator states are split over the devices by pairs, and every device has the rest."""

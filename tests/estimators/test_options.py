@@ -1,4 +1,4 @@
-"""Options that evolution strategies share: schedules of sigma, signed differences, growing horizons."""
+"""Options that evolution strategies share: schedules of sigma, growing horizons (for shaping, see test_shaping)."""
 
 import functools
 
@@ -107,28 +107,6 @@ def test_burn_in_is_before_the_first_step():
     assert len(set(np.asarray(before.position))) > 1
     assert before.step.tolist() == [0, 0, 0, 0]
     assert after.step.tolist() == [1, 1, 1, 1]
-
-
-def test_signed_differences():
-    settings = PES(sigma=0.1, signed=True)
-    for losses, expected in (([3.0, -5.0], [20, -40]), ([0.1, 0.3], [-20, 40]), ([1.0, 1.0], [0, 0])):
-        gradient = evolution.gradient(settings, jnp.asarray([0.2, -0.4]), jnp.asarray(losses))
-        np.testing.assert_allclose(gradient, expected, rtol=1e-12)  # credit / sigma^2 times the sign
-
-
-@pytest.mark.parametrize("name", ["pes", "nres", "gpes", "truncated_es", "full_es", "pes_telescoping"])
-def test_signed_estimates_forget_the_size_of_the_loss(name):
-    estimator = toys.make(name, num_pairs=1, sigma=0.1, signed=True, staggered=False, layout=VMAPPED)
-
-    @jax.jit
-    def first(scale):
-        problem = toys.dialled(toys.Dials(scale=scale), final_loss=name == "pes_telescoping")
-        problem = problem._replace(evaluate=lambda theta, state, key: scale * state["s"])
-        state = estimator.init(problem, jnp.asarray(0.7), jax.random.key(0))
-        return estimator.estimate(problem, jnp.asarray(0.7), state, jax.random.key(5))[0].grad
-
-    np.testing.assert_array_equal(first(jnp.asarray(100.0)), first(jnp.asarray(1.0)))
-    assert 0.05 < abs(first(1.0)) * 0.1 < 5  # |eps| / sigma of one standard normal; a fixed key
 
 
 @functools.cache

@@ -13,14 +13,16 @@ CAPPED, STARTED, POSITION = [0.0, 0.5, 0.25, 1.0, 0.0], [True, False, False, Tru
 
 
 FINAL, ENDED = 7 * LOSSES, [True, False, True, False, True]
+MIDDLE, STEPS = [0.1, 0.9, 0.5, 0.5, 0.7], [5, 5, 5, 5, 7]
 
 
-def answer(rows, *, final_loss=False):
+def answer(rows, *, final_loss=False, whole=False):
     terms = [
         pairs.pair_terms(
             jnp.asarray(GRADS[i]), jnp.asarray(LOSSES[i]), capped=jnp.asarray(CAPPED[i], jnp.float32),
             started=jnp.asarray(STARTED[i]), position=jnp.asarray(POSITION[i]),
-            final=jnp.asarray(FINAL[i]), ended=jnp.asarray(ENDED[i]),
+            final=jnp.asarray(FINAL[i]), ended=jnp.asarray(ENDED[i]), steps=STEPS[i],
+            middle=None if whole else jnp.asarray(MIDDLE[i], jnp.float32),
         )
         for i in rows
     ]  # fmt: skip
@@ -41,10 +43,19 @@ def test_a_few_pairs_by_hand():
         "left_out": 2 / 5,
         "position": np.mean(POSITION),
         "position_std": np.std(POSITION),
+        "inner_steps": 2 * sum(STEPS),
+        "meta_loss_first_third": LOSSES[0].mean(),
+        "meta_loss_middle_third": np.nan,  # of a pair that is left out alone
+        "meta_loss_last_third": LOSSES[[1, 4]].mean(),
     }
     assert mean.info.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_allclose(mean.info[name], value, rtol=1e-5, err_msg=name)
+
+
+def test_whole_trajectories_and_final_losses_have_no_thirds():
+    for other in (answer(range(5), whole=True), answer(range(5), final_loss=True)):
+        assert not any("third" in name for name in other.info)
 
 
 def test_one_pair_has_no_spread_and_none_no_loss():

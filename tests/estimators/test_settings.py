@@ -9,7 +9,7 @@ import pytest
 
 from lopt.estimators import ESTIMATORS
 from lopt.horizons import Horizon
-from lopt.names import InputError
+from lopt.names import InputError, Spec, build
 from tests.estimators import toys
 
 FIELDS = {name: {field.name: field for field in dataclasses.fields(kind)} for name, kind in ESTIMATORS.items()}
@@ -83,12 +83,19 @@ def test_defaults_are_allowed(name):
     assert ESTIMATORS[name]().horizon == Horizon(200, 2000)
 
 
+@pytest.mark.parametrize("name", sorted(set(ESTIMATORS) - set(with_field("pair_shaping"))))
+def test_what_has_no_pairs_has_no_shaping(name):
+    with pytest.raises(InputError, match=rf"unknown setting of estimator '{name}': 'pair_shaping'\..* Known: .*\.$"):
+        build("estimator", Spec(name, {"pair_shaping": "rank"}), ESTIMATORS)
+
+
 def test_refusals():
     refused: list[tuple[str, dict[str, Any], str]] = [
         ("pes", {"sigma_last": 0.1}, "both sigma_last and sigma_steps"),
         ("pes", {"sigma_steps": 3}, "both sigma_last and sigma_steps"),
         ("full_es", {"sigma_last": 0.0, "sigma_steps": 3}, "above 0"),
-        ("pes_analytic", {"signed": True}, "needs their size"),
+        ("pes_analytic", {"pair_shaping": "rank"}, "needs their size"),
+        ("nres", {"pair_shaping": "ranks"}, r"unknown pair_shaping 'ranks'. Did you mean 'rank'"),
         ("gpes", {"noise_period": 3}, "multiple of the truncation"),
         ("forward", {"tangent": "norml"}, r"unknown tangent 'norml'.*'normal'"),
     ]

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import threading
+import time
 
 import jax
 import numpy as np
@@ -14,9 +15,11 @@ from lopt.meta_training.checkpoint import Checkpoints
 from lopt.meta_training.config import MetaTrainConfig
 from lopt.meta_training.health import StuckError
 from lopt.meta_training.loop import Invocation, train
+from lopt.meta_training.stopwatch import KEYS, RATE
 from lopt.names import InputError
 from lopt.trained.pretrained import load_pretrained
 from lopt.types import TaskMixture
+from tests.meta_training.times import without_times
 from tests.toy_family import Quadratic
 
 pytestmark = pytest.mark.xdist_group("loop")  # most tests share a program
@@ -39,6 +42,10 @@ def saved(workdir, config=CONFIG):
                   for x in jax.tree.leaves(state)]  # fmt: skip
 
 
+def rows_of(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
 def test_two_and_two_steps_are_four_bit_for_bit(tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert run(whole) == (4, True, None, whole / "export")
@@ -50,9 +57,9 @@ def test_two_and_two_steps_are_four_bit_for_bit(tmp_path):
     assert step == other_step == 4
     for a, b in zip(state, other_state, strict=True):
         np.testing.assert_array_equal(a, b)
-    rows = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    rows, other_rows = ([without_times(row) for row in rows_of(folder)] for folder in (whole, parts))
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
-    assert (whole / "metrics.jsonl").read_bytes() == (parts / "metrics.jsonl").read_bytes()
+    assert rows == other_rows
     for name in ("theta.safetensors",):
         assert (whole / "export" / name).read_bytes() == (parts / "export" / name).read_bytes()
     pretrained = load_pretrained(parts)
@@ -67,6 +74,25 @@ def test_a_finished_run_is_left_as_it_is_and_may_grow_without_a_schedule(tmp_pat
     assert {p: p.stat().st_mtime_ns for p in before} == before
     longer = MetaTrainConfig(**{**CONFIG.__dict__, "outer_steps": 6})
     assert run(tmp_path, longer).step == 6
+
+
+def test_rows_say_where_the_time_went(tmp_path):
+    """Every block of outer steps ends with a row of seconds; all of them are within the time of the call."""
+    started = time.monotonic()
+    run(tmp_path, stop_after=2, checkpoint_every=1)
+    run(tmp_path)
+    elapsed = time.monotonic() - started
+    rows = rows_of(tmp_path)
+    timed = [row for row in rows if KEYS[0] in row]
+    assert {0, 1} <= {rows.index(row) for row in timed}  # blocks of one step each
+    for row in timed:
+        assert set(KEYS) <= row.keys()
+        assert all(row[key] >= 0 for key in KEYS)
+        assert row["seconds_training"] > 0
+    assert sum(row[key] for row in timed for key in KEYS if key != RATE) < elapsed
+    assert rows[0]["seconds_compiling"] > rows[1]["seconds_compiling"]  # the step's program is there by then
+    assert rows[0]["inner_steps"] == 4 * 2 * 5
+    assert rows[0][RATE] == pytest.approx(rows[0]["inner_steps"] / rows[0]["seconds_training"])
 
 
 def test_another_config_is_refused_with_the_difference(tmp_path):

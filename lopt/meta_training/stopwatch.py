@@ -1,0 +1,62 @@
+"""Where the time of a run goes: compiling, starting, training, data, saving."""
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax.monitoring
+
+COMPILING, RATE = "compiling", "inner_steps_per_second"
+PARTS: tuple[str, ...] = (COMPILING, "starting", "training", "data", "saving")
+KEYS = (*(f"seconds_{part}" for part in PARTS), RATE)  # what a lap adds to a row
+
+
+class Stopwatch(contextlib.AbstractContextManager):
+    """Adds up the seconds of each part of a run. What JAX compiles within another part counts as compiling alone.
+
+    Args:
+      clock: seconds, as `time.monotonic`.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic):
+        self._clock = clock
+        self._seconds: dict[str, float] = dict.fromkeys(PARTS, 0.0)
+        self._compiled: list[tuple[float, float]] = []  # start and end, apart from each other
+
+    def __enter__(self) -> "Stopwatch":
+        jax.monitoring.register_event_duration_secs_listener(self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        jax.monitoring.unregister_event_duration_listener(self._note)
+
+    @contextlib.contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Counts what happens within as this part."""
+        started, compiled = self._clock(), self._compiling()
+        try:
+            yield
+        finally:
+            self._seconds[part] += self._clock() - started - (self._compiling() - compiled)
+
+    def lap(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+        """Seconds of each part since the last lap, and inner steps per second of training over these rows."""
+        seconds = {**self._seconds, COMPILING: self._compiling()}
+        self._seconds, self._compiled = dict.fromkeys(PARTS, 0.0), []
+        lap = {f"seconds_{part}": value for part, value in seconds.items()}
+        if all("inner_steps" in row for row in rows) and seconds["training"] > 0:
+            lap[RATE] = sum(row["inner_steps"] for row in rows) / seconds["training"]
+        return lap
+
+    def _note(self, event: str, duration_secs: float, **kwargs: Any) -> None:
+        """Takes in an event of JAX. To trace a function traces those that it calls, and is not counted twice."""
+        del kwargs
+        if event.startswith("/jax/core/compile/"):
+            end = self._clock()
+            while self._compiled and self._compiled[-1][0] >= end - duration_secs:
+                self._compiled.pop()
+            self._compiled.append((end - duration_secs, end))
+
+    def _compiling(self) -> float:
+        return sum(end - start for start, end in self._compiled)
