@@ -100,7 +100,7 @@ def train(training: MetaTraining, config: MetaTrainConfig, run: Invocation) -> O
         signals = stack.enter_context(_caught_signals())
         with watch.timed("starting"):
             if checkpoints.latest_step() is None:
-                logging.info("compiling, and bringing the trajectories to their starting points")
+                logging.info("compiling; the first outer step also brings the trajectories to their starting points")
                 step, state = 0, jax.block_until_ready(training.init(config.seed, feed.at(0), start))
             else:
                 step, state = checkpoints.restore(template)
