@@ -5,7 +5,8 @@ python meta_train.py --workdir=runs/lstm --optimizer=lstm --tasks=image_mlp/digi
 python meta_train.py --workdir=runs/y --preset=mlp_digits --seed=1
 
 Stopped by Ctrl-C, SIGTERM or --stop_after, it saves; the same command goes on where it stopped. The workdir then holds
-metrics.jsonl, checkpoints/ and export/, which lopt.load and meta_eval.py read. In Python: lopt.meta_train.
+metrics.jsonl, checkpoints/ and export/, which lopt.load and meta_eval.py read; with --valid_tasks=pool_valid also the
+best theta, in export-best/. In Python: lopt.meta_train.
 """
 
 import dataclasses
@@ -40,6 +41,9 @@ _CHECKPOINT_EVERY = flags.DEFINE_integer("checkpoint_every", 100, "outer steps b
 _STOP_AFTER = flags.DEFINE_integer("stop_after", None, "stop after this many outer steps of this call", lower_bound=1)
 _DEVICES = flags.DEFINE_integer("devices", None, "devices that share the pairs; default: all that can", lower_bound=1)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "where data sets are; default: TFDS_DATA_DIR, or TFDS's own")
+_CACHE = flags.DEFINE_string(
+    "cache", "runs/cache/evaluations", "folder in which the reference runs of a validation are kept; empty: none"
+)
 _WANDB = flags.DEFINE_enum("wandb", "disabled", WANDB_MODES, "log to Weights & Biases too")
 
 
@@ -67,6 +71,7 @@ def main(argv: list[str]) -> int:
         stop_after=_STOP_AFTER.value,
         devices=_DEVICES.value,
         data_dir=_DATA_DIR.value,
+        cache=_CACHE.value,
         wandb=_WANDB.value,
         command=("python", *sys.argv),
     )

@@ -80,8 +80,8 @@ POOLS: dict[str, tuple[str, ...]] = {
         "image_contrastive/digits",
         "table_denoiser/wine",
         "table_denoiser/mnist1d:batch_size=32",
-        "teacher_student",
-        "poisson",
+        "teacher_student:teacher_size=16",
+        "poisson:waves=10",
     ),
     # Every family or data set here is missing from the pools to train on.
     "held_out": (

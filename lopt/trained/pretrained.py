@@ -32,9 +32,11 @@ class Pretrained(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The name of its folder, or of its run's folder if it is an `export/`."""
+        """The name of its folder; in a run's folder NAME, that of `export/` is NAME, of `export-best/` NAME-best."""
         path = self.path
-        return path.parent.name if path.name == "export" else path.stem if path.is_file() else path.name
+        head, dash, kind = path.name.partition("-")
+        in_a_run = head == "export" and kind in ("", "best", "ema")
+        return f"{path.parent.name}{dash}{kind}" if in_a_run else path.stem if path.is_file() else path.name
 
 
 def load(
