@@ -51,6 +51,21 @@ class MetricsLog(contextlib.AbstractContextManager):
         self._file.flush()
 
 
+def read_columns(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Every number of a file of metrics: arrays `[rows]` by name, NaN where a row has no such number.
+
+    A last line that is still being written is left out.
+    """
+    lines = Path(path).read_bytes().split(b"\n")[:-1]
+    rows = [json.loads(line) for line in lines]
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: np.array([_number(row.get(name)) for row in rows]) for name in names}
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else np.nan
+
+
 def _step(path: Path, number: int, line: bytes) -> int:
     try:
         return int(json.loads(line)["step"])
