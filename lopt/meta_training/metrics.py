@@ -62,6 +62,13 @@ def read_columns(path: str | os.PathLike) -> dict[str, np.ndarray]:
     return {name: np.array([_number(row.get(name)) for row in rows]) for name in names}
 
 
+def final_meta_loss(columns: Mapping[str, np.ndarray]) -> float:
+    """Mean meta-loss of the last 5 % of the outer steps, of one at least; NaN without any."""
+    values = columns.get("meta_loss", np.empty(0))
+    last = values[-max(1, len(values) // 20) :]
+    return float(np.nanmean(last)) if np.isfinite(last).any() else math.nan
+
+
 def _number(value: Any) -> float:
     return float(value) if isinstance(value, int | float) else np.nan
 

@@ -16,7 +16,7 @@ from lopt.distributed import default_layout
 from lopt.figures import to_png
 from lopt.meta_training.config import MetaTrainConfig
 from lopt.meta_training.loop import Invocation, train
-from lopt.meta_training.metrics import read_columns
+from lopt.meta_training.metrics import final_meta_loss, read_columns
 from lopt.meta_training.plots import plot_runs
 from lopt.meta_training.workdir import METRICS
 from lopt.names import InputError, check_known
@@ -107,10 +107,9 @@ class Run:
 
     def __str__(self) -> str:
         state = "finished" if self.finished else "not finished"
-        last = self.history["meta_loss"][-max(1, self.step // 20) :]
         return (
             f"{self.workdir}: {state}, outer step {self.step} of {self.outer_steps}, "
-            f"meta-loss {np.nanmean(last):.4g} (mean of the last {len(last)}); trained optimizer in {self.export}"
+            f"meta-loss {final_meta_loss(self.history):.4g} (mean of the last 5 %); trained optimizer in {self.export}"
         )
 
     def _repr_html_(self) -> str:
