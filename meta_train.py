@@ -3,6 +3,7 @@
 python meta_train.py --workdir=runs/x
 python meta_train.py --workdir=runs/lstm --optimizer=lstm --tasks=image_mlp/digits --horizon=100:500
 python meta_train.py --workdir=runs/y --preset=mlp_digits --seed=1
+python meta_train.py --workdir=runs/sweep --sweep=outer_learning_rate=1e-3,3e-3 --sweep=seed=0,1
 
 Stopped by Ctrl-C, SIGTERM or --stop_after, it saves; the same command goes on where it stopped. The workdir then holds
 metrics.jsonl, checkpoints/ and export/, which lopt.load and meta_eval.py read; with --valid_tasks=pool_valid also the
@@ -11,6 +12,7 @@ best theta, in export-best/. In Python: lopt.meta_train.
 
 import dataclasses
 import logging
+import os
 import sys
 from typing import Any
 
@@ -23,7 +25,8 @@ from lopt.distributed import num_cores
 from lopt.meta_training.checkpoint import CheckpointError
 from lopt.meta_training.config import MetaTrainConfig
 from lopt.meta_training.health import StuckError
-from lopt.meta_training.run import meta_train
+from lopt.meta_training.run import Run, meta_train
+from lopt.meta_training.sweep import Member, members, read_axes, run_sweep, table
 from lopt.names import InputError, check_known
 from lopt.tracking import WANDB_MODES
 from presets import PRESETS
@@ -44,6 +47,10 @@ _DATA_DIR = flags.DEFINE_string("data_dir", None, "where data sets are; default:
 _CACHE = flags.DEFINE_string(
     "cache", "runs/cache/evaluations", "folder in which the reference runs of a validation are kept; empty: none"
 )
+_SWEEP = flags.DEFINE_multi_string(
+    "sweep", [], "NAME=VALUE,VALUE: a run for each value of a setting, in folders below workdir; several: all their "
+    "combinations. Of a name given several times, each is one value, which may have commas"
+)  # fmt: skip
 _WANDB = flags.DEFINE_enum("wandb", "disabled", WANDB_MODES, "log to Weights & Biases too")
 
 
@@ -61,20 +68,32 @@ def main(argv: list[str]) -> int:
         raise InputError(f"unexpected argument {argv[1]!r}: flags are written --name=value")
     if not _WORKDIR.value:
         raise InputError("give a folder for the run: --workdir=runs/NAME")
-    settings = read_settings()
-    MetaTrainConfig(**settings)  # refuses bad settings before JAX is set up
+    return (_sweep if _SWEEP.value else _train)(_WORKDIR.value)
+
+
+def _set_up_jax() -> None:
     jax.config.update("jax_num_cpu_devices", _DEVICES.value or num_cores())
-    run = meta_train(
+
+
+def _start(settings: dict[str, Any], workdir: str | os.PathLike, command: tuple[str, ...]) -> Run:
+    return meta_train(
         **settings,
-        workdir=_WORKDIR.value,
+        workdir=workdir,
         checkpoint_every=_CHECKPOINT_EVERY.value,
         stop_after=_STOP_AFTER.value,
         devices=_DEVICES.value,
         data_dir=_DATA_DIR.value,
         cache=_CACHE.value,
         wandb=_WANDB.value,
-        command=("python", *sys.argv),
+        command=command,
     )
+
+
+def _train(workdir: str) -> int:
+    settings = read_settings()
+    MetaTrainConfig(**settings)  # refuses bad settings before JAX is set up
+    _set_up_jax()
+    run = _start(settings, workdir, ("python", *sys.argv))
     done = f"step {run.step} of {run.outer_steps}"
     if run.finished:
         print(f"finished, {done}. The trained optimizer: {run.export}")
@@ -82,6 +101,27 @@ def main(argv: list[str]) -> int:
     else:
         print(f"stopped at {done}, saved. The same command goes on from there.")
     return 0 if run.signal is None else 128 + run.signal
+
+
+def _sweep(root: str) -> int:
+    axes = read_axes(_SWEEP.value)
+    for name in axes:
+        if flags.FLAGS[name].present:
+            raise InputError(f"{name} is given both as --{name} and in --sweep: leave one of them out")
+    sweep = members(root, axes, read_settings())
+    _set_up_jax()
+
+    def start(member: Member) -> Run:
+        flags_of_run = {**member.settings, "workdir": member.folder}
+        command = ("python", "meta_train.py", *(f"--{name}={value}" for name, value in flags_of_run.items()))
+        return _start(member.settings, member.folder, command)
+
+    results, number = run_sweep(sweep, start)
+    print(table(results))
+    if number is not None:
+        print(f"stopped at run {len(results)} of {len(sweep)}, saved. The same command goes on from there.")
+        return 128 + number
+    return 4 if any(result.failed for result in results) else 0
 
 
 def _main(argv: list[str]) -> int:

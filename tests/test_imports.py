@@ -50,6 +50,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *("lopt.distributed", "lopt.tracking", "lopt.trained", "lopt.pool"),
     ),
     "lopt.inspect": (*SETTINGS, "lopt.files", "lopt.figures", "lopt.trained"),
+    "lopt.plot": ("lopt.names", "lopt.files", "lopt.figures", "lopt.meta_training"),  # a command
     "lopt.pool": (*SETTINGS, "lopt.optimizers", "tasks", "tasks.sweeps"),  # the one door from the library to the tasks
     "tasks": ("tasks.augmentations", "tasks.families", "tasks.pools"),
     "tasks.checks": ("lopt.names",),

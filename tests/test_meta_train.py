@@ -3,6 +3,7 @@
 import importlib
 import logging
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -35,9 +36,12 @@ BAD = [
     (["--workdir=W", "--outer_optimizer=adm"], "Did you mean 'adam'"),
     (["--workdir=W", "x"], "unexpected argument 'x'"),
     (["--workdir=W", "--num_pair=3"], "Did you mean: num_pairs"),
+    (["--workdir=W", "--sweep=sigma"], "write --sweep=NAME=VALUE,VALUE"),
+    (["--workdir=W", "--sweep=seed=0,1", "--seed=1"], "seed is given both as --seed and in --sweep"),
 ]
 # Found after JAX has been told its number of devices, which the tests have told already.
 BAD_LATE = [
+    (["--workdir=W", "--sweep=sigma=0,-1"], "sigma"),
     (["--workdir=W", "--devices=2", "--num_pairs=3"], "cannot share 3 pairs"),
     (["--workdir=W", "--devices=2", "--estimator=truncated_es", "--meta_loss=final"], "final-loss"),
 ]
@@ -109,3 +113,31 @@ def test_a_run_on_real_data_stops_at_sigterm_and_goes_on(tmp_path, command, caps
     assert command(*arguments, "--stop_after=2") == 0
     assert f"going on from step {steps}" in capsys.readouterr().err
     assert load_pretrained(workdir).card["outer_steps"] == steps + 2
+
+
+def test_a_sweep_trains_what_can_be_trained_and_goes_on_where_it_stopped(tmp_path, command, capsys):
+    root = tmp_path / "sweep"
+    shared = ["--tasks=quadratic:dimension=2", "--optimizer=learnable_sgd", "--num_pairs=2", "--horizon=10:20"]
+    sweep = [f"--workdir={root}", *shared, "--outer_steps=3", "--sweep=truncation=5,15", "--sweep=seed=0,1"]
+    assert command(*sweep, "--stop_after=2") == 4  # a window of 15 steps is longer than a trajectory of 10
+    assert capsys.readouterr().out.count("at step 2 of 3") == 2
+    assert command(*sweep) == 4
+    header, *rows = (line.split() for line in capsys.readouterr().out.splitlines())
+    assert header == ["truncation", "seed", "meta-loss", "folder", "state"]
+    assert [row[:2] for row in sorted(rows)] == [["15", "0"], ["15", "1"], ["5", "0"], ["5", "1"]]
+    assert float(rows[0][2]) <= float(rows[1][2])
+    for row in rows[:2]:
+        assert row[3:] == [str(root / f"truncation=5__seed={row[1]}"), "finished"]
+    assert all(row[4] == "refused:" for row in rows[2:])
+    assert sorted(path.name for path in root.iterdir()) == ["truncation=5__seed=0", "truncation=5__seed=1"]
+    # One of these runs is that of a command of its own, which its card tells.
+    card = load_pretrained(root / "truncation=5__seed=1").card
+    alone = shlex.split(card["command"])
+    assert alone[:2] == ["python", "meta_train.py"]
+    assert command(*alone[2:-1], f"--workdir={tmp_path / 'alone'}") == 0
+    theta, other = (load_pretrained(folder).theta for folder in (tmp_path / "alone", root / "truncation=5__seed=1"))
+    assert all(theta[name] == other[name] for name in theta)
+    capsys.readouterr()
+    before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
+    assert command(*sweep) == 4  # finished runs are not opened again
+    assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before

@@ -7,7 +7,8 @@ import numpy as np
 
 from lopt.evaluation.measures import VALID_POINTS, final_loss, moving_average, valid_steps
 from lopt.evaluation.results import Curves, Entry, TaskResult
-from lopt.evaluation.style import plain_text, styles
+from lopt.evaluation.style import styles
+from lopt.figures import plain_text
 
 if TYPE_CHECKING:  # matplotlib is imported when something is drawn
     from matplotlib.axes import Axes

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lopt.evaluation.style import plain_text, styles
+from lopt.evaluation.style import styles
+from lopt.figures import plain_text
 
 if TYPE_CHECKING:  # matplotlib is imported when something is drawn
     from matplotlib.axes import Axes

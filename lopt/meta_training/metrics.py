@@ -58,6 +58,28 @@ def read_rows(path: str | os.PathLike, key: str) -> Iterator[dict[str, Any]]:
         yield from (json.loads(line) for line in file if wanted in line)
 
 
+def read_columns(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Every number of a file of metrics: arrays `[rows]` by name, NaN where a row has no such number.
+
+    A last line that is still being written is left out.
+    """
+    lines = Path(path).read_bytes().split(b"\n")[:-1]
+    rows = [json.loads(line) for line in lines]
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: np.array([_number(row.get(name)) for row in rows]) for name in names}
+
+
+def final_meta_loss(columns: Mapping[str, np.ndarray]) -> float:
+    """Mean meta-loss of the last 5 % of the outer steps, of one at least; NaN without any."""
+    values = columns.get("meta_loss", np.empty(0))
+    last = values[-max(1, len(values) // 20) :]
+    return float(np.nanmean(last)) if np.isfinite(last).any() else math.nan
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else np.nan
+
+
 def _step(path: Path, number: int, line: bytes) -> int:
     try:
         return int(json.loads(line)["step"])

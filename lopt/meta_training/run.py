@@ -18,8 +18,10 @@ from lopt.figures import to_png
 from lopt.meta_training.attempt import Invocation
 from lopt.meta_training.config import MetaTrainConfig
 from lopt.meta_training.loop import train
+from lopt.meta_training.metrics import final_meta_loss, read_columns
 from lopt.meta_training.outer import MetaTraining
-from lopt.meta_training.workdir import CACHE, EXPORT, EXPORT_BEST
+from lopt.meta_training.plots import plot_runs
+from lopt.meta_training.workdir import CACHE, EXPORT, EXPORT_BEST, METRICS
 from lopt.names import InputError, check_known
 from lopt.pool import read_mixture
 from lopt.trained.pretrained import Pretrained, load_pretrained
@@ -29,8 +31,6 @@ from lopt.validation.validator import TaskValidator
 
 if TYPE_CHECKING:  # matplotlib is imported when something is drawn
     from matplotlib.figure import Figure
-
-SMOOTHING = 0.05  # of the outer steps, for the line through the meta-losses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,9 +106,7 @@ class Run:
     @property
     def history(self) -> dict[str, np.ndarray]:
         """Every number of metrics.jsonl over the outer steps: arrays `[step]`, NaN where a step has no such number."""
-        rows = [json.loads(line) for line in (self.workdir / "metrics.jsonl").read_text().splitlines()]
-        names = dict.fromkeys(name for row in rows for name in row)
-        return {name: np.array([_number(row.get(name)) for row in rows]) for name in names}
+        return read_columns(self.workdir / METRICS)
 
     def load(self, *, num_steps: int | None = None) -> optax.GradientTransformationExtraArgs:
         """The trained optimizer as an optax transformation; see `lopt.load`."""
@@ -116,34 +114,14 @@ class Run:
         return as_optax(trained.optimizer, trained.theta, num_steps=num_steps)
 
     def plot(self) -> "Figure":
-        """The meta-loss of every outer step, and its running mean: one line per task family where there are several."""
-        from matplotlib.figure import Figure
-
-        history = self.history
-        families = {name.removeprefix("meta_loss/"): x for name, x in history.items() if name.startswith("meta_loss/")}
-        lines = families if len(families) > 1 else {"meta-loss": history["meta_loss"]}
-        figure = Figure(figsize=(8.2, 4.2), dpi=120, layout="constrained")
-        axes = figure.subplots()
-        for name, values in lines.items():
-            seen = np.isfinite(values)
-            steps, mean = history["step"][seen], _running_mean(values[seen], round(SMOOTHING * len(values)) + 1)
-            (line,) = axes.plot(steps, mean, label=name, linewidth=1.8)
-            axes.plot(history["step"], values, color=line.get_color(), alpha=0.25, linewidth=0.7, zorder=1)
-        axes.set(xlabel="outer step", ylabel="meta-loss (1: trivial predictor)")
-        if all(np.nanmin(values) > 0 for values in lines.values()):
-            axes.set_yscale("log")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", color="#ececec", linewidth=0.6)
-        if len(lines) > 1:
-            axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-        return figure
+        """What a person steers by, over the outer steps; `python -m lopt.plot` draws several runs so."""
+        return plot_runs({self.workdir.name or str(self.workdir): self.history})
 
     def __str__(self) -> str:
         state = "finished" if self.finished else "not finished"
-        last = self.history["meta_loss"][-max(1, self.step // 20) :]
         return (
             f"{self.workdir}: {state}, outer step {self.step} of {self.outer_steps}, "
-            f"meta-loss {np.nanmean(last):.4g} (mean of the last {len(last)}); trained optimizer in {self.export}"
+            f"meta-loss {final_meta_loss(self.history):.4g} (mean of the last 5 %); trained optimizer in {self.export}"
         )
 
     def _repr_html_(self) -> str:
@@ -246,15 +224,3 @@ def _config(optimizer: Any, tasks: Any, estimator: Any, settings: dict[str, Any]
 def _spell_tasks(mixture: TaskMixture) -> str:
     pairs = zip(mixture.weights, mixture.families, strict=True)
     return ",".join(family.name if weight == 1 else f"{weight:g}*{family.name}" for weight, family in pairs)
-
-
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else np.nan
-
-
-def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
-    """Mean of the last `window` values at each place, of fewer at the start."""
-    sums = np.cumsum(np.concatenate([[0.0], values]))
-    ends = np.arange(1, len(values) + 1)
-    starts = np.maximum(ends - window, 0)
-    return (sums[ends] - sums[starts]) / (ends - starts)

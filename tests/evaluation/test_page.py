@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from lopt import figures
 from lopt.evaluation import page, style
 from lopt.evaluation.page import render
 from lopt.evaluation.page.cells import number, significant, with_prefix
@@ -145,13 +146,13 @@ def test_few_seeds_are_cautioned_against():
 def test_styles_are_those_of_the_pictures():
     """Colours and dashes of style.py are those of the style sheet; an optimizer's do not depend on the others."""
     css = (Path(page.__file__).parent / "style.css").read_text()
-    accent, *others = style.COLOURS
+    accent, *others = figures.COLOURS
     assert f"--accent: {accent};" in css
     day = {f"--c{i}": colour for i, colour in enumerate(others, start=1)}
     found = dict(re.findall(r"(--c\d): (#\w+);", css.split("@media")[0]))
     assert {name: full(colour) for name, colour in found.items()} == day
     dashes = {int(i): x for i, x in re.findall(r"\.d(\d) \{ stroke-dasharray: ([\d. ]+); \}", css)}
-    assert {i: " ".join(f"{x:g}" for x in dash) for i, dash in enumerate(style.DASHES) if dash} == dashes
+    assert {i: " ".join(f"{x:g}" for x in dash) for i, dash in enumerate(figures.DASHES) if dash} == dashes
     few, many = (style.styles(names) for names in (["learned", "muon", "x"], ["learned", *style.ORDER, "x", "y"]))
     assert few == {name: many[name] for name in few}
     assert many["learned"].classes == "c0 d0"

@@ -1,0 +1,135 @@
+"""Panels of lines over steps: how they are laid out, drawn and named."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from lopt.figures import plain_text
+
+if TYPE_CHECKING:  # matplotlib is imported when something is drawn
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+LOG_FROM = 3.0  # ratio of the largest to the smallest value above which an axis is logarithmic
+COLUMNS, WIDTH, HEIGHT, TOP_HEIGHT = 6, 11.0, 2.3, 3.1  # of the grid; inches
+LETTERS_PER_COLUMN, LETTERS_PER_LEGEND = 20, 60
+
+
+class Line(NamedTuple):
+    """A curve: label and style of matplotlib, `[n]` steps and values, and the values before smoothing, if drawn."""
+
+    label: str
+    steps: np.ndarray
+    values: np.ndarray
+    style: Mapping[str, Any]
+    trace: np.ndarray | None = None
+
+
+class Panel(NamedTuple):
+    """Lines over the outer steps.
+
+    Attributes:
+      title: above it.
+      ylabel: what is on its axis, with the unit.
+      lines: the curves.
+      columns: how wide it is, of `COLUMNS`.
+      reference: where there is a horizontal line to compare with, which `ylabel` names.
+      legend: whether the lines are named below it.
+      alike: whether its y-axis has the range of all such panels in its row, to be compared.
+    """
+
+    title: str
+    ylabel: str
+    lines: Sequence[Line]
+    columns: int = 2
+    reference: float | None = None
+    legend: bool = False
+    alike: bool = False
+
+
+def draw(rows: Sequence[Sequence[Panel]], xlabel: str, *, title: str | None) -> "Figure":
+    """The panels in rows, of which the first is higher.
+
+    Args:
+      rows: panels from left to right, from top to bottom; those of one row with one ylabel share it.
+      xlabel: what all panels have on their x-axis.
+      title: above the picture; None for a legend there, of the lines of all panels that have none.
+    """
+    from matplotlib.figure import Figure
+
+    heights = [TOP_HEIGHT, *[HEIGHT] * (len(rows) - 1)]
+    figure = Figure(figsize=(WIDTH, sum(heights) + 0.4), dpi=120, layout="constrained")
+    grid = figure.add_gridspec(len(rows), COLUMNS, height_ratios=heights)
+    for i, row in enumerate(rows):
+        column, alike = 0, [panel for panel in row if panel.alike]
+        for panel in row:
+            axes = figure.add_subplot(grid[i, column : column + panel.columns])
+            column += panel.columns
+            _draw(axes, panel, first=panel is row[0] or panel.ylabel != row[0].ylabel)
+            _scale(axes, *_range(alike if panel.alike else [panel]))
+    figure.supxlabel(xlabel, fontsize=9)
+    if title is None:
+        handles, names = figure.axes[0].get_legend_handles_labels()  # which all runs are in
+        columns = max(1, min(len(names), 150 // (8 + max(map(len, names)))))
+        figure.legend(handles, names, loc="outside upper left", ncols=columns, frameon=False, fontsize=9)
+    else:
+        figure.suptitle(plain_text(_shortened(title, 120)), x=0.01, ha="left", fontsize=11)
+    return figure
+
+
+def _draw(axes: "Axes", panel: Panel, *, first: bool) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    for line in panel.lines:
+        label = line.label if line.label == "_" else plain_text(_shortened(line.label, LETTERS_PER_LEGEND))
+        single = {"marker": "o", "markersize": 3} if len(line.values) == 1 else {}
+        axes.plot(line.steps, line.values, label=label, **{**line.style, **single})
+        if line.trace is not None:
+            axes.plot(line.steps, line.trace, color=line.style["color"], alpha=0.22, linewidth=0.6, zorder=1)
+    if panel.reference is not None:
+        axes.axhline(panel.reference, color="#8f8f8f", linewidth=0.9, zorder=1)
+    axes.set_title(plain_text(_shortened(panel.title, LETTERS_PER_COLUMN * panel.columns)), loc="left", fontsize=9.5)
+    if first:
+        axes.set_ylabel(panel.ylabel, fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#ececec", linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
+    if panel.legend and len(panel.lines) > 1:
+        names = [line.label for line in panel.lines if line.label != "_"]
+        columns = max(1, min(len(names), 22 * panel.columns // (6 + max(map(len, names)))))
+        axes.legend(
+            loc="upper left", bbox_to_anchor=(0, -0.1), ncols=columns, frameon=False, fontsize=8, handlelength=2.6
+        )
+
+
+def _range(panels: Sequence[Panel]) -> tuple[float, float]:
+    """What the axis holds: the lines, and 10 % around their middle and around what they are compared with.
+
+    So that what hardly changes looks like it; and what single steps do beyond their running mean is cut off.
+    """
+    values = np.concatenate([line.values for panel in panels for line in panel.lines] or [[0.0, 1.0]])
+    low, high = float(values.min()), float(values.max())
+    middles = [(low + high) / 2, *(panel.reference for panel in panels if panel.reference is not None)]
+    return min(low, *(x - abs(x) / 10 for x in middles)), max(high, *(x + abs(x) / 10 for x in middles))
+
+
+def _scale(axes: "Axes", low: float, high: float) -> None:
+    if low > 0 and high > LOG_FROM * low:
+        from matplotlib.ticker import LogLocator
+
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,), numticks=8))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.minorticks_off()
+        margin = (high / low) ** 0.06
+        axes.set_ylim(low / margin, high * margin)
+    elif high > low:
+        margin = 0.06 * (high - low)
+        axes.set_ylim(low - margin, high + margin)
+
+
+def _shortened(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}…"
