@@ -11,7 +11,7 @@ learned optimizers for pretrained models", 2024 (arXiv 2408.09310).
 import dataclasses
 import math
 from collections.abc import Hashable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,8 +29,8 @@ MATRIX_DECAYS = Decays(momentum=(0.95, 0.99), rms=(0.999,), factored=())
 VECTOR_DECAYS = Decays(momentum=(0.9, 0.99), rms=(0.999,), factored=())
 EPSILON = 1e-8
 SIZE_GAIN = 2.0
-DRIFT_GAIN, MAX_DRIFT = 0.02, 3.0  # largest change of ln(size) in a step, and in all
-BOUND = 4.0  # of the outputs, smoothly
+MAX_DRIFT = 3.0  # largest change of ln(size) by the drift over a whole training
+BOUND = 2.0  # of the outputs, smoothly
 MEMORY = 0.95  # of the running mean of agreements
 
 
@@ -64,25 +64,26 @@ class Blend:
     fresh theta, this is Muon with decoupled weight decay for matrices, and Adam for all else, on a cosine schedule.
 
     The network reads numbers without a unit: time, trend of the loss, shape, agreement of gradients and momenta, and
-    averages of these over the tensors.
+    averages of these over the tensors. The drift is the running mean of an output, times 3, so that what the network
+    reads early can act later.
 
     Attributes:
-      hidden_size: width of the network's hidden layer.
+      hidden_size: width of the network's hidden layer; 0 for outputs that are linear in what it reads.
       matrix_size: r, root mean square of a matrix's first update.
       vector_rate: l, Adam's learning rate of all other tensors at the start.
       weight_decay: w, of matrices.
       orthogonalize: whether matrices have O. If not, D = r (A + b B + c G + w e^y p), at the cost of Adam.
     """
 
-    hidden_size: int = 8
+    hidden_size: int = 0
     matrix_size: float = 0.004
     vector_rate: float = 0.05
     weight_decay: float = 0.05
     orthogonalize: bool = True
 
     def __post_init__(self):
-        if self.hidden_size < 1:
-            raise InputError(f"hidden_size must be at least 1, not {self.hidden_size}")
+        if self.hidden_size < 0:
+            raise InputError(f"hidden_size must be at least 0, not {self.hidden_size}")
         if self.matrix_size <= 0 or self.vector_rate <= 0 or self.weight_decay < 0:
             raise InputError("matrix_size and vector_rate must be above 0, and weight_decay at least 0")
 
@@ -92,13 +93,15 @@ class Blend:
 
     def init_theta(self, key: jax.Array) -> Theta:
         size = self.hidden_size
-        kernel = jax.random.normal(key, (NUM_FEATURES, size), jnp.float32) / math.sqrt(NUM_FEATURES)
-        heads = {
-            kind: {name: jnp.zeros((rows, count)) for name, rows in (("features", NUM_FEATURES), ("hidden", size))}
-            | {"bias": jnp.zeros((count,))}
+        theta: dict[str, Any] = {
+            kind: {"bias": jnp.zeros((count,)), "features": jnp.zeros((NUM_FEATURES, count))}
             for kind, count in (("matrix", 6 if self.orthogonalize else 5), ("vector", 4))
         }
-        theta = {"hidden": {"kernel": kernel, "bias": jnp.zeros((size,))}, **heads}
+        if size:
+            kernel = jax.random.normal(key, (NUM_FEATURES, size)) / math.sqrt(NUM_FEATURES)
+            for head in theta.values():
+                head["hidden"] = jnp.zeros((size, head["bias"].size))
+            theta["hidden"] = {"kernel": kernel, "bias": jnp.zeros((size,))}
         return jax.tree.map(lambda x: x.astype(jnp.float32), theta)
 
     def init(self, theta: Theta, params: Params, *, num_steps: int | jax.Array | None) -> BlendState:
@@ -134,12 +137,8 @@ class Blend:
             state.step,
             state.num_steps,
         )
-        hidden = jnp.tanh(theta["hidden"]["kernel"].T @ inputs + theta["hidden"]["bias"][:, None])
-        outputs = [
-            _outputs(theta["matrix" if _is_matrix(p) else "vector"], inputs[:, i], hidden[:, i])
-            for i, p in enumerate(leaves)
-        ]
-        change = DRIFT_GAIN * jnp.tanh(jnp.stack([x[1] for x in outputs]))
+        outputs = _outputs(theta, inputs, ["matrix" if _is_matrix(p) else "vector" for p in leaves])
+        change = MAX_DRIFT / state.num_steps * jnp.tanh(jnp.stack([x[1] for x in outputs]))
         drift = jnp.clip(state.drift + change, -MAX_DRIFT, MAX_DRIFT)
         schedule = 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(share_done(state.step, state.num_steps), 1)))
         sizes = [schedule * jnp.exp(SIZE_GAIN * x[0] + y) for x, y in zip(outputs, drift, strict=True)]
@@ -194,7 +193,16 @@ def _moments(param: jax.Array, statistics: Statistics, step: jax.Array) -> Momen
     return Moments(fast, slow, jnp.sqrt(mean_square) + EPSILON)
 
 
-def _outputs(head: Theta, inputs: jax.Array, hidden: jax.Array) -> jax.Array:
-    """The outputs for one tensor, linear in its features and in the hidden layer."""
-    raw = head["bias"] + inputs @ head["features"] + hidden @ head["hidden"]
-    return BOUND * jnp.tanh(raw / BOUND)
+def _outputs(theta: Theta, inputs: jax.Array, kinds: list[str]) -> list[jax.Array]:
+    """The network's outputs for every tensor.
+
+    Args:
+      theta: a head per kind of tensor, linear in features and hidden layer, and that layer, if there is one.
+      inputs: `[NUM_FEATURES, num_tensors]`.
+      kinds: of the tensors.
+    """
+    raw = {kind: (inputs.T @ theta[kind]["features"] + theta[kind]["bias"][None]) for kind in set(kinds)}
+    if "hidden" in theta:
+        hidden = jnp.tanh(inputs.T @ theta["hidden"]["kernel"] + theta["hidden"]["bias"][None])
+        raw = {kind: x + hidden @ theta[kind]["hidden"] for kind, x in raw.items()}
+    return [BOUND * jnp.tanh(raw[kind][i] / BOUND) for i, kind in enumerate(kinds)]

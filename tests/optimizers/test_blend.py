@@ -10,7 +10,7 @@ import optax
 import pytest
 from optax import contrib
 
-from lopt.optimizers.blend import MAX_DRIFT, Blend
+from lopt.optimizers.blend import BOUND, MAX_DRIFT, Blend
 from lopt.optimizers.parts.blend_features import NUM_FEATURES, fans
 
 SHAPES = {"scalar": (), "vector": (5,), "tall": (7, 4), "wide": (4, 9), "kernel": (3, 3, 2, 6), "empty": (0, 2)}
@@ -56,7 +56,7 @@ def fresh(rule=SMALL):
 def asking(head, output, amount):
     """A fresh theta with one output of one head at `amount`."""
     theta = fresh()
-    bias = theta[head]["bias"].at[output].set(4 * np.arctanh(amount / 4))
+    bias = theta[head]["bias"].at[output].set(BOUND * np.arctanh(amount / BOUND))
     return {**theta, head: {**theta[head], "bias": bias}}
 
 
@@ -105,7 +105,9 @@ def test_drift_adds_up_within_its_bound(head, name):
     theta = asking(head, 1, 0.7)
     _, states = blend_path(SMALL, theta)
     i = sorted(SHAPES).index(name)
-    np.testing.assert_allclose(states.drift[:, i], 0.02 * np.tanh(0.7) * np.arange(1, STEPS + 1), rtol=1e-5)
+    np.testing.assert_allclose(
+        states.drift[:, i], MAX_DRIFT * np.tanh(0.7) * np.arange(1, STEPS + 1) / STEPS, rtol=1e-5
+    )
     start = start_of(SMALL)
     full = start._replace(drift=jnp.full_like(start.drift, MAX_DRIFT))
     _, after = update_of(SMALL)(theta, PARAMS, full, PARAMS, jnp.ones(()))
@@ -150,6 +152,8 @@ def test_fans():
 
 
 def test_theta_is_small():
-    sizes = {o: sum(x.size for x in jax.tree.leaves(fresh(Blend(orthogonalize=o)))) for o in (True, False)}
-    hidden = (NUM_FEATURES + 1) * 8
-    assert sizes == {True: hidden + 30 * 10, False: hidden + 30 * 9}
+    rows = NUM_FEATURES + 1
+    for size in (0, 3):
+        for orthogonal, outputs in ((True, 10), (False, 9)):
+            theta = fresh(Blend(hidden_size=size, orthogonalize=orthogonal))
+            assert sum(x.size for x in jax.tree.leaves(theta)) == rows * outputs + size * (rows + outputs)

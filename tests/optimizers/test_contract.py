@@ -13,7 +13,7 @@ from lopt.optimizers import OPTIMIZERS
 
 SIZES = {
     "adafac_mlp": 197,
-    "blend": 476,
+    "blend": 220,
     "celo": 37089,
     "celo2": 347,
     "celo_adam": 36865,
