@@ -55,7 +55,7 @@ def rows_of(workdir):
 
 def test_a_run_goes_back_to_its_best_checkpoint_and_on_at_half_the_rate(tmp_path, caplog):
     """Validated at 2, 4, ...: the best is of step 4; 6 and 8 are too high; not from the checkpoint of 5, from 4 on."""
-    outcome = run(tmp_path, Script(3.0, 2.0, 3.1, 3.1, 2.9, 1.9, 2.0, 2.0), checkpoint_every=5)
+    outcome = run(tmp_path, Script(3.0, 2.0, 4.1, 4.1, 2.9, 1.9, 2.0, 2.0), checkpoint_every=5)
     assert outcome.finished
     assert "Going back to outer step 4, with 0.5 times the outer learning rate" in caplog.text
     rows = rows_of(tmp_path)
@@ -65,14 +65,14 @@ def test_a_run_goes_back_to_its_best_checkpoint_and_on_at_half_the_rate(tmp_path
     assert told == [(None, None)] * 4 + [(1, 0.5)] * 8
     (recovery,) = json.loads((tmp_path / "run.json").read_text())["recoveries"]
     assert (recovery["at"], recovery["back_to"]) == (8, 4)
-    assert "the validation score is 3.1, and was 2 after outer step 4" in recovery["reason"]
+    assert "the validation score is 4.1, and was 2 after outer step 4" in recovery["reason"]
     assert load_pretrained(tmp_path).card["recoveries"] == [recovery]
     assert load_pretrained(tmp_path / "export-best").card["validation"]["step"] == 8
     assert sorted(finished_steps(tmp_path / "checkpoints")) == [8, 10, 12]
 
 
 def test_a_stop_between_recovery_and_end_changes_nothing(tmp_path):
-    scores = [3.0, 2.0, 3.1, 3.1, 2.9, 1.9, 2.0, 2.0]
+    scores = [3.0, 2.0, 4.1, 4.1, 2.9, 1.9, 2.0, 2.0]
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     run(whole, Script(*scores))
     run(parts, Script(*scores[:3]), stop_after=7)  # while the score is too high
@@ -88,7 +88,7 @@ def test_a_stop_between_recovery_and_end_changes_nothing(tmp_path):
 
 
 def test_it_stops_with_the_reason_after_as_many_times_as_it_may(tmp_path):
-    scores = [2.0, 3.1, 3.1, 3.1, 3.1]
+    scores = [2.0, 4.1, 4.1, 4.1, 4.1]
     with pytest.raises(StuckError, match=r"was 2 after outer step 2.*; going back to a checkpoint, times 1, has"):
         run(tmp_path, Script(*scores), changed(max_recoveries=1))
     assert 2 in finished_steps(tmp_path / "checkpoints")
