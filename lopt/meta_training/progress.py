@@ -57,6 +57,7 @@ class Progress(contextlib.AbstractContextManager):
         now = self._clock()
         if self._samples and step < self._samples[-1][1]:  # the run has gone back to a checkpoint
             self._samples.clear()
+            self._printed = None
         self._samples.append((now, step))
         while len(self._samples) > 2 and self._samples[1][0] <= now - self.WINDOW:
             self._samples.popleft()

@@ -14,7 +14,7 @@ from lopt.types import Theta
 SCORE, EMA_SCORE = "valid_score", "valid_ema_score"
 MAX_SHARE = 0.1  # of a run's time, that validations take where nobody says how often they come
 FEWEST_STEPS, FEWEST_SECONDS = 64, 0.5  # outer steps, or their seconds, from which the time of one is known
-FALL, FALLS = 1.5, 2  # a score above FALL times the best, in FALLS validations in a row, has fallen off
+FALL, FALLS = 2.0, 2  # a score above FALL times the best, in FALLS validations in a row, has fallen off
 
 
 class Validator(Protocol):

@@ -127,12 +127,12 @@ def test_a_run_that_has_no_best_theta_says_so(tmp_path):
 
 
 def test_the_score_has_fallen_off_after_some_in_a_row_and_not_before():
-    assert (FALL, FALLS) == (1.5, 2)
-    standing = Standing({"step": i, SCORE: score} for i, score in enumerate([1.0, 1.6, 1.4, 1.6], 1))
+    assert (FALL, FALLS) == (2.0, 2)
+    standing = Standing({"step": i, SCORE: score} for i, score in enumerate([1.0, 2.1, 1.9, 2.1], 1))
     assert (standing.falls, standing.fallen_off) == (1, None)
     assert not standing.observe({"step": 5, "meta_loss": 1.0})  # a row without a validation changes nothing
-    assert not standing.observe({"step": 6, SCORE: 1.51})
-    assert "1.51, and was 1 after outer step 1" in str(standing.fallen_off)
+    assert not standing.observe({"step": 6, SCORE: 2.01})
+    assert "2.01, and was 1 after outer step 1" in str(standing.fallen_off)
     assert standing.observe({"step": 7, SCORE: 5.0, EMA_SCORE: 0.9})  # the average has not fallen off
     assert (standing.fallen_off, standing.best, standing.shown) == (None, (7, 0.9, True), (0.9, 0.9))
 
