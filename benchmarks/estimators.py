@@ -53,6 +53,8 @@ THEORY: Mapping[str, tuple[str, str, str]] = {
     "gpes": ("2 S + P", "S + P", "2 K"),
     "pes_analytic": ("3 S + P", "K S + P", "2 K, and K forward and backward"),
     "pes_telescoping": ("2 S + P + 2", "S + P", "2 K, and 2 evaluations"),
+    "inverse_variance": ("S", "K S + P", "K, and 2 K forward and backward, each step twice"),
+    "guided_es": ("S + 4 P", "K S + P", "2 K, and K forward and backward, each step twice"),
     "bptt": ("0", "T S + P", "T forward and backward, each step twice"),
     "tbptt": ("S", "K S + P", "K forward and backward, each step twice"),
     "rtrl": ("S + S P", "S P", "K, each with P tangents"),

@@ -4,6 +4,8 @@ from lopt.estimators.bptt import BPTT
 from lopt.estimators.forward import Forward
 from lopt.estimators.full_es import FullES
 from lopt.estimators.gpes import GPES
+from lopt.estimators.guided_es import GuidedES
+from lopt.estimators.inverse_variance import InverseVariance
 from lopt.estimators.nres import NRES
 from lopt.estimators.pes import PES
 from lopt.estimators.pes_analytic import PESAnalytic
@@ -18,6 +20,8 @@ ESTIMATORS = {
     "forward": Forward,
     "full_es": FullES,
     "gpes": GPES,
+    "guided_es": GuidedES,
+    "inverse_variance": InverseVariance,
     "nres": NRES,
     "pes": PES,
     "pes_analytic": PESAnalytic,

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from lopt.estimators import problems
+from lopt.estimators import pairs, problems, windows
 from lopt.names import InputError
 from lopt.types import InnerProblem, PyTree, Theta
 
@@ -135,6 +135,25 @@ def reverse(
 
     grad, cotangent = jax.lax.fori_loop(0, num_steps, backward, (jnp.zeros_like(flat_theta), jnp.zeros_like(first)))
     return Reversed(merge(last, last_rest), loss, capped, grad, cotangent)
+
+
+def reverse_window(
+    problem: InnerProblem,
+    theta: Theta,
+    state: PyTree,
+    clock: windows.Clock,
+    keys: pairs.WindowKeys,
+    num_steps: int,
+) -> Reversed:
+    """`reverse` of one window, from a state that counts as given, or from init(theta), which is differentiated too."""
+    flat_theta, _ = ravel_pytree(theta)
+    first = windows.start_or_continue(problem, theta, clock, state, keys.init)
+    ran = reverse(problem, theta, first, keys.steps, num_steps, num_steps)
+    init = init_function(problem, theta, keys.init, clock.horizon)
+    through_init = jax.lax.cond(
+        clock.starts, lambda: pull_init(init, flat_theta, ran.cotangent), lambda: jnp.zeros_like(flat_theta)
+    )
+    return ran._replace(grad=ran.grad + through_init)
 
 
 def pull_init(init: InitFn, flat_theta: jax.Array, cotangent: jax.Array) -> jax.Array:

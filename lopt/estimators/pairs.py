@@ -134,7 +134,7 @@ def pair_terms(
     """One pair's share in the mean. A pair that is not finite is left out: one diverged particle must not reach theta.
 
     Args:
-      grad: the pair's estimate, `[P]`.
+      grad: the pair's estimate, `[P]`; more than one row for a method that combines them.
       losses: mean losses of its particles: `[2]` for the halves of a pair, `[1]` for a single trajectory.
       final: what `PairTerms.final` is if the trajectory ended, of each particle.
       ended: whether the trajectory ended.
@@ -151,7 +151,7 @@ def pair_terms(
     within = used & (thirds == jnp.floor(len(THIRDS) * (0 if middle is None else middle)))
     return PairTerms(
         grad=grad,
-        square=grad @ grad,
+        square=jnp.vdot(grad, grad),
         difference=jnp.where(used, half_difference(losses), 0),
         loss=loss,
         used=used.astype(losses.dtype),
@@ -205,11 +205,13 @@ def estimate(
     num_pairs: int,
     layout: PairLayout,
     pair_shaping: str = "none",
+    combine: Callable[[PairTerms], PairTerms] | None = None,
 ) -> tuple[Estimate, PyTree]:
     """Maps `one_pair: (pair's state, pair's key) -> (terms, new state)` over all pairs and takes the mean.
 
     Where a shaping needs the differences of all pairs, `terms.grad` is the pair's estimate for a difference of 1, and
-    the mean over pairs is taken in a second round.
+    the mean over pairs is taken in a second round. With `combine: sums -> sums`, `terms.grad` may have more than one
+    row, of which it makes one.
 
     Raises:
       InputError: `state` is not of `num_pairs` pairs, or `key` is not one key.
@@ -222,6 +224,7 @@ def estimate(
         sums, _ = layout.sum_pairs(lambda pair: (_weighted(*pair), ()), (terms, shaped))
     else:
         sums, new_state = layout.sum_pairs(each, (state, keys))
+    sums = sums if combine is None else combine(sums)
     return mean_over_pairs(sums, num_pairs, theta, final_loss=problem.final_loss), new_state
 
 

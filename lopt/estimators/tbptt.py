@@ -8,13 +8,10 @@ import dataclasses
 from typing import NamedTuple, final
 
 import jax
-import jax.numpy as jnp
-from jax.flatten_util import ravel_pytree
 
 from lopt.distributed import PairLayout
 from lopt.estimators import gradients, pairs, windows
 from lopt.horizons import Horizon
-from lopt.names import InputError
 from lopt.types import InnerProblem, PyTree, Theta
 
 
@@ -58,11 +55,7 @@ class TBPTT(windows.WindowedEstimator):
     def check(self, problem: InnerProblem, theta: Theta) -> None:
         """Raises InputError unless the problem is differentiable and every window has a loss."""
         gradients.check_differentiable("tbptt", problem)
-        if problem.final_loss and self.truncation < self.horizon.max_length:
-            raise InputError(
-                "tbptt cannot follow a final-loss objective: all windows but the last have no loss. "
-                "Take bptt, rtrl, uoro or forward, another meta_loss, or a truncation equal to a fixed horizon."
-            )
+        windows.check_every_window_has_a_loss("tbptt", self, problem, instead="bptt, rtrl, uoro or forward")
 
     def _blank(self, problem: InnerProblem, theta: Theta, clock: windows.Clock) -> TBPTTState:
         return TBPTTState(pairs.blank_state(problem, theta, clock.horizon), clock)
@@ -71,15 +64,7 @@ class TBPTT(windows.WindowedEstimator):
         self, problem: InnerProblem, theta: Theta, state: TBPTTState, key: jax.Array
     ) -> tuple[pairs.PairTerms, TBPTTState]:
         clock, keys = state.clock, pairs.window_keys(key)
-        flat_theta, _ = ravel_pytree(theta)
-        first = windows.start_or_continue(problem, theta, clock, state.state, keys.init)
-        ran = gradients.reverse(problem, theta, first, keys.steps, self.truncation, self.truncation)
-        init = gradients.init_function(problem, theta, keys.init, clock.horizon)
-        through_init = jax.lax.cond(
-            clock.starts,
-            lambda: gradients.pull_init(init, flat_theta, ran.cotangent),
-            lambda: jnp.zeros_like(flat_theta),
-        )
-        grad, losses = ran.grad + through_init, ran.loss[None]  # one loss, not a pair
-        terms = self.terms(grad / self.truncation, losses / self.truncation, clock, ran.capped[None])
+        ran = gradients.reverse_window(problem, theta, state.state, clock, keys, self.truncation)
+        losses = ran.loss[None]  # one loss, not a pair
+        terms = self.terms(ran.grad / self.truncation, losses / self.truncation, clock, ran.capped[None])
         return terms, TBPTTState(ran.state, self.tick(clock, keys.horizon))

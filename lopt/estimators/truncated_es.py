@@ -13,7 +13,6 @@ from jax.flatten_util import ravel_pytree
 from lopt.distributed import PairLayout
 from lopt.estimators import evolution, pairs, windows
 from lopt.horizons import Horizon
-from lopt.names import InputError
 from lopt.types import InnerProblem, PyTree, Theta
 
 
@@ -64,11 +63,7 @@ class TruncatedES(windows.WindowedEstimator):
 
     def check(self, problem: InnerProblem, theta: Theta) -> None:
         """Raises InputError unless every window has a loss."""
-        if problem.final_loss and self.truncation < self.horizon.max_length:
-            raise InputError(
-                "truncated_es cannot follow a final-loss objective: all windows but the last have no loss. "
-                "Take pes or full_es, another meta_loss, or a truncation equal to a fixed horizon."
-            )
+        windows.check_every_window_has_a_loss("truncated_es", self, problem)
 
     def _blank(self, problem: InnerProblem, theta: Theta, clock: windows.Clock) -> TruncatedESState:
         return TruncatedESState(pairs.blank_state(problem, theta, clock.horizon), clock)

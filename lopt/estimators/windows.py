@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from lopt.distributed import PairLayout
 from lopt.estimators import pairs, problems
 from lopt.horizons import Horizon
+from lopt.names import InputError
 from lopt.types import Estimate, InnerProblem, PyTree, Theta
 
 
@@ -49,6 +50,7 @@ class WindowedEstimator(abc.ABC):
     staggered: bool
     layout: PairLayout
     pair_shaping = "none"  # evolution strategies declare it; other methods have no pairs
+    combine = None  # what makes one estimate of sums over pairs, in a method that has more than one
 
     @abc.abstractmethod
     def check(self, problem: InnerProblem, theta: Theta) -> None:
@@ -125,6 +127,7 @@ class WindowedEstimator(abc.ABC):
             num_pairs=self.num_pairs,
             layout=self.layout,
             pair_shaping=self.pair_shaping,
+            combine=self.combine,
         )
 
     @final
@@ -166,6 +169,17 @@ def check_windows(method: WindowedEstimator) -> None:
     """Raises InputError unless there is a pair, and trajectories can consist of whole windows."""
     pairs.check_num_pairs(method.num_pairs)
     method.horizon.check(method.truncation)
+
+
+def check_every_window_has_a_loss(
+    name: str, method: WindowedEstimator, problem: InnerProblem, *, instead: str = "pes or full_es"
+) -> None:
+    """Raises InputError for a method that sees each window on its own, if all windows but the last have no loss."""
+    if problem.final_loss and method.truncation < method.horizon.max_length:
+        raise InputError(
+            f"{name} cannot follow a final-loss objective: all windows but the last have no loss. "
+            f"Take {instead}, another meta_loss, or a truncation equal to a fixed horizon."
+        )
 
 
 def start_or_continue(problem: InnerProblem, theta: Theta, clock: Clock, state: PyTree, key: jax.Array) -> PyTree:
