@@ -4,6 +4,11 @@ It prints the MiB that XLA reserves in addition to state, parameters, gradients 
 compiled program), for one square matrix and for ten. Nothing is allocated.
 """
 
+from lopt import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_while_loading()  # JAX and the others take seconds
+
 import argparse
 import math
 import sys
@@ -45,4 +50,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(interrupts.run(main))

@@ -11,10 +11,16 @@ Two families are then compared with a loop written by hand for one task (benchma
 checked to be the same. --write puts table and figure into docs/.
 """
 
+from lopt import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_while_loading()  # JAX and the others take seconds
+
 import argparse
 import dataclasses
 import functools
 import math
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -233,4 +239,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(interrupts.run(main))
