@@ -213,4 +213,5 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 
 if __name__ == "__main__":
+    jax.config.update("jax_enable_x64", False)  # the figures are of float32, whatever the environment says
     sys.exit(interrupts.run(main))

@@ -262,7 +262,8 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     out = args.out or (Path(tempfile.mkdtemp()) if args.quick else Path("results")) / "learned_optimizer"
     out.mkdir(parents=True, exist_ok=True)
-    numbers, figure = _numbers(args.quick)
+    with jax.enable_x64(False):
+        numbers, figure = _numbers(args.quick)
     write_atomic(out / "numbers.json", json.dumps(numbers, indent=2, allow_nan=False) + "\n")
     write_atomic(out / "figure.png", to_png(figure))
     print(report.table(numbers))

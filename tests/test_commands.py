@@ -1,5 +1,6 @@
-"""Ctrl-C in every command of the repository: status 130 and no traceback, from the first import on."""
+"""Every command of the repository: Ctrl-C ends it with status 130 and no traceback, and it works under x64."""
 
+import json
 import os
 import signal
 import subprocess
@@ -82,3 +83,48 @@ def test_whoever_ignores_it_goes_on_to():
     ignore = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
     command = [sys.executable, "-c", ignore, sys.executable, "-c", program]
     assert subprocess.run(command, cwd=ROOT, timeout=60, check=False).returncode == 0
+
+
+# Small work for each command, in this order: meta_eval evaluates what meta_train has trained. Experiments have a
+# precision of their own (tests/experiments/test_commands.py), and benchmarks turn float64 off.
+SMALL = {
+    "meta_train.py": "--workdir=run --tasks=test_function --optimizer=learnable_adam "
+    "--num_pairs=2 --truncation=5 --horizon=20 --outer_steps=2",
+    "meta_eval.py": "--checkpoint=run --horizon=20 --num_seeds=1 --baselines=adam --cache=",
+    "lopt/inspect/__main__.py": "run --steps=3 --out=inspect",
+    "tasks/__main__.py": "show test_function --steps=3 --out=pages",
+}
+UNDER_X64 = """
+import json, runpy, sys
+
+import jax
+from absl import flags
+
+assert jax.config.jax_enable_x64
+statuses = {}
+for source, arguments in json.loads(sys.argv[1]).items():
+    sys.argv = [f"ROOT/{source}", *arguments.split()]
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as stop:
+        statuses[source] = stop.code or 0
+    own = [known for module, known in flags.FLAGS.flags_by_module_dict().items() if source in module]
+    for flag in sum(own, []):
+        delattr(flags.FLAGS, flag.name)
+print(json.dumps(statuses))
+"""
+
+
+def test_under_x64(tmp_path):
+    """All in one process, as it takes seconds to start one."""
+    environment = {**os.environ, "JAX_ENABLE_X64": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", UNDER_X64.replace("ROOT", str(ROOT)), json.dumps(SMALL)],
+        capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.splitlines()[-1]) == dict.fromkeys(SMALL, 0), done.stderr
+
+
+def test_every_command_is_tried_under_x64_or_sets_its_precision():
+    assert {source for source in COMMANDS if "x64" not in (ROOT / source).read_text()} <= set(SMALL)
