@@ -49,7 +49,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "lopt.inspect": (*SETTINGS, "lopt.interrupts", "lopt.files", "lopt.figures", "lopt.trained"),
     "lopt.pool": (*SETTINGS, "lopt.optimizers", "tasks", "tasks.sweeps"),  # the one door from the library to the tasks
     "tasks": ("tasks.augmentations", "tasks.families", "tasks.pools"),
-    "tasks.checks": ("lopt.names",),
+    "tasks.checks": ("lopt.names", "lopt.distributed"),
     "tasks.naming": ("lopt.names",),
     "tasks.networks": TYPES,
     "tasks.sampling": (),
