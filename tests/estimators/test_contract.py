@@ -123,7 +123,8 @@ def test_constants_cancel_and_scales_scale(name):
 
 @pytest.mark.parametrize("name", toys.in_groups("contract", GENERAL))
 def test_an_even_loss_has_no_gradient(name):
-    np.testing.assert_array_equal(dialled(name)(0.0, slope=0, curve=1, noise=1).grad, 0)
+    grad = dialled(name)(0.0, slope=0, curve=1, noise=1).grad
+    np.testing.assert_allclose(grad, 0, atol=1e-7)  # its halves may be rounded differently, and no more
 
 
 SIZE = 3  # of theta
