@@ -162,6 +162,7 @@ def test_one_tensor_under_vmap_is_the_same_among_others_in_a_loop(name):
             )
 
 
+@pytest.mark.every_row
 @pytest.mark.parametrize("bad", [0.0, jnp.inf, -jnp.inf, jnp.nan])
 def test_zero_gradients_and_losses_that_are_not_finite(name, bad):
     optimizer, params = make(name), tree("cube", "matrix")
