@@ -2,7 +2,7 @@
 
 A test with several `parametrize` is a table, with an axis for each. `make test` runs rows in which every value of every
 axis is met: the k-th value of the longest axis with the k-th of each other one, which begins again where it ends. A new
-value joins by itself. A test of which every row is needed is marked `every_row`.
+value joins by itself. A test of which every row is needed is marked `whole_table`.
 """
 
 import collections
@@ -15,7 +15,11 @@ def mark_thorough(items: Iterable[pytest.Item]) -> None:
     """Marks the rows that `make test` leaves out."""
     tables = collections.defaultdict(list)
     for item in items:
-        if hasattr(item, "callspec") and not any(item.iter_markers("slow")) and not any(item.iter_markers("every_row")):
+        if (
+            hasattr(item, "callspec")
+            and not any(item.iter_markers("slow"))
+            and not any(item.iter_markers("whole_table"))
+        ):
             tables[item.nodeid.partition("[")[0]].append(item)
     for rows in tables.values():
         kept = cover([tuple(values(row)) for row in rows])

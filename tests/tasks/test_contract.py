@@ -137,13 +137,8 @@ def trained(name):
     return losses, norms, programs._cache_size() - before
 
 
-# One test a row. All of a row in one worker, which reads its data and compiles its two programs once.
 every_row = pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[pytest.mark.xdist_group(name), *[pytest.mark.slow] * (name in SLOW_ROWS)])
-        for name in ROWS
-    ],
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW_ROWS)) for name in ROWS]
 )
 
 

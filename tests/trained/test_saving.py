@@ -123,7 +123,7 @@ def stop_at(monkeypatch, number, error):
 @pytest.mark.parametrize(
     "error", [Killed(), OSError(errno.ENOSPC, "No space left on device")], ids=["kill", "full disk"]
 )
-@pytest.mark.every_row
+@pytest.mark.whole_table
 @pytest.mark.parametrize("number", range(1, 9))
 def test_an_interrupted_export_leaves_the_old_or_the_new_one(export, error, number):
     old, new = theta_of(MLP), theta_of(MLP, seed=1)
