@@ -12,12 +12,12 @@ PAPER := influence_balancing toy_regression ridge_l2 lstm_variance lorenz swimme
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/runs/cache/jax
 export TFDS_DATA_DIR ?= $(CURDIR)/runs/data
 
-.PHONY: help demo test test-slow test-lowest check paper bench clean
+.PHONY: help demo test test-all test-thorough test-slow test-lowest check paper bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@sed -n '1,2s/^# //p' Makefile
-	@echo 'Also: test-slow (minutes), test-lowest (minutes, lowest versions), check (linter and type checker), paper (experiments, minutes), bench (speed), clean (all that these made).'
+	@echo 'Also: test-all (test and the full tables), test-slow (minutes), test-lowest (minutes, lowest versions), check (linter and type checker), paper (experiments, minutes), bench (speed), clean (all that these made).'
 
 .venv/ready: requirements.txt
 	@test -n "$(PYTHON)" || { echo 'lopt needs Python 3.11 or newer: make PYTHON=/path/to/python demo'; exit 1; }
@@ -34,6 +34,12 @@ demo: .venv/ready
 
 test: .venv/ready
 	$(BIN)/python -m pytest
+
+test-all: test test-thorough
+
+# What make test leaves out of the tables.
+test-thorough: .venv/ready
+	$(BIN)/python -m pytest -m "thorough and not slow"
 
 test-slow: .venv/ready
 	$(BIN)/python -m pytest -m slow

@@ -9,6 +9,11 @@ report. Baselines are tuned over 15 learning rates on seeds of their own. Runs a
 decides them is the same. What the numbers mean: docs/evaluation.md. In Python: lopt.evaluate.
 """
 
+from lopt import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_while_loading()  # JAX and the others take seconds
+
 import shlex
 import signal
 import sys
@@ -117,4 +122,4 @@ def _parse_flags(argv: list[str]) -> list[str]:
 
 if __name__ == "__main__":
     logging.set_verbosity(logging.WARNING)
-    app.run(_main, flags_parser=_parse_flags)
+    sys.exit(interrupts.run(lambda: app.run(_main, flags_parser=_parse_flags)))

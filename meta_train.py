@@ -10,6 +10,11 @@ metrics.jsonl, checkpoints/ and export/, which lopt.load and meta_eval.py read; 
 best theta, in export-best/. In Python: lopt.meta_train.
 """
 
+from lopt import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_while_loading()  # JAX and the others take seconds
+
 import dataclasses
 import logging
 import os
@@ -157,4 +162,4 @@ def _parse_flags(argv: list[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    app.run(_main, flags_parser=_parse_flags)
+    sys.exit(interrupts.run(lambda: app.run(_main, flags_parser=_parse_flags)))

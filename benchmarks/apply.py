@@ -13,6 +13,11 @@ additions per second in products 512^3 and in a fused loop. --write puts both ta
 --rows=FILE keeps measured rows in a file and does not measure them again.
 """
 
+from lopt import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_while_loading()  # JAX and the others take seconds
+
 import argparse
 import json
 import sys
@@ -208,4 +213,5 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    jax.config.update("jax_enable_x64", False)  # the figures are of float32, whatever the environment says
+    sys.exit(interrupts.run(main))

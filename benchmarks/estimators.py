@@ -10,7 +10,13 @@ estimator is measured three times:
 --write puts the table into docs/estimators.md.
 """
 
+from lopt import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_while_loading()  # JAX and the others take seconds
+
 import argparse
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -170,4 +176,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    jax.config.update("jax_enable_x64", False)  # the figures are of float32, whatever the environment says
+    sys.exit(interrupts.run(main))

@@ -4,6 +4,11 @@ It prints the MiB that XLA reserves in addition to state, parameters, gradients 
 compiled program), for one square matrix and for ten. Nothing is allocated.
 """
 
+from lopt import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_while_loading()  # JAX and the others take seconds
+
 import argparse
 import math
 import sys
@@ -45,4 +50,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    jax.config.update("jax_enable_x64", False)  # the figures are of float32, whatever the environment says
+    sys.exit(interrupts.run(main))

@@ -11,10 +11,16 @@ Two families are then compared with a loop written by hand for one task (benchma
 checked to be the same. --write puts table and figure into docs/.
 """
 
+from lopt import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_while_loading()  # JAX and the others take seconds
+
 import argparse
 import dataclasses
 import functools
 import math
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -233,4 +239,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    jax.config.update("jax_enable_x64", False)  # the figures are of float32, whatever the environment says
+    sys.exit(interrupts.run(main))

@@ -28,6 +28,11 @@ Deviations: the papers do not give their copy task's constants; these are ours. 
 than evolution strategies have particles, and so fewer inner steps in all.
 """
 
+from lopt import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_while_loading()  # JAX and the others take seconds
+
 import functools
 import sys
 from collections.abc import Mapping
@@ -220,4 +225,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interrupts.run(main))

@@ -27,6 +27,11 @@ paper's. NRES is not in the paper; without resets it keeps one noise for ever. T
 for each pair, where the paper's code keeps one in all: the two are equal, since only the noise is random here.
 """
 
+from lopt import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_while_loading()  # JAX and the others take seconds
+
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -189,4 +194,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interrupts.run(main))

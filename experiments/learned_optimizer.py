@@ -35,6 +35,11 @@ Deviations: the PES paper's set-up is not public. NRES's (FashionMNIST at 8 x 8,
 units, T = 1,000, windows of one step, 100 pairs, 240,000 updates, a rate for each method) takes hours on 2 cores.
 """
 
+from lopt import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_while_loading()  # JAX and the others take seconds
+
 import argparse
 import functools
 import json
@@ -257,7 +262,8 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     out = args.out or (Path(tempfile.mkdtemp()) if args.quick else Path("results")) / "learned_optimizer"
     out.mkdir(parents=True, exist_ok=True)
-    numbers, figure = _numbers(args.quick)
+    with jax.enable_x64(False):
+        numbers, figure = _numbers(args.quick)
     write_atomic(out / "numbers.json", json.dumps(numbers, indent=2, allow_nan=False) + "\n")
     write_atomic(out / "figure.png", to_png(figure))
     print(report.table(numbers))
@@ -267,4 +273,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", 2)
-    sys.exit(main())
+    sys.exit(interrupts.run(main))

@@ -24,6 +24,11 @@ last 20 below 250.
 Deviations: the paper's second learning rate for PES, a tenth from update 1,000 on, is left out.
 """
 
+from lopt import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_while_loading()  # JAX and the others take seconds
+
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -200,4 +205,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interrupts.run(main))

@@ -31,6 +31,11 @@ unperturbed trajectory for each pair instead of one. The cap, NRES and the secon
 weight decay of 1e-10 is left out.
 """
 
+from lopt import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_while_loading()  # JAX and the others take seconds
+
 import functools
 import sys
 from collections.abc import Mapping
@@ -229,4 +234,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 if __name__ == "__main__":
     jax.config.update("jax_num_cpu_devices", NUM_RUNS)
-    sys.exit(main())
+    sys.exit(interrupts.run(main))

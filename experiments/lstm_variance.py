@@ -34,6 +34,11 @@ Deviations: Genesis instead of the Penn Treebank, which is not free. Exact gradi
 paper's code adds up two; its weights start normal, not truncated normal. NRES is not in the paper.
 """
 
+from lopt import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_while_loading()  # JAX and the others take seconds
+
 import functools
 import sys
 from collections.abc import Mapping
@@ -213,4 +218,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interrupts.run(main))

@@ -36,6 +36,11 @@ rate 0.01, 10,000 random draws and 10 seeds. As T is a fifth, learning rates sta
 the paper's starts next to nothing is learned in time, and the landscape there is flat.
 """
 
+from lopt import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_while_loading()  # JAX and the others take seconds
+
 import functools
 import sys
 from collections.abc import Mapping
@@ -225,4 +230,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interrupts.run(main))

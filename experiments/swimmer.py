@@ -29,6 +29,11 @@ NRES above 400, PES below half of NRES and truncated ES below a quarter of it. -
 without PES): NRES above 100, truncated ES below a quarter of it.
 """
 
+from lopt import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_while_loading()  # JAX and the others take seconds
+
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -197,4 +202,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interrupts.run(main))

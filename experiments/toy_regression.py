@@ -21,6 +21,11 @@ Deviations: lopt's estimates are of mean losses, the paper's of sums; to Adam th
 are not in the paper's figure. The weight decay of 1e-10 in the paper's code is left out.
 """
 
+from lopt import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_while_loading()  # JAX and the others take seconds
+
 import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -197,4 +202,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interrupts.run(main))

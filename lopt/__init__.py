@@ -11,19 +11,18 @@ Meta-training and evaluation in Python: `lopt.meta_train`, `lopt.evaluate`.
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from lopt.names import InputError
-from lopt.trained.guard import GuardState, guard
-from lopt.trained.pretrained import Pretrained, load, load_pretrained, scale_by_learned
-from lopt.trained.states import carry_over
-from lopt.trained.transform import LearnedState, as_optax
-from lopt.version import __version__
-
 if TYPE_CHECKING:
     from lopt.evaluation.evaluate import evaluate
     from lopt.evaluation.report import Report
     from lopt.meta_training.run import Run, meta_train
     from lopt.meta_training.tunables import Tunable
     from lopt.meta_training.tuning import Tuned, tune
+    from lopt.names import InputError
+    from lopt.trained.guard import GuardState, guard
+    from lopt.trained.pretrained import Pretrained, load, load_pretrained, scale_by_learned
+    from lopt.trained.states import carry_over
+    from lopt.trained.transform import LearnedState, as_optax
+    from lopt.version import __version__
 
 __all__ = [
     "GuardState",
@@ -46,14 +45,25 @@ __all__ = [
     "tune",
 ]
 
-# Loaded at first use: a training loop does not need them, and they bring orbax, rich and Flax.
+# Loaded at first use: a command has to hear Ctrl-C before JAX loads, and a training loop needs no orbax, rich and Flax.
 _LATER = {
+    "GuardState": "lopt.trained.guard",
+    "InputError": "lopt.names",
+    "LearnedState": "lopt.trained.transform",
+    "Pretrained": "lopt.trained.pretrained",
     "Report": "lopt.evaluation.report",
     "Run": "lopt.meta_training.run",
     "Tunable": "lopt.meta_training.tunables",
     "Tuned": "lopt.meta_training.tuning",
+    "__version__": "lopt.version",
+    "as_optax": "lopt.trained.transform",
+    "carry_over": "lopt.trained.states",
     "evaluate": "lopt.evaluation.evaluate",
+    "guard": "lopt.trained.guard",
+    "load": "lopt.trained.pretrained",
+    "load_pretrained": "lopt.trained.pretrained",
     "meta_train": "lopt.meta_training.run",
+    "scale_by_learned": "lopt.trained.pretrained",
     "tune": "lopt.meta_training.tuning",
 }
 

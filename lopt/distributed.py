@@ -1,4 +1,4 @@
-"""Which device runs which antithetic pair."""
+"""Which device runs which antithetic pair, and what the machine has."""
 
 import dataclasses
 import functools
@@ -104,6 +104,15 @@ def num_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+@functools.cache
+def machine_memory() -> int:
+    """Bytes of main memory; no bound where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):
+        return 2**63
 
 
 def default_layout(num_pairs: int, num_devices: int | None = None) -> PairLayout:

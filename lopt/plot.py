@@ -3,6 +3,11 @@
 It draws what docs/meta_training.md explains, of runs that are finished, stopped or still running.
 """
 
+from lopt import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_while_loading()  # matplotlib and the others take seconds
+
 import argparse
 import os
 import sys
@@ -85,4 +90,4 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interrupts.run(main))

@@ -5,6 +5,11 @@ python -m tasks prepare glyphs kjv        write built-in data sets into the data
 python -m tasks show image_vit/glyphs     a page of samples, and how Adam trains it: runs/tasks/NAME.png
 """
 
+from lopt import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_while_loading()  # JAX and the others take seconds
+
 import contextlib
 import errno
 import os
@@ -182,4 +187,4 @@ def _parse_flags(argv: list[str]) -> list[str]:
 
 if __name__ == "__main__":
     logging.set_verbosity(logging.WARNING)
-    app.run(main, flags_parser=_parse_flags)
+    sys.exit(interrupts.run(lambda: app.run(main, flags_parser=_parse_flags)))

@@ -4,11 +4,10 @@ Families call them when they are made, before anything is read, traced or built.
 here.
 """
 
-import functools
 import itertools
-import os
 from typing import Any
 
+from lopt.distributed import machine_memory
 from lopt.names import InputError
 
 LARGEST_WHOLE = 2**31 - 1  # JAX counts in int32
@@ -78,15 +77,6 @@ def check_memory(family: Any, **numbers: int) -> None:
             f"{family.name} needs at least {needed / 1e9:,.3g} GB of memory, most of it for {most}, and this machine "
             f"has {held / 1e9:,.3g} GB: choose smaller settings"
         )
-
-
-@functools.cache
-def machine_memory() -> int:
-    """Bytes of main memory; no bound where the system does not tell."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, OSError, ValueError):
-        return 2**63
 
 
 def mlp_numbers(sizes: tuple[int, ...], batch_size: int) -> dict[str, int]:

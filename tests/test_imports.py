@@ -21,6 +21,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "lopt": ("lopt.names", "lopt.version", "lopt.trained", "lopt.meta_training", "lopt.evaluation"),
     "lopt.types": (),
     "lopt.names": (),
+    "lopt.interrupts": (),
     "lopt.version": (),
     "lopt.files": (),
     "lopt.figures": (),
@@ -49,11 +50,11 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *(*SETTINGS, "lopt.version", "lopt.files", "lopt.figures", "lopt.trees", "lopt.seeds", "lopt.inner_step"),
         *("lopt.distributed", "lopt.tracking", "lopt.trained", "lopt.pool"),
     ),
-    "lopt.inspect": (*SETTINGS, "lopt.files", "lopt.figures", "lopt.trained"),
-    "lopt.plot": ("lopt.names", "lopt.files", "lopt.figures", "lopt.meta_training"),  # a command
+    "lopt.inspect": (*SETTINGS, "lopt.interrupts", "lopt.files", "lopt.figures", "lopt.trained"),
+    "lopt.plot": ("lopt.names", "lopt.interrupts", "lopt.files", "lopt.figures", "lopt.meta_training"),  # a command
     "lopt.pool": (*SETTINGS, "lopt.optimizers", "tasks", "tasks.sweeps"),  # the one door from the library to the tasks
     "tasks": ("tasks.augmentations", "tasks.families", "tasks.pools"),
-    "tasks.checks": ("lopt.names",),
+    "tasks.checks": ("lopt.names", "lopt.distributed"),
     "tasks.naming": ("lopt.names",),
     "tasks.networks": TYPES,
     "tasks.sampling": (),
@@ -73,7 +74,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "tasks.sweeps": (*SETTINGS, "tasks.datasets", "tasks.augmentations", "tasks.families"),
     "tasks.page": (*TYPES, "tasks.datasets"),
     "tasks.__main__": (  # a command
-        *("lopt.names", "lopt.files", "lopt.figures", "lopt.optimizers"),
+        *("lopt.names", "lopt.interrupts", "lopt.files", "lopt.figures", "lopt.optimizers"),
         *("tasks", "tasks.naming", "tasks.datasets", "tasks.page"),
     ),
 }
@@ -109,10 +110,11 @@ def floor_of(room: str) -> int:
     return 1 + max(map(floor_of, ROOMS[room]), default=-1)
 
 
-# What `import lopt` loads of ours; the other public names load their modules at first use.
-LIGHT = {"lopt", "lopt.types", "lopt.names", "lopt.version", "lopt.files", "lopt.trees", "lopt.trained"} | {
-    f"lopt.trained.{name}"
-    for name in ("transform", "leaves", "states", "export", "card", "pretrained", "guard", "watch")
+# What `import lopt` loads of ours; the public names load their modules at first use, and so does `tasks`.
+LIGHT = {"lopt", "tasks"}
+# What `lopt.load` does.
+LOADING = {"lopt", "lopt.types", "lopt.names", "lopt.version", "lopt.files", "lopt.trees", "lopt.trained"} | {
+    f"lopt.trained.{name}" for name in ("transform", "leaves", "export", "card", "pretrained")
 }
 
 
@@ -249,10 +251,16 @@ def run(program: str) -> str:
 
 
 def test_import_lopt_brings_only_what_it_needs():
+    modules = set(run("import sys, lopt, tasks; print(*sys.modules)").split())
+    assert {name for name in modules if within(name, "lopt", "tasks")} == LIGHT
+    assert {"jax", "numpy", "flax", "optax"} & modules == set()
+
+
+def test_a_trained_optimizer_brings_only_what_it_needs():
     # What jax and optax bring (optax: absl, for its logging) is theirs; Flax comes when a rule is loaded.
-    program = "import sys, jax, optax; before = set(sys.modules); import lopt; print(*set(sys.modules) - before)"
+    program = "import sys, jax, optax; old = set(sys.modules); from lopt import load; print(*set(sys.modules) - old)"
     modules = set(run(program).split())
-    assert {name for name in modules if within(name, "lopt")} == LIGHT
+    assert {name for name in modules if within(name, "lopt")} == LOADING
     heavy = {"tensorflow_datasets", "tensorflow", "wandb", "matplotlib", "sklearn", "scipy", "orbax", "rich", "absl"}
     packages = {name.partition(".")[0] for name in modules}
     assert packages & (heavy | {"flax", "tasks", "mlxtend", "PIL"}) == set()
@@ -261,7 +269,7 @@ def test_import_lopt_brings_only_what_it_needs():
 
 def test_import_lopt_starts_no_backend():
     # The number of CPU devices can be set only while there is no backend.
-    program = "import lopt, jax; jax.config.update('jax_num_cpu_devices', 3); print(jax.local_device_count('cpu'))"
+    program = "from lopt import *; import jax; jax.config.update('jax_num_cpu_devices', 3); print(jax.device_count())"
     assert run(program) == "3\n"
 
 

@@ -1,10 +1,10 @@
 """What an evaluation needs of the machine, estimated before anything is built: memory, disk and time."""
 
-import os
 import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from lopt.distributed import machine_memory
 from lopt.evaluation.contestants import Contestant
 from lopt.evaluation.measures import LONG
 from lopt.evaluation.plan import STEP_SECONDS, num_steps
@@ -40,7 +40,7 @@ def check_affordable(
     kept = float(num_tasks) * sum(_entry_bytes(evaluation, x) for x in contestants)
     needed = kept + max(_working_bytes(x, contestant) for x in (evaluation, *points) for contestant in contestants)
     advice = "lower the horizon, the number of seeds, of tasks or of baselines"
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    there = machine_memory()
     steps = float(num_tasks) * sum(num_steps(evaluation, x) for x in contestants)
     steps += sum(num_steps(point, x) for point in points for x in contestants)
     days = steps * STEP_SECONDS / evaluation.layout.num_devices / 86400

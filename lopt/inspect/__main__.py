@@ -5,6 +5,11 @@ updates and the effective learning rate while a noisy quadratic is trained; and 
 depends on the gradient of k steps ago, on the parameter and on the loss.
 """
 
+from lopt import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_while_loading()  # JAX and the others take seconds
+
 import argparse
 import os
 import signal
@@ -196,4 +201,4 @@ def _write_pictures(pretrained: Pretrained, folder: Path, num_steps: int) -> Non
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(interrupts.run(main))

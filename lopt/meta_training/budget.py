@@ -1,9 +1,8 @@
 """What a run will need, before anything of it is built: memory for its trajectories, time for its start."""
 
-import os
-
 import jax
 
+from lopt.distributed import machine_memory
 from lopt.meta_training.config import MetaTrainConfig
 from lopt.meta_training.outer import MetaTraining, OuterState
 from lopt.names import InputError
@@ -62,7 +61,7 @@ def check_affordable(
 def machine_bytes() -> int:
     """Memory of the devices: the machine's on a CPU, else that of one accelerator times their number."""
     if jax.default_backend() == "cpu":
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return machine_memory()
     limits = [(device.memory_stats() or {}).get("bytes_limit", 2**62) for device in jax.devices()]
     return sum(limits)
 

@@ -5,6 +5,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen.dtypes import promote_dtype
 
 
 def patches(x: jax.Array, size: int, stride: int) -> jax.Array:
@@ -49,4 +50,5 @@ class Conv(nn.Module):
 
     def _by_convolution(self, x: jax.Array, kernel: jax.Array) -> Any:
         strides = (self.stride, self.stride)
+        x, kernel = promote_dtype(x, kernel)  # as a product does by itself
         return jax.lax.conv_general_dilated(x, kernel, strides, "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))

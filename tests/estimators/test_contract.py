@@ -70,7 +70,7 @@ def check_unbiased(answers, exact):
     assert error < 0.03 * exact  # else the line above would say nothing
 
 
-@pytest.mark.parametrize("name", toys.in_groups("contract", UNBIASED))
+@pytest.mark.parametrize("name", UNBIASED)
 def test_unbiased_on_the_linear_toy(name):
     check_unbiased(dialled(name)(0.7), exact_linear(HORIZON, 1 if name == "full_es" else 2))
 
@@ -82,7 +82,7 @@ def test_unbiased_with_other_windows(name, truncation, horizon):
     check_unbiased(toys.three_estimates(estimator)(0.7), exact_linear(horizon, truncation))
 
 
-@pytest.mark.parametrize("name", toys.in_groups("contract", BIASED))
+@pytest.mark.parametrize("name", BIASED)
 def test_bias_on_the_linear_toy(name):
     mean, error, _ = first(dialled(name)(0.7))
     assert abs(mean - 0.5) < 4 * error + 1e-6  # what is seen of a window on its own: (K - 1) / 2
@@ -115,15 +115,16 @@ def test_layouts_agree(name):
         np.testing.assert_allclose(other, results[0], rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", toys.in_groups("contract", GENERAL))
+@pytest.mark.parametrize("name", GENERAL)
 def test_constants_cancel_and_scales_scale(name):
     plain, scaled = dialled(name)(0.7).grad, dialled(name)(0.7, scale=3, shift=7).grad
     np.testing.assert_allclose(scaled, 3 * plain, rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", toys.in_groups("contract", GENERAL))
+@pytest.mark.parametrize("name", GENERAL)
 def test_an_even_loss_has_no_gradient(name):
-    np.testing.assert_array_equal(dialled(name)(0.0, slope=0, curve=1, noise=1).grad, 0)
+    grad = dialled(name)(0.0, slope=0, curve=1, noise=1).grad
+    np.testing.assert_allclose(grad, 0, atol=1e-7)  # its halves may be rounded differently, and no more
 
 
 SIZE = 3  # of theta
@@ -156,7 +157,7 @@ def lockstep(name):
     return lambda slope, amplitude: run(jnp.float32(slope), jnp.float32(amplitude))
 
 
-@pytest.mark.parametrize("name", toys.in_groups("lockstep", ["pes", "nres"]))
+@pytest.mark.parametrize("name", ["pes", "nres"])
 def test_lockstep_windows_of_a_trajectory_average_to_the_gradient(name):
     """Without stagger each window alone is off; the mean over a trajectory is not. The last loss counts in full."""
     gradients, variances = lockstep(name)(1, 0)
@@ -166,7 +167,7 @@ def test_lockstep_windows_of_a_trajectory_average_to_the_gradient(name):
     assert error < 0.05 * 1.5
 
 
-@pytest.mark.parametrize("name", toys.in_groups("lockstep", ["pes", "nres"]))
+@pytest.mark.parametrize("name", ["pes", "nres"])
 def test_noise_floor(name):
     """Losses that are noise of variance v on their own: a pair's estimate in window w has variance P w v / (2 sigma^2),
     without the w for NRES (check 18)."""
@@ -175,7 +176,7 @@ def test_noise_floor(name):
     np.testing.assert_allclose(lockstep(name)(0, 2)[1], SIZE * windows * 2**2 / (2 * 0.1**2), rtol=0.06)
 
 
-@pytest.mark.parametrize("name", toys.in_groups("contract", GENERAL))
+@pytest.mark.parametrize("name", GENERAL)
 def test_an_exploding_particle_does_not_reach_theta(name):
     """A pair with a particle that is not finite is left out, and the rest is averaged."""
     answers = dialled(name)(0.7, bound=0.75)  # half a sigma away
@@ -185,7 +186,7 @@ def test_an_exploding_particle_does_not_reach_theta(name):
     assert (answers.info["left_out"] < 0.99).all()
 
 
-@pytest.mark.parametrize("name", toys.in_groups("contract", WINDOWED))
+@pytest.mark.parametrize("name", WINDOWED)
 def test_info_counts(name):
     answers = dialled(name)(10, shift=-44)
     info = answers.info
@@ -218,7 +219,7 @@ def test_telescoping_refuses_other_losses():
         toys.make("pes_telescoping").init(toys.linear(final_loss=True), jnp.asarray(0.7), jax.random.key(0))
 
 
-@pytest.mark.parametrize("name", toys.in_groups("contract", [*UNBIASED, "pes_telescoping"]))
+@pytest.mark.parametrize("name", [*UNBIASED, "pes_telescoping"])
 def test_a_final_loss_is_followed(name):
     """Final loss s_T = T theta, so J = E[s_T] / T has gradient 1."""
     mean, error, _ = first(dialled(name)(0.7, final=1, noise=1))

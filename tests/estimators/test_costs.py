@@ -22,19 +22,15 @@ def test_carried_numbers(name):
     assert carried_numbers(name, SIZES) == eval(formula, {"S": SIZES.state, "P": SIZES.theta})
 
 
-def row(name, *rest):
-    return pytest.param(name, *rest, marks=pytest.mark.xdist_group(f"costs {name}"))
-
-
 @pytest.mark.parametrize(
     ("name", "field", "least", "most"),
     [
-        row("pes", "horizon", 1, 1),
-        row("pes", "truncation", 1, 1),
-        row("tbptt", "horizon", 1, 1),
-        row("tbptt", "truncation", 3, 4.1),
-        row("bptt", "horizon", 3, 4.1),
-        row("rtrl", "theta", 3, 5),
+        ("pes", "horizon", 1, 1),
+        ("pes", "truncation", 1, 1),
+        ("tbptt", "horizon", 1, 1),
+        ("tbptt", "truncation", 3, 4.1),
+        ("bptt", "horizon", 3, 4.1),
+        ("rtrl", "theta", 3, 5),
     ],
 )
 def test_working_memory_grows_as_it_should(name, field, least, most):

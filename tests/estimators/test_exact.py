@@ -232,7 +232,6 @@ def first_estimates(kind, **settings):
 
 
 @pytest.mark.parametrize(("noise_period", "other"), [(2, PES), (6, NRES)])
-@pytest.mark.xdist_group("gpes")
 def test_gpes_has_pes_and_nres_as_ends(noise_period, other):
     gpes = first_estimates(GPES, noise_period=noise_period)
     np.testing.assert_allclose(gpes, first_estimates(other), rtol=1e-12)

@@ -73,7 +73,6 @@ def theta64():
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.xdist_group("exact gradients")
 def test_bptt_is_the_exact_gradient():
     keys = jax.random.split(jax.random.key(7), 1)
     (grad,) = windows(one("bptt", horizon=6), network(), theta64(), keys)
@@ -81,7 +80,6 @@ def test_bptt_is_the_exact_gradient():
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.xdist_group("exact gradients")
 def test_a_whole_trajectory_of_rtrl_is_exact_and_so_is_the_next():
     keys = jax.random.split(jax.random.key(7), 6)
     grads = windows(one("rtrl", truncation=2, horizon=6), network(), theta64(), keys)
@@ -90,7 +88,6 @@ def test_a_whole_trajectory_of_rtrl_is_exact_and_so_is_the_next():
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.xdist_group("exact gradients")
 def test_tbptt_counts_the_first_state_of_a_later_window_as_given():
     keys = jax.random.split(jax.random.key(7), 3)
     mean = windows(one("tbptt", truncation=2, horizon=6), network(), theta64(), keys).mean(0)
@@ -100,7 +97,6 @@ def test_tbptt_counts_the_first_state_of_a_later_window_as_given():
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.xdist_group("exact gradients")
 def test_forward_over_all_directions_is_the_gradient(monkeypatch):
     """The sum over a basis (nothing is random there), and the mean over all sign vectors."""
     problem, keys = network(), jax.random.split(jax.random.key(7), 2)
@@ -117,7 +113,6 @@ def test_forward_over_all_directions_is_the_gradient(monkeypatch):
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.xdist_group("exact gradients")
 def test_uoro_over_all_signs_is_the_gradient(monkeypatch):
     """2^9 signs: 3 for the initial state and for each step but the last, whose signs reach no loss.
 

@@ -32,7 +32,7 @@ def standard_error(answers):
     return np.sqrt(answers.info["grad_variance"])
 
 
-@pytest.mark.parametrize("name", toys.in_groups("gradients", UNBIASED))
+@pytest.mark.parametrize("name", UNBIASED)
 def test_unbiased_with_random_horizons(name):
     """The linear toy: d / dtheta of E[sum_t t theta] / E[T], with trajectories met at a random moment."""
     answers = dialled(name)(0.7)
@@ -72,7 +72,7 @@ def test_tangents_are_right_in_the_middle_of_trajectories(name):
     np.testing.assert_array_equal(np.asarray(tangent)[within], position[within])
 
 
-@pytest.mark.parametrize("name", toys.in_groups("gradients", UNBIASED))
+@pytest.mark.parametrize("name", UNBIASED)
 def test_a_final_loss_is_followed(name):
     """s_T = T theta, so J = E[s_T] / E[T] has gradient 1."""
     answers = dialled(name)(0.7, final=1)
@@ -116,7 +116,7 @@ def test_layouts_agree(name):
     np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", toys.in_groups("gradients", METHODS))
+@pytest.mark.parametrize("name", METHODS)
 def test_an_exploding_trajectory_does_not_reach_theta(name):
     """It is left out, for its loss or for its gradient alone, and the rest is averaged: a loss of theta each step."""
     answers = dialled(name)(0.7, slope=0, direct=1, bad=0.2)
@@ -128,7 +128,7 @@ def test_an_exploding_trajectory_does_not_reach_theta(name):
     np.testing.assert_allclose(answers.loss, 0.7 * answers.grad, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", toys.in_groups("gradients", WITH_WINDOWS))
+@pytest.mark.parametrize("name", WITH_WINDOWS)
 def test_info_counts(name):
     answers = dialled(name)(10, shift=-44)  # the cap, 1, is reached in the sixth step: s = 50
     lengths, probabilities = HORIZON.table(2)

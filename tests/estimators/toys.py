@@ -102,11 +102,6 @@ def three_estimates(estimator: Any, **fields: Any) -> Callable[..., Any]:
     return lambda theta, **dials: run(jnp.float32(theta), jax.tree.map(jnp.float32, Dials(**dials)))
 
 
-def in_groups(kind: str, names) -> list:
-    """Parameters of tests that share a program: those of one name run in one process."""
-    return [pytest.param(name, marks=pytest.mark.xdist_group(f"{kind} {name}")) for name in names]
-
-
 def chain(*, final: bool) -> InnerProblem:
     """s_t = theta s_{t-1}, s_0 = 1, loss s_t after the update, or only at the horizon (check 8)."""
 

@@ -180,10 +180,3 @@ def test_what_is_said_on_the_way(report):
     assert SAID[0].startswith("tasks: 2; optimizers: 4; devices: 2; training steps to make: 880, about ")
     kinds = ["LearnableAdam", "LearnableAdam, untrained", "Adam at 0.001", "Adam"]
     assert [line.split(":")[0] for line in SAID[1:]] == [f"  {task}, {x}" for task in report.results for x in kinds]
-
-
-def test_an_evaluation_runs_under_x64():
-    with jax.enable_x64(True):
-        report = evaluate(pair(), Bowl(), **{**SMALL, "num_seeds": 1})
-    entries = report.results["bowl"].entries.values()
-    assert all(np.isfinite(entry.chosen["final_loss"].valid_losses).all() for entry in entries)

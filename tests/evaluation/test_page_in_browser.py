@@ -9,7 +9,7 @@ from tests.evaluation.browser import MISSING, Browser, browser
 from tests.evaluation.page_example import HORIZON, NAMES, TASKS, example, loss
 
 # One browser serves all of these tests.
-pytestmark = [pytest.mark.skipif(bool(MISSING), reason=MISSING), pytest.mark.xdist_group("browser")]
+pytestmark = pytest.mark.skipif(bool(MISSING), reason=MISSING)
 
 
 @pytest.fixture(scope="module")

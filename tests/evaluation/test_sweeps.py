@@ -13,6 +13,7 @@ from lopt.evaluation.contestants import as_pretrained, contestants
 from lopt.evaluation.measures import final_loss
 from lopt.evaluation.plan import make_plan
 from lopt.evaluation.protocol import Evaluation
+from lopt.evaluation.runs import train_all
 from lopt.evaluation.score_plots import draw_aggregate, draw_sweep
 from lopt.evaluation.sweeps import horizon_points, run_sweep
 from lopt.optimizers import OPTIMIZERS
@@ -31,6 +32,7 @@ def test_scores_at_every_point_refer_to_adam_tuned_there():
     assert (sweep["axis"], sweep["task"], sweep["values"]) == ("start", "bowl", ["near", "far"])
     assert sweep["rows"]["learned"] == pytest.approx(sweep["rows"]["untrained"])
     assert len(said) == 2
+    assert train_all._cache_size() == 0  # pyright: ignore  # a point's programs are of no use for the next one
     for i, (_, family) in enumerate(points.values()):
         (result,) = make_plan(evaluation, taking_part, {family: family.load()}).run(said.append).values()
         ours, adams = (final_loss(result.entries[name].chosen["final_loss"].loss) for name in ("learned", "adam"))

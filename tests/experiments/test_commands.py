@@ -53,7 +53,8 @@ def test_all_commands_are_here():
 @pytest.mark.parametrize("name", [name for name in EXPERIMENTS if name not in LONG])
 def test_the_command_from_jobs_to_figure(name, tmp_path, capsys, not_run):
     module = importlib.import_module(f"experiments.{name}")
-    code = module.main(["--quick", "--out", str(tmp_path)])
+    with jax.enable_x64(not module.EXPERIMENT.x64):  # an experiment has its own precision, and not the environment's
+        code = module.main(["--quick", "--out", str(tmp_path)])
     numbers = json.loads((tmp_path / "numbers.json").read_text())
     assert code == (0 if numbers["holds"] else 1)
     with jax.enable_x64(module.EXPERIMENT.x64):

@@ -87,13 +87,7 @@ def test_every_picture_depends_on_theta(name):
         assert np.abs(ours - others).max() > 1e-2 * np.abs(ours).max()
 
 
-@pytest.mark.parametrize("x64", [False, True])
-def test_command_draws_three_pictures(tmp_path, capsys, x64):
-    with jax.enable_x64(x64):
-        draws_three_pictures(tmp_path, capsys)
-
-
-def draws_three_pictures(tmp_path, capsys):
+def test_command_draws_three_pictures(tmp_path, capsys):
     assert inspect.main(["demo_mlp", f"--out={tmp_path}", "--steps=20"]) == 0
     assert "mlp, 1,762 weights" in capsys.readouterr().out
     for name in ("response", "training", "memory"):

@@ -17,7 +17,6 @@ from lopt.names import InputError
 from lopt.types import TaskMixture
 from tests.toy_family import Quadratic
 
-pytestmark = pytest.mark.xdist_group("freezing")  # most tests share a program
 LAYOUT = PairLayout(2)
 TASKS = TaskMixture((Quadratic(),), (1.0,))
 CONFIG = MetaTrainConfig(

@@ -22,7 +22,6 @@ from lopt.types import TaskMixture
 from tests.meta_training.times import without_times
 from tests.toy_family import Quadratic
 
-pytestmark = pytest.mark.xdist_group("loop")  # most tests share a program
 TASKS, DATA = TaskMixture((Quadratic(),), (1.0,)), ({},)
 CONFIG = MetaTrainConfig(
     optimizer="learnable_adam", tasks="quadratic", num_pairs=4, truncation=5, horizon="10:20", outer_steps=4,

@@ -79,7 +79,6 @@ def six_steps(layout):
     return whole, parts, messages.getvalue().splitlines()
 
 
-@pytest.mark.xdist_group("outer layouts")
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_one_trace_and_blocks_do_not_matter(layout):
     (whole, (rows,)), (parts, part_rows), messages = six_steps(layout)
@@ -90,13 +89,11 @@ def test_one_trace_and_blocks_do_not_matter(layout):
     assert_same(rows, joined, rtol=0)
 
 
-@pytest.mark.xdist_group("outer layouts")
 @pytest.mark.parametrize("other", LAYOUTS[1:])
 def test_layouts_agree(other):
     assert_same(six_steps(LAYOUTS[0])[0][0], six_steps(other)[0][0], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.xdist_group("outer layouts")
 def test_meta_training_improves_a_bad_learning_rate():
     """Descent must raise it at the outer rate, 0.1 a step at most."""
     state, _ = run(of_one_family(LAYOUTS[0]), 40)
@@ -152,7 +149,6 @@ def drawing(weights=(), **settings):
     return dataclasses.replace(make(**settings), estimator=Drawn(), weights=weights)
 
 
-@pytest.mark.xdist_group("outer mean")
 @pytest.mark.parametrize(("weights", "share"), [((), 0.5), ((6.0, 2.0), 0.75)])
 def test_a_step_is_the_mean_estimate_through_optax(weights, share):
     """A family of weight 3 beside one of weight 1 counts three quarters, whatever their sum."""

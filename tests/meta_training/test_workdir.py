@@ -14,7 +14,6 @@ from lopt.meta_training.workdir import check_config, open_workdir
 from lopt.names import InputError
 from tests.toy_family import Quadratic
 
-pytestmark = pytest.mark.xdist_group("workdir")  # the tests share a program
 NAMES = [
     *(
         "lr[0.1]",

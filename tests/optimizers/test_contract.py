@@ -60,10 +60,7 @@ SHAPES = {
     "empty": (0, 2),
 }
 
-# One worker per rule, as its tests share what they compile.
-pytestmark = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in OPTIMIZERS]
-)
+pytestmark = pytest.mark.parametrize("name", OPTIMIZERS)
 
 
 def make(name):
@@ -164,6 +161,7 @@ def test_one_tensor_under_vmap_is_the_same_among_others_in_a_loop(name):
             )
 
 
+@pytest.mark.whole_table
 @pytest.mark.parametrize("bad", [0.0, jnp.inf, -jnp.inf, jnp.nan])
 def test_zero_gradients_and_losses_that_are_not_finite(name, bad):
     optimizer, params = make(name), tree("cube", "matrix")

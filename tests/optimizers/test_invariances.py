@@ -30,10 +30,7 @@ SETTINGS = {
 }
 LIMIT = 1e9  # times the usual gradients: the 1e-5 beside the mean square of every feature is nothing, or everything
 
-# One worker per rule, whose tests share a program.
-pytestmark = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in OPTIMIZERS]
-)
+pytestmark = pytest.mark.parametrize("name", OPTIMIZERS)
 
 
 def page_table():

@@ -143,13 +143,8 @@ def trained(name):
     return losses, norms, programs._cache_size() - before
 
 
-# One test a row. All of a row in one worker, which reads its data and compiles its two programs once.
 every_row = pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param(name, marks=[pytest.mark.xdist_group(name), *[pytest.mark.slow] * (name in SLOW_ROWS)])
-        for name in ROWS
-    ],
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW_ROWS)) for name in ROWS]
 )
 
 
@@ -216,6 +211,15 @@ def test_vmapped_tasks_are_single_ones(name):
     losses, norms, _ = trained(name)
     np.testing.assert_allclose(started(name).loss, losses[:, 0], rtol=2e-3)
     np.testing.assert_allclose(started(name).norm, norms[:, 0], rtol=2e-3)
+
+
+@every_row
+def test_it_trains_under_x64(name):
+    """Data stay float32 and parameters become float64; the program is traced and not run."""
+    family, data = load(name)
+    with jax.enable_x64(True):
+        losses, norms = jax.eval_shape(functools.partial(train_alone, family), data, KEYS[0], jnp.asarray(0.1))
+    assert (losses.dtype, norms.shape) == (np.float64, (50,))
 
 
 @pytest.mark.parametrize(

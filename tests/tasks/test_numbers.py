@@ -61,6 +61,7 @@ def test_the_table_has_the_numbers_that_there_are():
     assert {("image_mlp", "hidden_sizes"), ("random_mlp", "init_scales"), ("noisy_gradient", "high")} <= found
 
 
+@pytest.mark.whole_table
 @every_number
 @pytest.mark.parametrize("value", NOT_FINITE)
 def test_what_is_not_finite_is_refused(name, setting, place, value):

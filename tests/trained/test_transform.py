@@ -16,11 +16,8 @@ from lopt.optimizers import OPTIMIZERS
 
 as_optax: Any = lopt.as_optax  # optax's types for states and updates are too wide to look inside
 
-# One of each kind; optimizers/test_contract has the others. One worker per rule, as its tests share theta's program.
-RULES = [
-    pytest.param(rule, marks=pytest.mark.xdist_group(f"transform_{rule}"))
-    for rule in ("learnable_adam", "lstm", "mlp", "celo_adam")
-]
+# One of each kind; optimizers/test_contract has the others.
+RULES = ("learnable_adam", "lstm", "mlp", "celo_adam")
 
 LR, MOMENTUM = 0.1, 0.9
 THETA = {"lr": np.float32(LR), "momentum": np.float32(MOMENTUM)}
