@@ -6,7 +6,8 @@ python meta_train.py --workdir=runs/y --preset=mlp_digits --seed=1
 python meta_train.py --workdir=runs/sweep --sweep=outer_learning_rate=1e-3,3e-3 --sweep=seed=0,1
 
 Stopped by Ctrl-C, SIGTERM or --stop_after, it saves; the same command goes on where it stopped. The workdir then holds
-metrics.jsonl, checkpoints/ and export/, which lopt.load and meta_eval.py read. In Python: lopt.meta_train.
+metrics.jsonl, checkpoints/ and export/, which lopt.load and meta_eval.py read; with --valid_tasks=pool_valid also the
+best theta, in export-best/. In Python: lopt.meta_train.
 """
 
 import dataclasses
@@ -43,6 +44,9 @@ _CHECKPOINT_EVERY = flags.DEFINE_integer("checkpoint_every", 100, "outer steps b
 _STOP_AFTER = flags.DEFINE_integer("stop_after", None, "stop after this many outer steps of this call", lower_bound=1)
 _DEVICES = flags.DEFINE_integer("devices", None, "devices that share the pairs; default: all that can", lower_bound=1)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "where data sets are; default: TFDS_DATA_DIR, or TFDS's own")
+_CACHE = flags.DEFINE_string(
+    "cache", "runs/cache/evaluations", "folder in which the reference runs of a validation are kept; empty: none"
+)
 _SWEEP = flags.DEFINE_multi_string(
     "sweep", [], "NAME=VALUE,VALUE: a run for each value of a setting, in folders below workdir; several: all their "
     "combinations. Of a name given several times, each is one value, which may have commas"
@@ -79,6 +83,7 @@ def _start(settings: dict[str, Any], workdir: str | os.PathLike, command: tuple[
         stop_after=_STOP_AFTER.value,
         devices=_DEVICES.value,
         data_dir=_DATA_DIR.value,
+        cache=_CACHE.value,
         wandb=_WANDB.value,
         command=command,
     )

@@ -10,9 +10,12 @@ from tasks import datasets
 from tasks.augmentations import AUGMENTATIONS
 from tasks.augmentations.augmented import Augmentation, Augmented
 from tasks.functions.least_squares import LeastSquares
+from tasks.functions.poisson import Poisson
 from tasks.functions.quadratic import Quadratic
+from tasks.functions.teacher_student import TeacherStudent
 from tasks.functions.test_function import TestFunction
 from tasks.images.image_autoencoder import ImageAutoencoder
+from tasks.images.image_contrastive import ImageContrastive
 from tasks.images.image_conv import ImageConv
 from tasks.images.image_mixer import ImageMixer
 from tasks.images.image_mlp import ImageMLP
@@ -20,10 +23,13 @@ from tasks.images.image_vae import ImageVAE
 from tasks.images.image_vit import ImageViT
 from tasks.images.random_mlp import RandomMLP
 from tasks.naming import settings
+from tasks.sequences.forecast import Forecast
 from tasks.sequences.sequence import Sequence
+from tasks.sequences.text_bilinear import TextBilinear
 from tasks.sequences.text_rnn import TextRNN
 from tasks.sequences.text_transformer import TextTransformer
 from tasks.tables.matrix_factorization import MatrixFactorization
+from tasks.tables.table_denoiser import TableDenoiser
 from tasks.tables.table_mlp import TableMLP
 from tasks.train_optimizer import TrainOptimizer
 
@@ -54,15 +60,21 @@ FAMILIES: dict[str, Family] = {
     "image_mixer": Family(ImageMixer, "MLP-mixer on images", "image", _IMAGES),
     "image_autoencoder": Family(ImageAutoencoder, "MLP autoencoder of images", "image", _IMAGES),
     "image_vae": Family(ImageVAE, "variational autoencoder of images", "image", _IMAGES),
+    "image_contrastive": Family(ImageContrastive, "contrastive metric learning of images", "image", _IMAGES),
     "random_mlp": Family(RandomMLP, "perceptrons of sampled width, depth, activation, scale and data set"),
     "text_rnn": Family(TextRNN, "character language model, LSTM or GRU", "text", _TEXTS),
     "text_transformer": Family(TextTransformer, "character language model, transformer decoder", "text", _TEXTS),
+    "text_bilinear": Family(TextBilinear, "character language model, embeddings alone", "text", _TEXTS),
     "sequence": Family(Sequence, "copying, addition, parity, modular arithmetic, by a recurrent net or transformer"),
+    "forecast": Family(Forecast, "chaotic series, forecast by a recurrent net"),
     "table_mlp": Family(TableMLP, "perceptron or linear model on a table", "table", ("breast_cancer", "autompg")),
+    "table_denoiser": Family(TableDenoiser, "denoising autoencoder of a table", "table", ("wine",)),
     "matrix_factorization": Family(MatrixFactorization, "low-rank factorisation of a table", "table", ("autompg",)),
     "quadratic": Family(Quadratic, "quadratics of sampled spectrum, with noisy gradients"),
     "test_function": Family(TestFunction, "Rosenbrock and other test functions"),
     "least_squares": Family(LeastSquares, "ill-conditioned least squares with sparse weights"),
+    "teacher_student": Family(TeacherStudent, "deep narrow perceptron that fits a random network"),
+    "poisson": Family(Poisson, "differential equation solved by a perceptron"),
     "train_optimizer": Family(TrainOptimizer, "meta-training of a learned optimizer: train_optimizer[OPTIMIZER][TASK]"),
 }
 

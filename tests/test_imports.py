@@ -40,6 +40,10 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "lopt.meta_training": (
         *(*SETTINGS, "lopt.files", "lopt.figures", "lopt.trees", "lopt.seeds", "lopt.inner_step", "lopt.horizons"),
         *("lopt.distributed", "lopt.tracking", "lopt.pool", "lopt.optimizers", "lopt.estimators", "lopt.trained"),
+        "lopt.validation",
+    ),
+    "lopt.validation": (  # the one door from meta-training to evaluation
+        *(*SETTINGS, "lopt.version", "lopt.distributed", "lopt.evaluation"),
     ),
     "lopt.evaluation": (
         *(*SETTINGS, "lopt.version", "lopt.files", "lopt.figures", "lopt.trees", "lopt.seeds", "lopt.inner_step"),
@@ -58,7 +62,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "tasks.images": (*FAMILY, "tasks.networks", "tasks.sampling", "tasks.datasets"),
     "tasks.sequences": (*FAMILY, "tasks.networks", "tasks.synthetic", "tasks.datasets"),
     "tasks.tables": (*FAMILY, "tasks.networks", "tasks.sampling", "tasks.datasets"),
-    "tasks.functions": (*FAMILY, "tasks.synthetic"),
+    "tasks.functions": (*FAMILY, "tasks.networks", "tasks.synthetic"),
     "tasks.train_optimizer": (*TYPES, "tasks.checks", "tasks.naming", "tasks.synthetic"),
     "tasks.augmentations": (*SETTINGS, "tasks.checks", "tasks.naming"),
     "tasks.families": (
@@ -186,6 +190,11 @@ def test_floors_lie_on_one_another():
     assert all(floor_of(other) < floor_of(room) for room, others in ROOMS.items() for other in others)
     wings = ("lopt.meta_training", "lopt.evaluation", "lopt.inspect")
     assert not any(other in wings for wing in wings for other in ROOMS[wing])
+
+
+def test_meta_training_reaches_the_evaluation_through_one_door():
+    assert [room for room in ROOMS if "lopt.evaluation" in ROOMS[room]] == ["lopt", "lopt.validation"]
+    assert [room for room in ROOMS if "lopt.validation" in ROOMS[room]] == ["lopt.meta_training"]
 
 
 def test_the_library_reaches_the_tasks_through_one_door():

@@ -14,17 +14,21 @@ from lopt.types import Estimate, InnerProblem, PyTree, Theta
 
 
 class Clock(NamedTuple):
-    """Where a pair stands. All fields are int32, scalars inside of a window and `[num_pairs]` outside.
+    """Where a pair stands: scalars inside of a window, and `[num_pairs]` outside.
 
     Attributes:
-      position: inner step; 0 for a trajectory that starts with the next window.
-      horizon: the trajectory's length.
-      step: number of estimates made before the next one, which schedules read.
+      position: inner step, int32; 0 for a trajectory that starts with the next window.
+      horizon: the trajectory's length, int32.
+      step: number of estimates made before the next one, which schedules read, int32.
+      behind: windows that bring the trajectory to where its first estimate is made, int32; 0 once that is made.
+      key: of these windows.
     """
 
     position: jax.Array
     horizon: jax.Array
     step: jax.Array
+    behind: jax.Array
+    key: jax.Array
 
     @property
     def starts(self) -> jax.Array:
@@ -62,11 +66,13 @@ class WindowedEstimator(abc.ABC):
 
     @final
     def init(self, problem: InnerProblem, theta: Theta, key: jax.Array) -> Any:
-        """States of all pairs, in the middle of trajectories as they would be met at a random moment.
+        """States of all pairs, each with the way to the middle of its trajectory still before it.
 
         A horizon (with probability proportional to its length) and a phase (uniform over its windows) are drawn for
-        each pair, and `phase` windows are run with the estimator's own noise, so that states and credits follow their
-        long-run distribution. If not staggered, all trajectories start at once.
+        each pair. The first estimate runs `phase` windows with the estimator's own noise before its own, so that states
+        and credits follow their long-run distribution: a trajectory is met at a random moment. They are run there, and
+        not here, because a window is the most of what there is to compile, and one program has it then. If not
+        staggered, all trajectories start at once.
 
         Raises:
           InputError: the method cannot handle the problem, or the problem's functions do not fit each other.
@@ -78,17 +84,11 @@ class WindowedEstimator(abc.ABC):
 
         def start_pair(pair_key):
             length_key, phase_key, run_key = jax.random.split(pair_key, 3)
-            if not self.staggered:
-                return self._blank(problem, theta, Clock(zero, self.horizon.sample(length_key, self.truncation), zero))
-            length = self.horizon.sample_running(length_key, self.truncation)
-            phase = jax.random.randint(phase_key, (), 0, length // self.truncation)
-
-            def body(i, state):
-                # Nobody reads the terms, so XLA drops whatever only they need.
-                _, state = self._window(problem, theta, state, jax.random.fold_in(run_key, i))
-                return state._replace(clock=state.clock._replace(step=zero))  # it is before the first estimate
-
-            return jax.lax.fori_loop(0, phase, body, self._blank(problem, theta, Clock(zero, length, zero)))
+            length, phase = self.horizon.sample(length_key, self.truncation), zero
+            if self.staggered:
+                length = self.horizon.sample_running(length_key, self.truncation)
+                phase = jax.random.randint(phase_key, (), 0, length // self.truncation).astype(jnp.int32)
+            return self._blank(problem, theta, Clock(zero, length, zero, phase, run_key))
 
         return self.layout.map_pairs(start_pair, pairs.pair_keys(key, self.num_pairs))
 
@@ -101,7 +101,22 @@ class WindowedEstimator(abc.ABC):
             state = state._replace(clock=state.clock._replace(step=jnp.full_like(state.clock.step, step)))
 
         def one_pair(pair_state, pair_key):
-            return self._window(problem, theta, pair_state, pair_key)
+            start: Clock = pair_state.clock
+            zero = jnp.zeros_like(start.behind)
+
+            @jax.jit  # traced once, for its shapes and for the loop
+            def window(state, i):
+                # The windows of the way to the first estimate count as made at the same moment as that one.
+                state = state._replace(clock=state.clock._replace(step=start.step))
+                on_the_way = i < start.behind
+                window_key = jax.lax.cond(on_the_way, lambda: jax.random.fold_in(start.key, i), lambda: pair_key)
+                return self._window(problem, theta, state, window_key)
+
+            shapes = jax.eval_shape(window, pair_state, zero)[0]
+            nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+            run = lambda i, carry: window(carry[1], i)  # noqa: E731
+            terms, state = jax.lax.fori_loop(zero, start.behind + 1, run, (nothing, pair_state))
+            return terms, state._replace(clock=state.clock._replace(behind=zero))
 
         return pairs.estimate(
             one_pair,
@@ -121,7 +136,8 @@ class WindowedEstimator(abc.ABC):
         position, step = clock.position + self.truncation, clock.step + 1
         ended = position >= clock.horizon
         next_length = self.horizon.sample(key, self.truncation, step)
-        return Clock(jnp.where(ended, 0, position), jnp.where(ended, next_length, clock.horizon), step)
+        horizon = jnp.where(ended, next_length, clock.horizon)
+        return clock._replace(position=jnp.where(ended, 0, position), horizon=horizon, step=step)
 
     @final
     def terms(

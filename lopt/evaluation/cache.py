@@ -16,9 +16,9 @@ import sys
 import sysconfig
 import types
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -28,6 +28,7 @@ from lopt.files import check_writable, write_atomic
 from lopt.names import InputError
 from lopt.types import PyTree
 
+_Kept = TypeVar("_Kept")
 PACKAGES = ("lopt", "tasks")  # packages whose sources count even where they are installed
 
 
@@ -43,16 +44,25 @@ class EvaluationCache:
 
     def read(self, name: str, description: Mapping[str, Any]) -> Entry | None:
         """The entry that was written under the same description, if there is one. Warns of a damaged one."""
+        return self._read(name, description, entry_of)
+
+    def read_arrays(self, name: str, description: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
+        """As `read`, of arrays that are no entry."""
+        return self._read(name, description, dict)
+
+    def _read(
+        self, name: str, description: Mapping[str, Any], convert: Callable[[Mapping[str, np.ndarray]], _Kept]
+    ) -> _Kept | None:
         path = self._path(name, description)
         if not path.exists():
             return None
         try:
             arrays = unpack(path)
-            if arrays["description"].item() != _text(description):
+            if arrays.pop("description").item() != _text(description):
                 raise ValueError("another description")
-            return entry_of(arrays)
+            return convert(arrays)
         except (InputError, KeyError, ValueError, TypeError, AttributeError):
-            warnings.warn(f"damaged, so it is made again: {path}", stacklevel=2)
+            warnings.warn(f"damaged, so it is made again: {path}", stacklevel=3)
             return None
 
     def write(self, name: str, description: Mapping[str, Any], entry: Entry) -> None:
@@ -63,11 +73,14 @@ class EvaluationCache:
           description: everything that decides the entry, as plain values.
           entry: the entry.
         """
+        self.write_arrays(name, description, entry_arrays(entry))
+
+    def write_arrays(self, name: str, description: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        """As `write`, of arrays that are no entry."""
         path = self._path(name, description)
-        arrays = entry_arrays(entry) | {"description": np.array(_text(description))}
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomic(path, pack(arrays))
+            write_atomic(path, pack({**arrays, "description": np.array(_text(description))}))
         except OSError as error:
             warnings.warn(f"cannot keep runs in the cache: {error}", stacklevel=2)
 

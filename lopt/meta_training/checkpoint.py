@@ -1,4 +1,4 @@
-"""The latest two checkpoints of a run's whole state (orbax).
+"""The latest two checkpoints of a run's whole state, and one more that is to be kept (orbax).
 
 A checkpoint is one orbax step folder. The state's leaves are stored flat, each under its path in the tree, beside a
 manifest of their shapes and types and the checksums of the files. Both are looked at before an array is read: orbax
@@ -10,7 +10,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,12 +26,25 @@ from lopt.names import InputError
 from lopt.trees import describe, differences
 from lopt.types import PyTree
 
-KEEP = 2
+KEEP = 2  # of the latest
 _log = logging.getLogger("absl")
 
 
 class CheckpointError(RuntimeError):
     """A checkpoint could not be written. The message says why, and which earlier step a restart would continue from."""
+
+
+class _LatestAndOne:
+    """Which checkpoints orbax keeps: the latest `KEEP`, and that of one step."""
+
+    def __init__(self) -> None:
+        self.step: int | None = None
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """One answer for each of the checkpoints, which are in the order of their steps."""
+        del context
+        old = len(checkpoints) - KEEP
+        return [i >= old or checkpoint.step == self.step for i, checkpoint in enumerate(checkpoints)]
 
 
 class Checkpoints:
@@ -41,6 +54,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: str | os.PathLike):
+        self._kept = _LatestAndOne()
         self._directory = Path(workdir).absolute() / CHECKPOINTS
         context = ocp.Context()
         # Made in the background, a folder that cannot be made leaves a thread waiting for it for five minutes.
@@ -61,8 +75,7 @@ class Checkpoints:
             self._checkpointer = ocp.training.Checkpointer(
                 str(self._place / CHECKPOINTS),
                 context=context,
-                # orbax has two protocols of this name, and names the other one in the signature
-                preservation_policy=ocp.training.preservation_policies.LatestN(KEEP),  # pyright: ignore[reportArgumentType]
+                preservation_policy=self._kept,
                 cleanup_tmp_directories=True,  # what a killed run was writing
             )
         except Exception as error:
@@ -87,6 +100,10 @@ class Checkpoints:
             self._checkpointer.close()
             shutil.rmtree(self._place, ignore_errors=True)
             _log.removeFilter(_not_from_orbax)
+
+    def keep(self, step: int | None) -> None:
+        """The checkpoint of this step is not deleted, however old it gets; the one that was kept before may be."""
+        self._kept.step = step
 
     def latest_step(self) -> int | None:
         """The newest finished step, None if there is none."""
@@ -188,6 +205,24 @@ class Checkpoints:
         latest = self.latest_step()
         usable = "there is no earlier step" if latest is None else f"a restart continues from step {latest}"
         return CheckpointError(f"cannot write step {self._saving} to {self._directory}: {_reason(error)}; {usable}.")
+
+
+def go_back(workdir: str | os.PathLike, step: int | None) -> int:
+    """Deletes the checkpoints of steps after `step`, unless there is none before; nothing may have them open.
+
+    Args:
+      workdir: the run's folder.
+      step: where to go back to; None for the latest checkpoint.
+
+    Returns:
+      The latest step that there is now; 0 without a checkpoint.
+    """
+    directory = Path(workdir) / CHECKPOINTS
+    finished = sorted(finished_steps(directory))
+    if step is not None and finished and finished[0] <= step:
+        while finished[-1] > step:  # from the end, so that what is left is always the latest
+            shutil.rmtree(directory / str(finished.pop()))
+    return finished[-1] if finished else 0
 
 
 def _by_path(tree: PyTree) -> dict[str, Any]:

@@ -20,6 +20,17 @@ def setting(default: Any, doc: str) -> Any:
     return dataclasses.field(default=default, metadata={"doc": doc})
 
 
+# The least values of whole numbers that nothing else checks. Of 20 inner steps, 5 % are one: the final loss is its.
+_LEAST = {
+    "outer_steps": 1,
+    "data_block_steps": 1,
+    "valid_every": 0,
+    "valid_horizon": 20,
+    "valid_seeds": 1,
+    "max_recoveries": 0,
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class MetaTrainConfig:
     """Everything that decides the result of a run. The `doc` of each field says what it means, as does `--help`.
@@ -81,14 +92,27 @@ class MetaTrainConfig:
     outer_warmup_steps: int = setting(0, "outer steps of linear warm-up")
     outer_clip_norm: float = setting(1.0, "the meta-gradient is clipped to this norm; 0: never")
     outer_weight_decay: float = setting(1e-4, "decoupled weight decay of adamw")
+    theta_ema: float = setting(
+        0.0, "decay per outer step of an average of theta, such as 0.99, which is exported too; 0: none"
+    )
+    valid_tasks: str = setting(
+        "", "tasks to validate on, as for tasks, such as pool_valid; empty: no validation (docs/meta_training.md)"
+    )
+    valid_every: int = setting(
+        0, "outer steps between validations; 0: as many as keep their time at 10 % of the run's, by the clock"
+    )
+    valid_horizon: int = setting(1000, "inner steps of each training of a validation")
+    valid_seeds: int = setting(2, "trainings of each task per validation")
+    max_recoveries: int = setting(
+        2, "times that the run goes back to a good checkpoint, at half the outer rate, before it stops"
+    )
     data_block_steps: int = setting(64, "outer steps that draw their batches from one block of a data set that streams")
     seed: int = setting(0, "of everything random in the run")
 
     def __post_init__(self):
-        if self.outer_steps < 1:
-            raise InputError(f"outer_steps must be at least 1, not {self.outer_steps}")
-        if self.data_block_steps < 1:
-            raise InputError(f"data_block_steps must be at least 1, not {self.data_block_steps}")
+        for name, least in _LEAST.items():
+            if getattr(self, name) < least:
+                raise InputError(f"{name} must be at least {least}, not {getattr(self, name)}")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if isinstance(value, float) and not math.isfinite(value):
@@ -158,6 +182,7 @@ class MetaTrainConfig:
             ),
             objective=Objective(self.meta_loss, self.meta_transform, self.meta_weight),
             layout=layout,
+            theta_ema=self.theta_ema,
         )
 
     def _build_optimizer(self) -> LearnedOptimizer:

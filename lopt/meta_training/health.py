@@ -9,7 +9,17 @@ PATIENCE = 50  # outer steps in a row without a usable estimate, after which a r
 
 
 class StuckError(RuntimeError):
-    """The run has stopped learning. The message says since when, why, and what to change."""
+    """The run has stopped learning. The message says since when, why, and what to change.
+
+    Attributes:
+      step: the outer step at which that was seen.
+      recoverable: whether an earlier theta and a lower outer rate may help.
+      good: the last outer step whose theta is known to be good; None for that of the latest checkpoint.
+    """
+
+    def __init__(self, message: str, step: int, *, recoverable: bool = False, good: int | None = None):
+        super().__init__(message)
+        self.step, self.recoverable, self.good = step, recoverable, good
 
 
 class Health:
@@ -21,7 +31,7 @@ class Health:
 
     def __init__(self) -> None:
         self._since: int | None = None
-        self._reason = ""
+        self._step, self._reason = 0, ""
 
     @property
     def ill(self) -> bool:
@@ -31,10 +41,13 @@ class Health:
     def observe(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Takes in the rows of outer steps, in order. Raises StuckError after `PATIENCE` ill ones."""
         for row in rows:
+            self._step = int(row["step"])
             if not math.isfinite(row["update_norm"]):
                 raise StuckError(
                     f"theta is not finite after outer step {row['step']}: start another run with a smaller "
-                    "outer_learning_rate, or with clipping"
+                    "outer_learning_rate, or with clipping",
+                    self._step,
+                    recoverable=True,
                 )
             reason = ailment(row)
             if reason is None:
@@ -51,7 +64,12 @@ class Health:
     def end(self) -> None:
         """Raises StuckError if the run is ill."""
         if self._since is not None:
-            raise StuckError(f"since outer step {self._since}, {self._reason}")
+            raise StuckError(f"since outer step {self._since}, {self._reason}", self._step)
+
+
+def is_well(row: Mapping[str, Any]) -> bool:
+    """Whether an outer step has left a theta that is worth a look."""
+    return math.isfinite(row["update_norm"]) and ailment(row) is None
 
 
 def ailment(row: Mapping[str, Any]) -> str | None:

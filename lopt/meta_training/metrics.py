@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,13 @@ class MetricsLog(contextlib.AbstractContextManager):
         """Appends rows of numbers, strings and lists, and flushes. A number that is not finite becomes null."""
         self._file.write("".join(json.dumps(_jsonable(row), allow_nan=False) + "\n" for row in rows))
         self._file.flush()
+
+
+def read_rows(path: str | os.PathLike, key: str) -> Iterator[dict[str, Any]]:
+    """The rows of a file that have a value of this name. A `MetricsLog` has checked them."""
+    wanted = json.dumps(key).encode()
+    with open(path, "rb") as file:
+        yield from (json.loads(line) for line in file if wanted in line)
 
 
 def read_columns(path: str | os.PathLike) -> dict[str, np.ndarray]:

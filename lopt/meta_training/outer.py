@@ -36,6 +36,7 @@ class OuterState(NamedTuple):
       step: outer steps done, int32.
       key: the run's key; step n uses fold_in(key, n).
       squares: how large the estimates of each family have been; () unless `family_scale` is normalised.
+      theta_ema: exponential moving average of theta over the outer steps, from the first theta on; None without one.
     """
 
     theta: Theta
@@ -44,6 +45,7 @@ class OuterState(NamedTuple):
     step: jax.Array
     key: jax.Array
     squares: PyTree = ()
+    theta_ema: Theta | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +68,7 @@ class MetaTraining:
       families_per_step: number of families that an outer step draws; 0 for all of them.
       frozen: paths of the parts of theta that are not trained.
       family_scale: none; normalised, by a running root mean square of each family's estimates; or signed.
+      theta_ema: decay d of the average m of theta, m <- d m + (1 - d) theta; 0 for none.
     """
 
     optimizer: LearnedOptimizer
@@ -78,9 +81,12 @@ class MetaTraining:
     families_per_step: int = 0
     frozen: tuple[str, ...] = ()
     family_scale: str = "none"
+    theta_ema: float = 0.0
 
     def __post_init__(self):
         check_known("family_scale", self.family_scale, mixture.FAMILY_SCALES)
+        if not 0 <= self.theta_ema < 1:
+            raise InputError(f"theta_ema must be at least 0 and below 1, not {self.theta_ema}")
         check_frozen(self.optimizer, self.frozen)
         if self.weights and len(self.weights) != len(self.families):
             raise InputError(f"{len(self.weights)} weights for {len(self.families)} task families")
@@ -120,7 +126,8 @@ class MetaTraining:
         )
         optimizer_state = self.outer_optimizer.transformation().init(trained)
         squares = mixture.no_squares(self.family_scale, len(self.families))
-        return OuterState(theta, optimizer_state, states, jnp.zeros((), jnp.int32), key, squares)
+        average = theta if self.theta_ema else None
+        return OuterState(theta, optimizer_state, states, jnp.zeros((), jnp.int32), key, squares, average)
 
     def _estimate(
         self, i: int, problem: InnerProblem, theta: Theta, state: PyTree, key: jax.Array, step: jax.Array
@@ -169,7 +176,9 @@ class MetaTraining:
         mean = mixture.mean(estimates, [1.0] * self.families_per_step)
         return FamilyEstimates(mean, states, squares, tuple(losses), tuple(norms))
 
-    def _step(self, state: OuterState, data: tuple[Data, ...]) -> tuple[OuterState, Mapping[str, jax.Array]]:
+    def _step(
+        self, state: OuterState, data: tuple[Data, ...], rate_scale: jax.Array | float
+    ) -> tuple[OuterState, Mapping[str, jax.Array]]:
         estimate = self._estimate_some if self.families_per_step else self._estimate_all
         step_key = jax.random.fold_in(state.key, state.step)
         trained, rebuild = split_theta(state.theta, self.frozen)
@@ -184,9 +193,13 @@ class MetaTraining:
         )
         still = jax.tree.map(jnp.zeros_like, trained), state.optimizer_state
         updates, optimizer_state = jax.tree.map(lambda new, old: jnp.where(usable, new, old), moved, still)
+        updates = optax.tree.scale(rate_scale, updates)  # as the rate would: each update is proportional to it
         theta = rebuild(optax.apply_updates(trained, updates))
-        metrics = measure(self.families, said, updates, trained)
-        return OuterState(theta, optimizer_state, said.states, state.step + 1, state.key, said.squares), metrics
+        average = state.theta_ema
+        if average is not None:  # in this form a part that is frozen stays what it is, to the last bit
+            average = jax.tree.map(lambda m, x: m + (1 - self.theta_ema) * (x - m), average, theta)
+        new = OuterState(theta, optimizer_state, said.states, state.step + 1, state.key, said.squares, average)
+        return new, measure(self.families, said, updates, trained)
 
     def shardings(self, state: OuterState) -> OuterState:
         """Where a state lives: estimator states are split over the devices by pairs, and every device has the rest."""
@@ -216,7 +229,11 @@ class MetaTraining:
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def outer_steps(
-    training: MetaTraining, state: OuterState, data: tuple[Data, ...], num_steps: jax.Array
+    training: MetaTraining,
+    state: OuterState,
+    data: tuple[Data, ...],
+    num_steps: jax.Array,
+    rate_scale: jax.Array | float = 1.0,
 ) -> tuple[OuterState, Mapping[str, jax.Array]]:
     """Runs `num_steps` outer steps in one dispatch.
 
@@ -225,16 +242,17 @@ def outer_steps(
     Args:
       state: donated.
       num_steps: int32, at most `DISPATCH_STEPS`.
+      rate_scale: what the outer learning rate is multiplied by, float32.
 
     Returns:
       The new state, and metrics of `[DISPATCH_STEPS]` each, of which the first `num_steps` are filled.
     """
-    metrics_shape = jax.eval_shape(training._step, state, data)[1]
+    metrics_shape = jax.eval_shape(training._step, state, data, rate_scale)[1]
     rows = jax.tree.map(lambda x: jnp.zeros((DISPATCH_STEPS, *x.shape), x.dtype), metrics_shape)
 
     def body(i, carry):
         state, rows = carry
-        state, metrics = training._step(state, data)
+        state, metrics = training._step(state, data, rate_scale)
         return state, jax.tree.map(lambda row, x: row.at[i].set(x), rows, metrics)
 
     state, rows = jax.lax.fori_loop(0, num_steps, body, (state, rows))

@@ -52,13 +52,16 @@ class Progress(contextlib.AbstractContextManager):
         elif self._printed and self._printed[1] != self._samples[-1][1]:
             self._print()
 
-    def update(self, step: int, meta_loss: float | None = None) -> None:
-        """Says that `step` outer steps are done in all."""
+    def update(self, step: int, meta_loss: float | None = None, valid: tuple[float, float] | None = None) -> None:
+        """Says that `step` outer steps are done in all; `valid` is the newest and the best validation score."""
         now = self._clock()
+        if self._samples and step < self._samples[-1][1]:  # the run has gone back to a checkpoint
+            self._samples.clear()
+            self._printed = None
         self._samples.append((now, step))
         while len(self._samples) > 2 and self._samples[1][0] <= now - self.WINDOW:
             self._samples.popleft()
-        self._line = self._describe(meta_loss)
+        self._line = self._describe(meta_loss, valid)
         if self._bar is not None:
             self._bar.update(self._task, completed=step, description=self._line)
         elif self._printed is None or (
@@ -66,7 +69,7 @@ class Progress(contextlib.AbstractContextManager):
         ):
             self._print()
 
-    def _describe(self, meta_loss: float | None) -> str:
+    def _describe(self, meta_loss: float | None, valid: tuple[float, float] | None) -> str:
         (since, first), (now, step) = self._samples[0], self._samples[-1]
         rate = (step - first) / (now - since) if now > since else 0.0
         parts = [f"step {step}/{self._total}"]
@@ -74,6 +77,8 @@ class Progress(contextlib.AbstractContextManager):
             parts.append(f"{rate:.3g} steps/s")
         if meta_loss is not None:
             parts.append(f"meta-loss {meta_loss:.4g}")
+        if valid is not None:
+            parts.append(f"validation {valid[0]:.4g} (best {valid[1]:.4g})")
         if rate > 0:
             minutes, seconds = divmod(round((self._total - step) / rate), 60)
             parts.append(f"{minutes // 60}:{minutes % 60:02}:{seconds:02} left")

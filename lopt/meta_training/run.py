@@ -4,6 +4,7 @@ import base64
 import dataclasses
 import html
 import json
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,16 +15,19 @@ import optax
 
 from lopt.distributed import default_layout
 from lopt.figures import to_png
+from lopt.meta_training.attempt import Invocation
 from lopt.meta_training.config import MetaTrainConfig
-from lopt.meta_training.loop import Invocation, train
+from lopt.meta_training.loop import train
 from lopt.meta_training.metrics import final_meta_loss, read_columns
+from lopt.meta_training.outer import MetaTraining
 from lopt.meta_training.plots import plot_runs
-from lopt.meta_training.workdir import METRICS
+from lopt.meta_training.workdir import CACHE, EXPORT, EXPORT_BEST, METRICS
 from lopt.names import InputError, check_known
 from lopt.pool import read_mixture
 from lopt.trained.pretrained import Pretrained, load_pretrained
 from lopt.trained.transform import as_optax
 from lopt.types import GradientEstimator, LearnedOptimizer, TaskFamily, TaskMixture, Theta
+from lopt.validation.validator import TaskValidator
 
 if TYPE_CHECKING:  # matplotlib is imported when something is drawn
     from matplotlib.figure import Figure
@@ -74,12 +78,20 @@ class Run:
     @property
     def export(self) -> Path:
         """Folder of the trained optimizer, which `lopt.load` reads."""
-        return self.workdir / "export"
+        return self.workdir / EXPORT
 
     @property
     def pretrained(self) -> Pretrained:
         """The rule with its newest exported theta and its card."""
         return load_pretrained(self.export, optimizer=self.rule)
+
+    @property
+    def best(self) -> Pretrained:
+        """The rule with the theta of the best validation so far. Raises InputError for a run without `valid_tasks`."""
+        folder = self.workdir / EXPORT_BEST
+        if not folder.exists():
+            raise InputError(f"{self.workdir} has no {EXPORT_BEST}/: no theta of this run has been validated yet")
+        return load_pretrained(folder, optimizer=self.rule)
 
     @property
     def optimizer(self) -> LearnedOptimizer:
@@ -127,8 +139,10 @@ def meta_train(
     stop_after: int | None = None,
     devices: int | None = None,
     data_dir: str | None = None,
+    cache: str | os.PathLike | None = None,
     wandb: str = "disabled",
     command: tuple[str, ...] = (),
+    valid_tasks: str | TaskFamily | TaskMixture | Sequence[str | TaskFamily] = "",
     **settings: Any,
 ) -> Run:
     """Meta-trains an optimizer, or goes on with the run that is in `workdir`.
@@ -146,8 +160,11 @@ def meta_train(
       stop_after: stop after this many outer steps of this call.
       devices: devices that share the pairs; None for as many as can.
       data_dir: where data sets are looked for; None for the default.
+      cache: folder in which the reference runs of a validation are kept, for other runs too; None for one in the
+        workdir, "" for none.
       wandb: "disabled", "offline" or "online".
       command: what the card says the run was made with.
+      valid_tasks: what it is validated on, as for `tasks`, such as "pool_valid"; "" for no validation.
       **settings: any other field of `MetaTrainConfig`: `outer_steps`, `horizon`, `sigma`, `outer_learning_rate`, ...
 
     Returns:
@@ -156,22 +173,46 @@ def meta_train(
     Raises:
       InputError: something asked for cannot be done; nothing has been trained or overwritten.
       CheckpointError: a checkpoint could not be written.
-      StuckError: the run has stopped learning: theta does not move, or is no longer finite.
+      StuckError: the run has stopped learning: theta does not move, or is no longer finite, or does worse and worse on
+        the tasks of validation; going back to earlier checkpoints did not help.
     """
     config = _config(optimizer, tasks, estimator, settings)
     mixture = read_mixture(tasks, data_dir)
-    if not isinstance(tasks, str):
-        config = dataclasses.replace(config, tasks=_spell_tasks(mixture))
+    validated = read_mixture(valid_tasks, data_dir) if valid_tasks else TaskMixture((), ())
+    spelled = {"tasks": (tasks, mixture), "valid_tasks": (valid_tasks, validated)}
+    texts = {name: given if isinstance(given, str) else _spell_tasks(read) for name, (given, read) in spelled.items()}
+    config = dataclasses.replace(config, **texts)
     layout = default_layout(config.pairs(), devices)
+    training = config.build(mixture, layout)
     invocation = Invocation(Path(workdir), checkpoint_every, stop_after, wandb, command)
-    outcome = train(config.build(mixture, layout), config, invocation)
+    validator = None
+    if validated.families:
+        kept = Path(workdir, CACHE) if cache is None else Path(cache) if cache else None
+        validator = _validator(training, config, validated.families, kept)
+    outcome = train(training, config, invocation, validator)
     rule = None if isinstance(optimizer, str) else optimizer
     return Run(Path(workdir), outcome.step, config.outer_steps, outcome.signal, rule)
 
 
+def _validator(
+    training: MetaTraining, config: MetaTrainConfig, families: tuple[TaskFamily, ...], cache: Path | None
+) -> TaskValidator:
+    if both := sorted({family.name for family in families} & {family.name for family in training.families}):
+        logging.warning("trained on and validated on: %s. The score will not tell of other tasks", ", ".join(both))
+    return TaskValidator(
+        training.optimizer,
+        families,
+        horizon=config.valid_horizon,
+        num_seeds=config.valid_seeds,
+        layout=training.layout,
+        cache=cache,
+    )
+
+
 def _config(optimizer: Any, tasks: Any, estimator: Any, settings: dict[str, Any]) -> MetaTrainConfig:
     own = ("num_pairs", "sigma", "truncation", "horizon")
-    known = {field.name for field in dataclasses.fields(MetaTrainConfig)} - {"optimizer", "tasks", "estimator"}
+    own_arguments = {"optimizer", "tasks", "estimator", "valid_tasks"}
+    known = {field.name for field in dataclasses.fields(MetaTrainConfig)} - own_arguments
     for name in settings:
         check_known("setting of meta_train:", name, known)
         if name in own and not isinstance(estimator, str):

@@ -1,4 +1,4 @@
-"""Where the time of a run goes: compiling, starting, training, data, saving."""
+"""Where the time of a run goes: compiling, starting, training, data, saving, validating."""
 
 import contextlib
 import time
@@ -8,7 +8,7 @@ from typing import Any
 import jax.monitoring
 
 COMPILING, RATE = "compiling", "inner_steps_per_second"
-PARTS: tuple[str, ...] = (COMPILING, "starting", "training", "data", "saving")
+PARTS: tuple[str, ...] = (COMPILING, "starting", "training", "data", "saving", "validating")
 KEYS = (*(f"seconds_{part}" for part in PARTS), RATE)  # what a lap adds to a row
 
 

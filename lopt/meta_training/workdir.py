@@ -13,7 +13,8 @@ from typing import Any
 from lopt.files import SEAL, write_atomic
 from lopt.names import InputError
 
-CONFIG, METRICS, CHECKPOINTS, EXPORT = "config.json", "metrics.jsonl", "checkpoints", "export"
+CONFIG, METRICS, RECORD, CHECKPOINTS = "config.json", "metrics.jsonl", "run.json", "checkpoints"
+EXPORT, EXPORT_EMA, EXPORT_BEST, CACHE = "export", "export-ema", "export-best", "cache"
 SPARE_BYTES = 2**20  # for metrics, card and theta, beside the checkpoints
 
 
@@ -125,7 +126,10 @@ def _check_complete(workdir: Path) -> None:
 
 
 def _check_writable(workdir: Path, needed_bytes: int) -> None:
-    for folder in (workdir, *(workdir / name for name in (CHECKPOINTS, EXPORT) if (workdir / name).exists())):
+    for folder in (
+        workdir,
+        *(workdir / name for name in (CHECKPOINTS, EXPORT, EXPORT_EMA, EXPORT_BEST) if (workdir / name).exists()),
+    ):
         if not folder.is_dir():
             raise InputError(f"{folder} is not a folder: remove it, or choose another workdir")
         probe = folder / f".probe-{os.getpid()}"  # os.access does not know of read-only file systems of all kinds

@@ -1,6 +1,7 @@
 """Learned optimizers, one per file. A new one needs its file, a row here, and a row in the contract test."""
 
 from lopt.optimizers.adafac_mlp import AdafacMLP
+from lopt.optimizers.blend import Blend
 from lopt.optimizers.celo import Celo
 from lopt.optimizers.celo2 import Celo2
 from lopt.optimizers.celo_adam import CeloAdam
@@ -15,6 +16,7 @@ from lopt.optimizers.velo import Velo
 
 OPTIMIZERS = {
     "adafac_mlp": AdafacMLP,
+    "blend": Blend,
     "celo": Celo,
     "celo2": Celo2,
     "celo_adam": CeloAdam,

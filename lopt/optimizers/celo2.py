@@ -1,7 +1,6 @@
 """`celo2`: a small MLP computes the direction of a matrix's update; a learning rate sets its size.
 
-Abhinav Moudgil, Boris Knyazev, Eugene Belilovsky, "Celo2: towards learned optimization free lunch", 2026. The
-orthogonalization: Keller Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024.
+Abhinav Moudgil, Boris Knyazev, Eugene Belilovsky, "Celo2: towards learned optimization free lunch", 2026.
 """
 
 import dataclasses
@@ -18,6 +17,7 @@ from lopt.optimizers.parts.blocks import mean_squares, scale_in_place
 from lopt.optimizers.parts.checks import check_hidden_sizes, check_keys
 from lopt.optimizers.parts.gradients import clip_gradients
 from lopt.optimizers.parts.networks import ParameterMLP, normalized_rule
+from lopt.optimizers.parts.orthogonal import orthogonalize
 from lopt.optimizers.parts.tensors import map_tensors
 from lopt.optimizers.parts.xla import apart, once
 from lopt.trees import map_with_name
@@ -25,25 +25,7 @@ from lopt.types import Params, Theta
 
 DECAYS = Decays(momentum=(0.9, 0.99, 0.999), rms=(0.95,), factored=(0.9, 0.99, 0.999))
 ADAM_DECAYS = Decays(momentum=(0.9,), rms=(0.95,), factored=())
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 NUM_OUTPUTS = 3  # the direction, and two that the published networks have and nothing reads
-
-
-def orthogonalize(x: jax.Array, num_steps: int = 5) -> jax.Array:
-    """Brings the singular values of matrices near 1 by Newton-Schulz steps X <- a X + (b X X^T + c (X X^T)^2) X.
-
-    Args:
-      x: `[..., rows, columns]`, divided by its Frobenius norm before the first step.
-      num_steps: number of steps.
-    """
-    tall = x.shape[-2] > x.shape[-1]
-    x = x.mT if tall else x
-    x = x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=(-2, -1), keepdims=True) + 1e-16)
-    a, b, c = NEWTON_SCHULZ
-    for _ in range(num_steps):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return x.mT if tall else x
 
 
 def _features(s: TensorStatistics) -> list[jax.Array]:

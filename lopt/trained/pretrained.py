@@ -1,5 +1,6 @@
 """Loads trained optimizers by name or path, as optax transformations."""
 
+import math
 import os
 import warnings
 from collections.abc import Mapping
@@ -31,23 +32,41 @@ class Pretrained(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The name of its folder, or of its run's folder if it is an `export/`."""
+        """The name of its folder; in a run's folder NAME, that of `export/` is NAME, of `export-best/` NAME-best."""
         path = self.path
-        return path.parent.name if path.name == "export" else path.stem if path.is_file() else path.name
+        head, dash, kind = path.name.partition("-")
+        in_a_run = head == "export" and kind in ("", "best", "ema")
+        return f"{path.parent.name}{dash}{kind}" if in_a_run else path.stem if path.is_file() else path.name
 
 
 def load(
-    path_or_name: str | os.PathLike, *, num_steps: int | None = None, optimizer: LearnedOptimizer | None = None
+    path_or_name: str | os.PathLike,
+    *,
+    num_steps: int | None = None,
+    lr: optax.ScalarOrSchedule = 1.0,
+    weight_decay: float = 0.0,
+    optimizer: LearnedOptimizer | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """A trained optimizer as an optax transformation: `tx.update(grads, state, params, value=loss)`; see `as_optax`.
+
+    The update is lr (u - weight_decay params), where u is what the rule says. Nothing needs to be tuned; the two
+    numbers are for those who want to.
 
     Args:
       path_or_name: as for `load_pretrained`.
       num_steps: length of your training in updates, for a rule that reads it. Without it, such a rule is told the
         longest training that it was meta-trained on, and a warning says so. It counts when a state is made by `init`;
         a restored state keeps its own, which `carry_over` changes.
+      lr: multiple of the rule's own update, or a schedule of it.
+      weight_decay: decoupled decay of all parameters per update.
       optimizer: as for `load_pretrained`.
+
+    Raises:
+      InputError: as for `load_pretrained`, or lr or weight_decay is below 0 or not finite.
     """
+    for name, number in (("lr", lr), ("weight_decay", weight_decay)):
+        if isinstance(number, int | float) and not 0 <= number < math.inf:
+            raise InputError(f"{name} must be a number of at least 0, not {number}")
     pretrained = load_pretrained(path_or_name, optimizer=optimizer)
     if num_steps is None and "num_steps" in pretrained.optimizer.requires:
         num_steps = pretrained.card["horizon"][1]
@@ -56,7 +75,10 @@ def load(
             "in its longest meta-training; give num_steps",
             stacklevel=2,
         )
-    return as_optax(pretrained.optimizer, pretrained.theta, num_steps=num_steps)
+    rule = as_optax(pretrained.optimizer, pretrained.theta, num_steps=num_steps)
+    decay = [optax.add_decayed_weights(-weight_decay)] if weight_decay else []
+    scale = [optax.scale_by_learning_rate(lr, flip_sign=False)] if callable(lr) or lr != 1 else []
+    return optax.with_extra_args_support(optax.chain(rule, *decay, *scale)) if decay or scale else rule
 
 
 def scale_by_learned(

@@ -65,7 +65,7 @@ def as_optax(
     program.
 
     Parameters may be sharded over automatic or explicit axes. The update keeps the sharding of `init` and gathers no
-    large tensor on one device, except `celo2` with `orthogonalize`.
+    large tensor on one device, except where the rule orthogonalizes matrices (`blend`, `celo2` with `orthogonalize`).
 
     Args:
       optimizer: the rule and its settings.

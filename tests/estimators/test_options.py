@@ -95,18 +95,23 @@ def test_full_es_draws_with_the_sigma_of_its_step():
     assert b > 1  # the mean of fourth powers of normals is 3: sigma did matter
 
 
-def test_burn_in_is_before_the_first_step():
+def test_the_way_to_the_first_estimate_is_run_once_and_counts_as_no_step():
     estimator = PES(num_pairs=4, truncation=1, horizon=Horizon(8, 8), **SCHEDULE)
 
     @jax.jit
     def run(theta, key):
-        before = estimator.init(toys.linear(), theta, key)
-        return before.clock, estimator.estimate(toys.linear(), theta, before, key)[1].clock
+        states = [estimator.init(toys.linear(), theta, key)]
+        for _ in range(2):
+            states.append(estimator.estimate(toys.linear(), theta, states[-1], key)[1])
+        return [state.clock._replace(key=()) for state in states]
 
-    before, after = run(jnp.asarray(0.4), jax.random.key(0))
-    assert len(set(np.asarray(before.position))) > 1
-    assert before.step.tolist() == [0, 0, 0, 0]
-    assert after.step.tolist() == [1, 1, 1, 1]
+    start, first, second = jax.tree.map(np.asarray, run(jnp.asarray(0.4), jax.random.key(0)))
+    assert len(set(start.behind)) > 1
+    assert set(start.position) == {0}
+    np.testing.assert_array_equal(first.position, (start.behind + 1) % 8)
+    np.testing.assert_array_equal(second.position, (start.behind + 2) % 8)
+    assert set(first.behind) == set(second.behind) == {0}
+    assert [set(clock.step) for clock in (start, first, second)] == [{0}, {1}, {2}]
 
 
 @functools.cache
@@ -185,7 +190,7 @@ def test_the_next_trajectory_has_the_law_of_its_first_step():
 
     @jax.jit
     def drawn(step):
-        clock = windows.Clock(jnp.asarray(0, jnp.int32), jnp.asarray(2, jnp.int32), step)
+        clock = windows.Clock(jnp.asarray(0, jnp.int32), jnp.asarray(2, jnp.int32), step, jnp.int32(0), keys[0])
         return jax.vmap(lambda key: toys.make("pes", horizon=horizon).tick(clock, key))(keys)
 
     for step in range(3, 8):

@@ -131,5 +131,6 @@ def test_checks_trace_a_function_once():
         return step(theta, state, key)
 
     own = problem("pes", step=counted)
-    jax.eval_shape(lambda key: toys.make("pes").init(own, THETA, key), KEY)
+    pes = toys.make("pes")
+    jax.eval_shape(lambda key: pes.estimate(own, THETA, pes.init(own, THETA, key), key), KEY)
     assert len(calls) == 2  # the check, and the loop

@@ -1,6 +1,7 @@
 """Evolution strategies that use backpropagation beside: by hand in numpy, and their expectations by quadrature."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -86,10 +87,13 @@ def test_both_rows_have_the_gradient_of_the_smoothed_window_as_their_mean(monkey
     np.testing.assert_allclose(toys.gauss_hermite_mean(rows, (1,), SIGMA), exact, rtol=1e-12)
 
 
+WINDOWS: Any = {"truncation": 2, "horizon": Horizon(4, 6), "staggered": False, "layout": VMAPPED}
+
+
 @functools.cache
 def five_windows(kind, **settings):
-    """Gradients of two pairs in five windows of staggered trajectories of the network, and the state after them."""
-    estimator = kind(**settings, num_pairs=2, sigma=SIGMA, truncation=2, horizon=Horizon(4, 6), layout=VMAPPED)
+    """Gradients of two pairs in five windows of trajectories of the network, and the state after them."""
+    estimator = kind(**settings, num_pairs=2, sigma=SIGMA, **WINDOWS)
 
     def one(state, key):
         answer, state = estimator.estimate(network(), jnp.asarray(THETA), state, key)
@@ -110,7 +114,7 @@ def test_guided_es_with_isotropic_noise_is_truncated_es():
 def test_the_guides_are_the_latest_gradients_of_the_unperturbed_windows():
     """Those of tbptt, whose single trajectory is the unperturbed one; the keys are the same."""
     _, states = five_windows(GuidedES, isotropic=1.0)
-    tbptt = toys.make("tbptt", num_pairs=2, truncation=2, horizon=Horizon(4, 6), layout=VMAPPED)
+    tbptt = toys.make("tbptt", num_pairs=2, **WINDOWS)
     problem, keys = network(), jax.random.split(jax.random.key(7), 5)
 
     def each(state, key):

@@ -140,9 +140,11 @@ def test_a_theta_that_is_not_finite_is_not_saved(tmp_path):
         **{**CONFIG.__dict__, "outer_optimizer": "sgd", "outer_clip_norm": 0.0, "outer_learning_rate": 3e38,
            "outer_steps": 50}
     )  # fmt: skip
-    with pytest.raises(StuckError, match="not finite after outer step"):
+    with pytest.raises(StuckError, match=r"not finite after outer step.*; going back to a checkpoint, times 2, has"):
         run(tmp_path, config, checkpoint_every=1000)
     assert not (tmp_path / "export").exists()
+    recoveries = json.loads((tmp_path / "run.json").read_text())["recoveries"]
+    assert [recovery["back_to"] for recovery in recoveries] == [0, 0]  # a quarter of the rate is too much as well
 
 
 def test_a_final_loss_is_refused_before_anything_is_written(tmp_path):

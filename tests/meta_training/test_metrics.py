@@ -137,6 +137,20 @@ def test_nothing_is_printed_for_a_run_that_is_over_or_has_no_rate():
     assert stream.getvalue() == "step 1/10, meta-loss nan\n"
 
 
+def test_a_run_that_goes_back_is_told_with_a_new_rate_and_its_scores():
+    stream, clock = io.StringIO(), Clock()
+    with Progress(100, console=Console(file=stream), clock=clock) as progress:
+        for step in (10, 50, 20, 30):
+            clock.now += 20
+            progress.update(step, valid=(0.5, 0.25))
+    assert stream.getvalue().splitlines() == [
+        "step 10/100, validation 0.5 (best 0.25)",
+        "step 50/100, 2 steps/s, validation 0.5 (best 0.25), 0:00:25 left",
+        "step 20/100, validation 0.5 (best 0.25)",
+        "step 30/100, 0.5 steps/s, validation 0.5 (best 0.25), 0:02:20 left",
+    ]
+
+
 def test_a_bar_on_a_terminal_shares_the_console_of_logging(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
     stream = io.StringIO()

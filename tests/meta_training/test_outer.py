@@ -53,7 +53,11 @@ def run(training, *blocks):
     for count in blocks:
         state, metrics = outer_steps(training, state, DATA[:1], jnp.asarray(count, jnp.int32))
         rows.append(jax.tree.map(lambda x, count=count: np.asarray(x[:count]), metrics))
-    return jax.tree.map(np.asarray, state._replace(key=jax.random.key_data(state.key))), rows
+    return jax.tree.map(to_numpy, state), rows
+
+
+def to_numpy(x):
+    return np.asarray(jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x)
 
 
 def assert_same(a, b, **tolerance):

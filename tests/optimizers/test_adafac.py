@@ -10,9 +10,10 @@ import optax
 import pytest
 
 from lopt.optimizers.adafac_mlp import AdafacMLP
-from lopt.optimizers.celo2 import Celo2, orthogonalize
+from lopt.optimizers.celo2 import Celo2
 from lopt.optimizers.parts import blocks, networks
 from lopt.optimizers.parts.accumulators import learned_decays
+from lopt.optimizers.parts.orthogonal import orthogonalize
 from lopt.optimizers.star import Star
 from tests.optimizers.velo_in_numpy import rounded
 

@@ -13,6 +13,7 @@ from lopt.optimizers import OPTIMIZERS
 
 SIZES = {
     "adafac_mlp": 197,
+    "blend": 220,
     "celo": 37089,
     "celo2": 347,
     "celo_adam": 36865,
@@ -27,6 +28,7 @@ SIZES = {
 }
 STATE = {  # numbers of state per parameter of a matrix, and per row or column
     "adafac_mlp": (4, 3),
+    "blend": (3, 0),
     "celo": (4, 3),
     "celo2": (4, 3),
     "celo_adam": (2, 0),
@@ -39,7 +41,7 @@ STATE = {  # numbers of state per parameter of a matrix, and per row or column
     "star": (4, 3),
     "velo": (4, 3),
 }
-SEES_ALL_TENSORS = ("rnn_mlp", "velo")  # rules in which the update of a tensor depends on the others
+SEES_ALL_TENSORS = ("blend", "rnn_mlp", "velo")  # rules in which the update of a tensor depends on the others
 # An MLP of few hidden units is written as a sum of products, which compile one by one.
 SMALL = {
     "adafac_mlp": {"hidden_sizes": (2, 2)},
@@ -191,6 +193,7 @@ def test_unknown_inputs_are_declared(name):
 def test_settings_out_of_range(name):
     bad = {
         "adafac_mlp": {"mup_keys": "kernel"},
+        "blend": {"matrix_size": 0.0},
         "celo": {"hidden_sizes": ()},
         "celo2": {"adam_keys": "embedding"},
         "celo_adam": {"lstm_size": 0},

@@ -69,7 +69,7 @@ def changed():
         "params times c": (scaled(params, C), grads, losses),
         "other tensors": (
             {**params, "vector": C * params["vector"]},
-            {**grads, "vector": C**3 * grads["vector"]},
+            {**grads, "vector": C**3 * grads["vector"] ** 2},  # other sizes, and always of one sign
             losses,
         ),
     }

@@ -34,6 +34,12 @@ FAMILY_ROWS = {
     "quadratic": (0.1, 0.04),
     "test_function": (0.03, 0.12),
     "least_squares": (0.03, 0.07),
+    "image_contrastive/digits": (0.03, 0.82),
+    "text_bilinear/python_docs:length=16:batch_size=8": (0.1, 0.8),
+    "forecast": (0.03, 0.12),
+    "table_denoiser/wine": (0.03, 0.76),
+    "teacher_student": (0.01, 0.41),
+    "poisson": (0.01, 0.17),
     "train_optimizer[learnable_adam][quadratic]": (0.1, 0.68),
 }
 AUGMENTATION_ROWS = {  # together, so that few programs hold all of them

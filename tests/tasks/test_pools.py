@@ -15,7 +15,7 @@ from tasks import FAMILIES, POOLS, parse_mixture, parse_tasks
 from tasks.augmentations.augmented import Augmented
 from tasks.images.random_mlp import RandomMLP
 
-TRAINING = ("pool_small", "pool_wide")
+TRAINING = ("pool_small", "pool_wide", "pool_cheap")
 
 
 def plain(family):
@@ -57,6 +57,23 @@ def test_held_out_has_the_breadth_that_it_claims():
     assert {"image_conv", "image_vit", "image_autoencoder", "quadratic"} <= set(names)
     assert sum(name.startswith("text_") for name in names) >= 2
     assert any(name.startswith("table_") for name in names)
+
+
+def test_every_task_to_validate_on_has_a_family_that_no_other_pool_has():
+    new = {
+        "forecast": "a recurrent net on numbers",
+        "text_bilinear": "embeddings without a hidden layer, a factorisation",
+        "image_contrastive": "a loss over pairs of a batch",
+        "table_denoiser": "a denoiser of rows",
+        "teacher_student": "a perceptron that is deep and narrow",
+        "poisson": "a loss with derivatives of the network",
+    }
+    others = {origin(family)[0] for pool in POOLS if pool != "pool_valid" for family in read(pool).families}
+    found = [origin(family) for family in read("pool_valid").families]
+    assert {name for name, _ in found} == new.keys()
+    assert new.keys() & others == set()
+    assert 6 <= len(found) <= 8
+    assert len(set(map(str, found))) == len(found)  # a family that is there twice has two data sets
 
 
 def test_weights_multiply_through_pools_and_lists():

@@ -35,6 +35,22 @@ def test_loaded_rule_takes_the_step_of_the_rule_that_was_saved(export):
     np.testing.assert_allclose(updates["w"], wanted["w"], rtol=1e-6)
 
 
+def test_a_multiple_of_the_update_and_weight_decay(export):
+    """By hand: lr (u - decay params), the lr a number or a schedule, and the rule itself where nothing is asked for."""
+    params, grads = {"w": jnp.array([1.0, -2.0])}, {"w": jnp.array([0.5, 0.25])}
+
+    def updates(**options):
+        tx: Any = lopt.load(export, **options)
+        return tx.update(grads, tx.init(params), params, value=1.0)[0]["w"]
+
+    plain = updates()
+    np.testing.assert_allclose(updates(lr=0.5, weight_decay=0.1), 0.5 * (plain - 0.1 * params["w"]), rtol=1e-6)
+    np.testing.assert_allclose(updates(lr=lambda count: 2.0 + count), 2 * plain, rtol=1e-6)
+    for bad in ({"lr": -1.0}, {"weight_decay": float("nan")}, {"lr": float("inf")}):
+        with pytest.raises(lopt.InputError, match="must be a number of at least 0"):
+            lopt.load(export, **bad)
+
+
 def test_length_of_the_training_comes_from_the_card_with_a_warning(tmp_path):
     folder = save_export(tmp_path / "scheduled", SCHEDULED, theta_of(SCHEDULED), card=CARD)
     with pytest.warns(UserWarning, match="taken to be 300 updates") as warned:

@@ -13,6 +13,7 @@ from lopt.names import InputError
 from lopt.types import SPLITS
 from tasks.tables import family as tables
 from tasks.tables.matrix_factorization import MatrixFactorization, split_entries
+from tasks.tables.table_denoiser import TableDenoiser
 from tasks.tables.table_mlp import TableMLP
 
 SIZES = {"train": 40, "meta": 12, "valid": 10, "test": 8}
@@ -190,3 +191,22 @@ def test_real_tables_start_near_1(tmp_path, name, num_classes, num_features):
     if name == "autompg":
         entries = MatrixFactorization(data_dir=str(tmp_path)).load()
         assert sum(len(part["value"]) for part in entries.values()) == 392 * 7
+
+
+def test_the_denoisers_loss_is_that_of_the_hidden_entries_alone(made_up):
+    made_up(random_table())
+    family = TableDenoiser(num_classes=0, num_features=3, hidden_sizes=(), hidden=0.3, batch_size=5000)
+    data, task = family.load(), family.task({})
+    batch = family.sample_batch(data, jax.random.key(0), {}, "train")
+    x, hidden = (np.asarray(batch[name], np.float64) for name in ("x", "hidden"))
+    np.testing.assert_allclose(hidden.mean(0), 0.3, atol=4 * 0.0065)  # sqrt(0.21 / 5000)
+    params = jax.tree.map(lambda p: p + 0.1, task.init(jax.random.key(1)))
+    w, b = (np.asarray(params["output"][kind], np.float64) for kind in ("kernel", "bias"))
+    predicted = np.concatenate([np.where(hidden, 0, x), hidden], 1) @ w + b
+    wanted = np.mean((predicted - x)[hidden == 1] ** 2)
+    np.testing.assert_allclose(task.loss(params, jax.random.key(0), batch), wanted, rtol=1e-4)
+    # Predicting the mean costs 1, up to which rows were drawn: 4500 squares of deviation 1.2.
+    zero = jax.tree.map(jnp.zeros_like, params)
+    np.testing.assert_allclose(task.loss(zero, jax.random.key(0), batch), 1, atol=4 * 1.2 / math.sqrt(4500))
+    with pytest.raises(InputError, match="hidden must be below 1"):
+        TableDenoiser(hidden=1.0)
