@@ -17,7 +17,7 @@ from lopt.horizons import Horizon
 from lopt.names import InputError
 from lopt.types import InnerProblem, PyTree, Theta
 
-SPANNED = 1e-6  # of the largest eigenvalue of the gradients' products: what is below is no direction of its own
+SPANNED = 1e-4  # of the largest eigenvalue of the gradients' products: what is below is no direction of its own
 
 
 class GuidedESState(NamedTuple):
@@ -123,11 +123,12 @@ def guide(everywhere: jax.Array, within: jax.Array, recent: jax.Array, isotropic
       recent: the vectors, `[k, P]`.
       isotropic: a.
     """
-    # U = G^T V / sqrt(lambda), for the vectors G and the eigenvectors V of G G^T.
+    # U = G^T V lambda^(-1/2) V^T, for the vectors G and the eigenvectors V of G G^T: of all bases, the one in which the
+    # signs and the order of the eigenvectors, which rounding decides, do not matter.
     values, vectors = jnp.linalg.eigh(recent @ recent.T)
     spanned = values > jnp.maximum(SPANNED * values[-1], jnp.finfo(values.dtype).tiny)
     number = spanned.sum()
-    coordinates = jnp.where(spanned, within * jax.lax.rsqrt(jnp.where(spanned, values, 1)), 0)
+    coordinates = jnp.where(spanned, (within @ vectors) * jax.lax.rsqrt(jnp.where(spanned, values, 1)), 0)
     share = jnp.where(number > 0, isotropic, 1.0)
     scale = jnp.sqrt((1 - share) * everywhere.size / jnp.maximum(number, 1))
     noise = jnp.sqrt(share) * everywhere + scale * ((vectors @ coordinates) @ recent)

@@ -158,6 +158,15 @@ def test_the_covariance_of_guided_noise(vectors, rank):
     np.testing.assert_allclose(np.trace(columns.T @ columns), p, rtol=1e-9)  # as large as isotropic noise
 
 
+def test_rounding_does_not_turn_the_noise():
+    """The eigenvectors of two vectors at a right angle turn with their last digits; layouts must agree all the same."""
+    vectors, noise = np.eye(3)[:2], jnp.asarray([0.5, -2.0])
+    tiny = 1e-12 * np.array([[0, 1, 0], [1, 0, 0]])
+    one, other = (guided_es.guide(jnp.zeros(3), noise, jnp.asarray(vectors + sign * tiny), 0.5) for sign in (1, -1))
+    np.testing.assert_allclose(one, other, atol=1e-9)
+    np.testing.assert_allclose(one, np.sqrt(0.5 * 3 / 2) * np.array([0.5, -2, 0]), atol=1e-9)
+
+
 def test_the_mean_of_guided_es_is_the_covariance_times_the_gradient(monkeypatch):
     """For a linear loss, with the guide (3, 4) / 5 of P = 2 numbers."""
     estimator = GuidedES(num_pairs=1, sigma=SIGMA, isotropic=0.3, num_gradients=1, **ONE_STEP)
