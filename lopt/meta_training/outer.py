@@ -222,9 +222,14 @@ class MetaTraining:
 
     def init(self, seed: int, data: tuple[Data, ...], theta: Theta | None = None) -> OuterState:
         """The state before the first outer step, from a fresh theta or from a given one that `check_theta` accepts."""
-        template = self.template(data)
-        shardings = self.shardings(template)
-        return jax.jit(self._init, out_shardings=shardings)(jnp.asarray(seed, jnp.uint32), data, theta)
+        return _first_state(self, jnp.asarray(seed, jnp.uint32), data, theta)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _first_state(training: MetaTraining, seed: jax.Array, data: tuple[Data, ...], theta: Theta | None) -> OuterState:
+    """A function of the module, so that JAX knows it again for an equal training."""
+    state = training._init(seed, data, theta)
+    return jax.lax.with_sharding_constraint(state, training.shardings(state))
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
