@@ -20,6 +20,7 @@ from lopt.evaluation.plan import make_plan
 from lopt.evaluation.protocol import Evaluation
 from lopt.evaluation.report import Report
 from lopt.evaluation.results import TaskResult
+from lopt.evaluation.runs import forget_programs
 from lopt.evaluation.scores import score_task
 from lopt.evaluation.summary import summarize
 from lopt.evaluation.sweeps import Point, horizon_points, run_sweep
@@ -137,9 +138,10 @@ def _tasks(pretrained: Pretrained, tasks: Any) -> Any:
 
 
 def _keeper(out: str | os.PathLike | None, say: Callable[[str], None]) -> Callable[[Mapping[str, TaskResult]], None]:
-    """What is done after every task: the runs so far are written, if there is a place for them."""
+    """What is done after every task: the runs so far are written, and programs that are done with are dropped."""
 
     def keep(results: Mapping[str, TaskResult]) -> None:
+        forget_programs()
         if out is not None:
             try:
                 keep_so_far(Path(out), results)

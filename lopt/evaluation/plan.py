@@ -10,7 +10,7 @@ from lopt.evaluation.contestants import Contestant
 from lopt.evaluation.measures import LONG
 from lopt.evaluation.protocol import Evaluation
 from lopt.evaluation.results import Entry, TaskResult
-from lopt.evaluation.runs import flops_per_step, forget_programs
+from lopt.evaluation.runs import flops_per_step
 from lopt.types import Data, TaskFamily
 
 # Rough figures: seconds to compile a program; seconds per step of one run, and operations per second, on a CPU core;
@@ -76,7 +76,6 @@ class Plan(NamedTuple):
                 say(f"  {family.name}, {contestant.label}: {took}")
             results[family.name] = self.evaluation.result(family, entries, warnings)
             keep(results)
-            forget_programs()
         return results
 
     def _to_run(self) -> list[Contestant]:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from lopt.evaluation.contestants import Contestant
 from lopt.evaluation.plan import duration, make_plan
 from lopt.evaluation.protocol import MIN_HORIZON, Evaluation
+from lopt.evaluation.runs import forget_programs
 from lopt.evaluation.scores import score_task
 from lopt.types import TaskFamily
 
@@ -47,6 +48,7 @@ def run_sweep(
         began = time.monotonic()
         plan = make_plan(evaluation, contestants, {family: jax.tree.map(jnp.asarray, family.load())})
         (result,) = plan.run(lambda line: None).values()
+        forget_programs()
         say(f"  {task}, {axis} {label}: {duration(time.monotonic() - began)}")
         for name, row in score_task(result).rows.items():
             rows[name].append(row.score)

@@ -1,14 +1,15 @@
 """`python -m tasks`: what it prints and writes, wrong use, odd folders, a full disk, and being interrupted."""
 
-import json
+import errno
+import importlib
 import os
-import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from absl import flags
 
 from tests.tasks.odd_paths import ODD_NAMES
 
@@ -62,33 +63,33 @@ def test_a_reader_that_stops_reading_is_no_error():
     assert result.returncode in (0, 1)  # 0 where all was written before the reader had gone
 
 
-def in_one_process(commands, cwd, setup=""):
-    """Runs `python -m tasks` with each list of arguments, in one process, as starting one takes seconds.
+@pytest.fixture
+def here(monkeypatch, tmp_path, capsys):
+    """The command within this process, as starting one takes seconds: arguments to its status and its stderr.
 
-    Pages are a few bytes and nothing is trained. Returns for each command its status and what it wrote to stderr.
+    Pages are a few bytes and nothing is trained. The working directory is `tmp_path`.
     """
-    code = """
-import json, sys
-from tasks import __main__ as command
-command.draw_page, command.to_png = (lambda *arguments: None), (lambda figure: b"page")
-SETUP
-for arguments in json.load(sys.stdin):
-    try:
-        status = command.main(command._parse_flags(["tasks", *arguments]))
-    except SystemExit as stop:
-        status = stop.code
-    print("status", status, file=sys.stderr)
-""".replace("SETUP", setup)
-    result = subprocess.run(
-        [sys.executable, "-c", code], input=json.dumps(commands), capture_output=True, text=True, cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=300,
-    )  # fmt: skip
-    assert "Traceback" not in result.stderr, result.stderr
-    parts = re.split(r"status (\d+)\n", result.stderr)
-    assert parts[-1] == ""
-    answers = list(zip(map(int, parts[1::2]), parts[0:-1:2], strict=True))
-    assert len(answers) == len(commands)
-    return answers
+    module = importlib.import_module("tasks.__main__")
+    own = list(flags.FLAGS.flags_by_module_dict()[module.__name__])
+    monkeypatch.setattr(module, "draw_page", lambda *arguments: None)
+    monkeypatch.setattr(module, "to_png", lambda figure: b"page")
+    monkeypatch.chdir(tmp_path)
+    handler = signal.getsignal(signal.SIGINT)
+
+    def call(*arguments):
+        for flag in own:
+            flag.unparse()
+        try:
+            status = module.main(module._parse_flags(["tasks", *arguments]))
+        except SystemExit as stop:
+            status = stop.code
+        return status, capsys.readouterr().err
+
+    yield call
+    signal.signal(signal.SIGINT, handler)
+    for flag in own:  # those that libraries have defined meanwhile stay
+        delattr(flags.FLAGS, flag.name)
+    del sys.modules[module.__name__]
 
 
 WRONG_COMMANDS = [
@@ -108,82 +109,83 @@ WRONG_COMMANDS = [
 ]
 
 
-def test_wrong_commands_say_what_to_do(tmp_path):
-    commands = [
-        arguments if any("data_dir" in word for word in arguments) else [*arguments, f"--data_dir={tmp_path}"]
-        for arguments, _ in WRONG_COMMANDS
-    ]
-    for (status, answer), (_, message) in zip(in_one_process(commands, tmp_path), WRONG_COMMANDS, strict=True):
-        assert status == 2
-        assert answer.startswith("tasks: ")
-        assert answer.count("\n") == 1
-        assert message in answer
+@pytest.mark.parametrize(("arguments", "message"), WRONG_COMMANDS)
+def test_wrong_commands_say_what_to_do(here, tmp_path, arguments, message):
+    data = [] if any("data_dir" in word for word in arguments) else [f"--data_dir={tmp_path}"]
+    status, answer = here(*arguments, *data)
+    assert (status, answer.count("\n")) == (2, 1)
+    assert answer.startswith("tasks: ")
+    assert message in answer
     assert list(tmp_path.iterdir()) == []
 
 
-def test_pages_go_to_any_folder(tmp_path):
-    commands = [["show", "test_function", f"--out=./{name}/pages"] for name in ODD_NAMES]
-    commands += [["list", f"--data_dir={tmp_path}/{name}"] for name in ODD_NAMES[:4]]
-    assert in_one_process(commands, tmp_path) == [(0, "")] * len(commands)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(ODD_NAMES)
+def test_pages_go_to_any_folder(here, tmp_path):
     for name in ODD_NAMES:
+        assert here("show", "test_function", f"--out=./{name}/pages") == (0, "")
         assert [path.name for path in (tmp_path / name / "pages").iterdir()] == ["test_function.png"]
+    for name in ODD_NAMES[:4]:
+        assert here("list", f"--data_dir={tmp_path}/{name}") == (0, "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(ODD_NAMES)
 
 
-def test_pages_that_cannot_be_written_are_refused_in_one_line(tmp_path):
+def test_pages_that_cannot_be_written_are_refused_in_one_line(here, tmp_path):
     (tmp_path / "file").write_text("")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     (tmp_path / "taken" / "test_function.png").mkdir(parents=True)
     places = ["file", "file/x", "link", "loop", "x" * 300, "/".join(["x" * 200] * 30), "taken", "/proc/1/fd/new"]
-    answers = in_one_process([["show", "test_function", f"--out={place}"] for place in places], tmp_path)
-    for (status, answer), place in zip(answers, places, strict=True):
+    for place in places:
+        status, answer = here("show", "test_function", f"--out={place}")
         assert (status, answer.count("\n")) == (2, 1)
         assert answer.startswith(f"tasks: cannot write pages to {place}: ")
         assert answer.endswith("Choose another --out.\n")
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "link", "loop", "taken", "test_function.png"]
 
 
-@pytest.mark.parametrize(
-    ("setup", "reason"),
-    [
-        ("import lopt.files; lopt.files.os.fsync = refuse(28)", "No space left on device"),
-        ("import lopt.files; lopt.files.os.replace = refuse(122)", "Disk quota exceeded"),
-        ("command.os.access = lambda *arguments: False; command.draw_page = 'never called'", "Permission denied"),
-    ],
-)
-def test_a_disk_that_is_full_or_read_only(tmp_path, setup, reason):
-    refuse = """
-import os
 def refuse(code):
     def refused(*arguments):
         raise OSError(code, os.strerror(code))
+
     return refused
-"""
-    (answer,) = in_one_process([["show", "test_function", "--out=pages"]], tmp_path, refuse + setup)
+
+
+@pytest.mark.parametrize(
+    ("function", "behaviour", "reason"),
+    [
+        ("fsync", refuse(errno.ENOSPC), "No space left on device"),
+        ("replace", refuse(errno.EDQUOT), "Disk quota exceeded"),
+        ("access", lambda *arguments: False, "Permission denied"),
+    ],
+)
+def test_a_disk_that_is_full_or_read_only(here, monkeypatch, tmp_path, function, behaviour, reason):
+    if function == "access":  # said before anything is trained
+        monkeypatch.setattr("tasks.__main__.draw_page", "never called")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, function, behaviour)
+        answer = here("show", "test_function", "--out=pages")
     assert answer == (2, f"tasks: cannot write pages to pages: {reason}. Choose another --out.\n")
     assert list((tmp_path / "pages").iterdir()) == []
 
 
-def test_a_long_name_is_cut_and_stays_its_own(tmp_path):
+def test_a_long_name_is_cut_and_stays_its_own(here, tmp_path):
     names = [f"quadratic{'+reparametrize:low=0.00123456:high=1234.56' * 7}{end}" for end in ("", "+scale_loss")]
     assert len(names[0]) > 255
-    assert in_one_process([["show", *names, "--out=pages"]], tmp_path) == [(0, "")]
+    assert here("show", *names, "--out=pages") == (0, "")
     pages = [path.name for path in (tmp_path / "pages").iterdir()]
     assert len(pages) == 2
     assert all(page.startswith("quadratic_reparametrize") and len(page) < 230 for page in pages)
 
 
-@pytest.mark.parametrize("action", ["show", "prepare"])
-def test_ctrl_c_ends_in_one_line(tmp_path, action):
-    setup = """
-def interrupt(*arguments):
-    raise KeyboardInterrupt
-command.draw_page = command.datasets.prepare = interrupt
-"""
-    name = {"show": "test_function", "prepare": "wine"}[action]
-    (answer,) = in_one_process([[action, name, "--out=pages"]], tmp_path, setup)
-    assert answer == (130, "tasks: interrupted; what was not finished has left no files\n")
+@pytest.mark.parametrize(
+    ("arguments", "function"),
+    [(("show", "test_function", "--out=pages"), "draw_page"), (("prepare", "wine"), "datasets.prepare")],
+)
+def test_ctrl_c_ends_in_one_line(here, monkeypatch, arguments, function):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"tasks.__main__.{function}", interrupt)
+    assert here(*arguments) == (130, "tasks: interrupted; what was not finished has left no files\n")
 
 
 def test_ctrl_c_while_a_set_is_made_leaves_nothing(tmp_path):
