@@ -46,7 +46,8 @@ def test_a_multiple_of_the_update_and_weight_decay(export):
     plain = updates()
     np.testing.assert_allclose(updates(lr=0.5, weight_decay=0.1), 0.5 * (plain - 0.1 * params["w"]), rtol=1e-6)
     np.testing.assert_allclose(updates(lr=lambda count: 2.0 + count), 2 * plain, rtol=1e-6)
-    for bad in ({"lr": -1.0}, {"weight_decay": float("nan")}, {"lr": float("inf")}):
+    refused: list[dict[str, Any]] = [{"lr": -1.0}, {"weight_decay": float("nan")}, {"lr": float("inf")}]
+    for bad in refused:
         with pytest.raises(lopt.InputError, match="must be a number of at least 0"):
             lopt.load(export, **bad)
 
