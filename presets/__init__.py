@@ -2,6 +2,7 @@
 
 from presets import (
     adafac_mlp_digits,
+    blend_digits,
     celo2_digits,
     celo_adam_digits,
     celo_digits,
@@ -18,6 +19,7 @@ from presets import (
 
 PRESETS = {
     "adafac_mlp_digits": adafac_mlp_digits.CONFIG,
+    "blend_digits": blend_digits.CONFIG,
     "celo2_digits": celo2_digits.CONFIG,
     "celo_adam_digits": celo_adam_digits.CONFIG,
     "celo_digits": celo_digits.CONFIG,

@@ -35,6 +35,7 @@ PROMISES = {
     "learnable_sgd_digits": {"adam_default": 0.2},
     "learnable_adam_digits": {"adam_default": 0.2},
     "nn_adam_digits": {"adam_default": 0.2},
+    "blend_digits": {"adam_default": 0.2},
     "adafac_mlp_digits": {"adam_default": 0.3},
     "star_digits": {"adam_default": 0.3},
     "celo_adam_digits": {"adam_default": 0.3},

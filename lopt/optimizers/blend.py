@@ -1,4 +1,4 @@
-"""`blend`: hand-made directions, whose sizes and mixture a small network sets for every tensor at every step.
+"""`blend`: hand-made directions, whose sizes and mixture are learned functions of what is seen of a tensor.
 
 The directions: Keller Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024, at the scale of
 Jingyuan Liu et al., "Muon is scalable for LLM training", 2025 (arXiv 2502.16982); Diederik P. Kingma, Jimmy Ba, "Adam:

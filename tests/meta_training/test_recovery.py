@@ -18,6 +18,7 @@ from lopt.meta_training.validation import SCORE
 from lopt.meta_training.workdir import finished_steps
 from lopt.trained.pretrained import load_pretrained
 from lopt.types import TaskMixture
+from tests.meta_training.times import without_times
 from tests.toy_family import Quadratic
 
 pytestmark = pytest.mark.xdist_group("loop")  # most tests share a program
@@ -75,7 +76,7 @@ def test_a_run_goes_back_to_its_best_checkpoint_and_on_at_half_the_rate(tmp_path
 
     run(parts, Script(*scores[:3]), stop_after=7)
     run(parts, Script(*scores[3:]))
-    assert (whole / "metrics.jsonl").read_bytes() == (parts / "metrics.jsonl").read_bytes()
+    assert list(map(without_times, rows)) == list(map(without_times, rows_of(parts)))
     states = []
     for workdir in (whole, parts):
         with Checkpoints(workdir) as checkpoints:
