@@ -188,6 +188,7 @@ def small(factory, tunables, dtype: Any = jnp.float32, **settings: Any):
     return tune(factory, tunables, init=lambda key: {"w": jnp.zeros((2, 3), dtype)}, **{**defaults, **settings})
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("factory", "fixed"),
     [(optax.adafactor, {}), (optax.lbfgs, {"linesearch": None}), (optax.sgd, {"nesterov": True, "momentum": 0.9}),
@@ -223,6 +224,7 @@ def test_params_of_low_precision_keep_their_dtype(dtype):
     assert 0 < tuned.history[-1] < 1  # each step lowers the loss from 1
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("estimator", ["pes", "nres", "pes_telescoping", "full_es", "bptt"])
 def test_the_history_of_a_final_objective_is_that_objective(estimator):
     """With rates of nearly zero the objective stays what it is at the start, in every step that has one."""

@@ -128,6 +128,7 @@ def factor_between(before, after):
     return nearest if distances[nearest] < SAME else "other"
 
 
+@pytest.mark.thorough
 def test_the_page_says_what_an_update_depends_on(name):
     """In the last of 4 steps. For `width`, a repeated tensor is compared with the repeated update of the original."""
     updates = {case: outputs[0]["matrix"][-1] for case, outputs in results(name).items()}

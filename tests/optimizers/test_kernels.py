@@ -79,6 +79,7 @@ def assert_close(actual, expected):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * np.sqrt(np.mean(np.square(b))))
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", RULES)
 def test_kernel_is_the_rule(name, use_kernel):
     optimizer, tensor = RULES[name]

@@ -108,6 +108,7 @@ LARGE_CASES = {
 }
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", LARGE_CASES)
 def test_a_large_sharded_tensor_is_collected_on_no_device(monkeypatch, name):
     monkeypatch.setattr(blocks, "LARGE", 2**16)
