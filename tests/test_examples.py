@@ -57,6 +57,7 @@ def printed(export, tmp_path_factory):
     return {Path(path).name: text for path, _, text in (part.partition("\n") for part in parts)}
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize("name", LOADING)
 def test_example_trains(name, printed):
     losses = re.fullmatch(r"first loss (\S+), last loss (\S+)\n", printed[name])

@@ -276,6 +276,7 @@ def test_offline_continues_the_run_of_the_workdir(tracked):
     assert (run / "run-abcd1234.wandb").stat().st_size > 5_000
 
 
+@pytest.mark.thorough
 @pytest.mark.parametrize(
     ("wrong", "kind", "opening", "finishing", "warning"),
     [
