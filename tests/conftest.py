@@ -1,6 +1,5 @@
 """What holds for every test: rank promotion raises, there are two CPU devices; warnings are errors (pyproject)."""
 
-import gc
 import os
 
 import jax
@@ -23,13 +22,6 @@ os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}"
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out what `-m` does not ask for
 def pytest_collection_modifyitems(items):
     mark_thorough(items)
-
-
-def pytest_collection_finish():
-    """Python's garbage collector looks seldom, and never at what libraries hold: tracing makes much and keeps it."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
 
 
 @pytest.fixture

@@ -68,7 +68,7 @@ def _validation(histories: Mapping[str, History]) -> list[Panel]:
         panel = Panel("validation score", SCORE, lines, reference=1.0)
         return [panel] if lines else []
     (history,) = histories.values()
-    parts = [name for name in ("valid_train", "valid_valid") if name in history]
+    parts = [name for name in ("valid_train", "valid_valid", "valid_ema_score") if name in history]
     tasks = [name for name in history if name.startswith("valid/")]
     behind = {"color": "#b8b8b8", "linewidth": 0.8, "zorder": 1}
     lines = [line._replace(label="valid_score", style={**line.style, "marker": "o", "markersize": 3}) for line in lines]

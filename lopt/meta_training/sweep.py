@@ -12,13 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from lopt.meta_training.checkpoint import CheckpointError
 from lopt.meta_training.config import MetaTrainConfig
 from lopt.meta_training.health import StuckError
 from lopt.meta_training.metrics import final_meta_loss, read_columns
 from lopt.meta_training.run import Run
+from lopt.meta_training.validation import EMA_SCORE, SCORE
 from lopt.meta_training.workdir import CONFIG, METRICS
 from lopt.names import InputError, check_known, split_list
 
@@ -43,7 +42,7 @@ class Result(NamedTuple):
       state: finished, how far it is, or why it failed.
       failed: whether it did.
       meta_loss: mean of the last 5 % of its outer steps; NaN without any.
-      valid_score: of the last validation; NaN without one.
+      valid_score: of the best validation, as `export-best/` has it; NaN without one.
     """
 
     member: Member
@@ -194,7 +193,6 @@ def _result(member: Member, state: str, *, failed: bool = False) -> Result:
         columns = read_columns(member.folder / METRICS)
     except (OSError, ValueError):
         return Result(member, state, failed)
-    scores = columns.get("valid_score", np.empty(0))
-    scores = scores[np.isfinite(scores)]
-    score = float(scores[-1]) if scores.size else math.nan
+    scores = [x for name in (SCORE, EMA_SCORE) for x in columns.get(name, []) if math.isfinite(x)]
+    score = float(min(scores, default=math.nan))
     return Result(member, state, failed, final_meta_loss(columns), score)

@@ -18,15 +18,18 @@ import jax.numpy as jnp
 
 from lopt.names import InputError
 from lopt.optimizers.parts.accumulators import Decays, Statistics, init_statistics, update_statistics
-from lopt.optimizers.parts.blend_features import NUM_FEATURES, Moments, Signs, fans, features, signs
+from lopt.optimizers.parts.blend_features import NUM_FEATURES, Moments, TensorSignals, fans, features, tensor_signals
 from lopt.optimizers.parts.orthogonal import orthogonalize
 from lopt.optimizers.parts.progress import LossAverages, init_loss_averages, share_done, update_loss_averages
 from lopt.optimizers.parts.tensors import map_tensors
 from lopt.types import Params, PyTree, Theta
 
+MATRIX, VECTOR = "matrix", "vector"  # the two kinds of tensors, and theta's heads; scalars count as vectors
 # A fast and a slow momentum, and a mean square. The fast one of a matrix is Muon's, of any other tensor Adam's.
-MATRIX_DECAYS = Decays(momentum=(0.95, 0.99), rms=(0.999,), factored=())
-VECTOR_DECAYS = Decays(momentum=(0.9, 0.99), rms=(0.999,), factored=())
+DECAYS: dict[Hashable, Decays] = {
+    MATRIX: Decays(momentum=(0.95, 0.99), rms=(0.999,), factored=()),
+    VECTOR: Decays(momentum=(0.9, 0.99), rms=(0.999,), factored=()),
+}
 EPSILON = 1e-8
 SIZE_GAIN = 2.0
 MAX_DRIFT = 3.0  # largest change of ln(size) by the drift over a whole training
@@ -95,7 +98,7 @@ class Blend:
         size = self.hidden_size
         theta: dict[str, Any] = {
             kind: {"bias": jnp.zeros((count,)), "features": jnp.zeros((NUM_FEATURES, count))}
-            for kind, count in (("matrix", 6 if self.orthogonalize else 5), ("vector", 4))
+            for kind, count in ((MATRIX, 6 if self.orthogonalize else 5), (VECTOR, 4))
         }
         if size:
             kernel = jax.random.normal(key, (NUM_FEATURES, size)) / math.sqrt(NUM_FEATURES)
@@ -106,7 +109,7 @@ class Blend:
 
     def init(self, theta: Theta, params: Params, *, num_steps: int | jax.Array | None) -> BlendState:
         del theta
-        statistics = jax.tree.map(lambda p: init_statistics(p, _decays(p)), params)
+        statistics = jax.tree.map(lambda p: init_statistics(p, DECAYS[_kind("", p)]), params)
         steps, zeros = jnp.asarray(num_steps, jnp.int32), jnp.zeros((len(jax.tree.leaves(params)),), jnp.float32)
         return BlendState(jnp.zeros((), jnp.int32), steps, init_loss_averages(steps), statistics, zeros, zeros)
 
@@ -116,28 +119,29 @@ class Blend:
         leaves, structure = jax.tree.flatten(params)
         if not leaves:
             return params, state
-        step = state.step + 1
+        step, kinds = state.step + 1, [_kind("", p) for p in leaves]
         losses = update_loss_averages(state.losses, jnp.asarray(value, jnp.float32))
 
-        def observe(kind: Hashable, param: jax.Array, grad: jax.Array, old: Statistics) -> tuple[Statistics, Signs]:
-            del kind
-            new = update_statistics(old, grad, _decays(param))
-            return new, signs(param, grad, old.momenta[0], _moments(param, new, step))
+        def observe(
+            kind: Hashable, param: jax.Array, grad: jax.Array, old: Statistics
+        ) -> tuple[Statistics, TensorSignals]:
+            new = update_statistics(old, grad, DECAYS[kind])
+            return new, tensor_signals(param, grad, old.momenta[0], _moments(kind, new, step))
 
-        statistics, seen = map_tensors(observe, 2, params, grads, state.statistics)
-        seen = jax.tree.map(lambda *xs: jnp.stack(xs), *structure.flatten_up_to(seen))
-        agreement = MEMORY * state.agreement + (1 - MEMORY) * seen.agreement
+        statistics, signals = map_tensors(observe, 2, params, grads, state.statistics, kind=_kind)
+        signals = jax.tree.map(lambda *xs: jnp.stack(xs), *structure.flatten_up_to(signals))
+        agreement = MEMORY * state.agreement + (1 - MEMORY) * signals.agreement
         inputs = features(
             [p.shape for p in leaves],
-            [self._rate(p) for p in leaves],
-            seen,
+            [self._rate(kind) for kind in kinds],
+            signals,
             agreement / (1 - jnp.float32(MEMORY) ** step),
             state.drift / MAX_DRIFT,
             losses,
             state.step,
             state.num_steps,
         )
-        outputs = _outputs(theta, inputs, ["matrix" if _is_matrix(p) else "vector" for p in leaves])
+        outputs = _outputs(theta, inputs, kinds)
         change = MAX_DRIFT / state.num_steps * jnp.tanh(jnp.stack([x[1] for x in outputs]))
         drift = jnp.clip(state.drift + change, -MAX_DRIFT, MAX_DRIFT)
         schedule = 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(share_done(state.step, state.num_steps), 1)))
@@ -146,48 +150,49 @@ class Blend:
         def move(
             kind: Hashable, param: jax.Array, grad: jax.Array, new: Statistics, weights: jax.Array, size: jax.Array
         ) -> tuple[jax.Array]:
-            del kind
-            moments = _moments(param, new, step)
-            return (-size * self._rate(param) * self._direction(param, grad, moments, weights, step),)
+            direction = self._matrix if kind == MATRIX else self._vector
+            return (-size * self._rate(kind) * direction(param, grad, _moments(kind, new, step), weights, step),)
 
         trees = statistics, structure.unflatten([x[2:] for x in outputs]), structure.unflatten(sizes)
-        (updates,) = map_tensors(move, 1, params, grads, *trees)
+        (updates,) = map_tensors(move, 1, params, grads, *trees, kind=_kind)
         return updates, BlendState(step, state.num_steps, losses, statistics, agreement, drift)
 
-    def _rate(self, param: jax.Array) -> float:
-        return self.matrix_size if _is_matrix(param) else self.vector_rate
+    def _rate(self, kind: Hashable) -> float:
+        return self.matrix_size if kind == MATRIX else self.vector_rate
 
-    def _direction(
+    def _vector(
         self, param: jax.Array, grad: jax.Array, moments: Moments, weights: jax.Array, step: jax.Array
     ) -> jax.Array:
-        """D over the tensor's rate."""
-        slow, raw = weights[0], weights[1]
-        if not (_is_matrix(param) and self.orthogonalize):
-            direction = (moments.fast + slow * moments.slow + raw * grad) / moments.root
-        else:
+        """A + b B + c G."""
+        del param, step
+        return (moments.fast + weights[0] * moments.slow + weights[1] * grad) / moments.root
+
+    def _matrix(
+        self, param: jax.Array, grad: jax.Array, moments: Moments, weights: jax.Array, step: jax.Array
+    ) -> jax.Array:
+        """sqrt(max(n, m)) O + a A + w e^y p, or, without O, that of a vector and w e^y p."""
+        if self.orthogonalize:
             # Nesterov's momentum as Muon has it, with a share of the slow one.
-            b = jnp.float32(MATRIX_DECAYS.momentum[0])
+            b = jnp.float32(DECAYS[MATRIX].momentum[0])
             fast = moments.fast * ((1 - b**step) / (1 - b ** (step + 1)))
-            mixed = b * fast + (1 - b) * jnp.exp(raw) / (1 - b**step) * grad + slow * moments.slow
+            mixed = b * fast + (1 - b) * jnp.exp(weights[1]) / (1 - b**step) * grad + weights[0] * moments.slow
             matrix = mixed.reshape(fans(param.shape))
             direction = math.sqrt(max(matrix.shape)) * orthogonalize(matrix).reshape(param.shape)
             direction += weights[2] * moments.fast / moments.root
-        if _is_matrix(param):
-            direction += self.weight_decay * jnp.exp(weights[-1]) * param
-        return direction
+        else:
+            direction = self._vector(param, grad, moments, weights, step)
+        return direction + self.weight_decay * jnp.exp(weights[-1]) * param
 
 
-def _is_matrix(param: jax.Array) -> bool:
-    return param.ndim > 1 and param.size > 0
+def _kind(path: str, param: jax.Array) -> str:
+    """Whether a tensor is a matrix, of two axes or more, or not; by its shape alone."""
+    del path
+    return MATRIX if param.ndim > 1 and param.size > 0 else VECTOR
 
 
-def _decays(param: jax.Array) -> Decays:
-    return MATRIX_DECAYS if _is_matrix(param) else VECTOR_DECAYS
-
-
-def _moments(param: jax.Array, statistics: Statistics, step: jax.Array) -> Moments:
-    """The tensor's moments after `step` gradients, corrected for their start at zero."""
-    decays = _decays(param)
+def _moments(kind: Hashable, statistics: Statistics, step: jax.Array) -> Moments:
+    """A tensor's moments after `step` gradients, corrected for their start at zero."""
+    decays = DECAYS[kind]
     fast, slow = (m / (1 - jnp.float32(b) ** step) for m, b in zip(statistics.momenta, decays.momentum, strict=True))
     mean_square = statistics.rms[0] / (1 - jnp.float32(decays.rms[0]) ** step)
     return Moments(fast, slow, jnp.sqrt(mean_square) + EPSILON)

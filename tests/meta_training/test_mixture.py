@@ -109,7 +109,7 @@ def moved(training, *blocks):
 
 @pytest.mark.parametrize("weights", [(), (3.0, 1.0)])
 def test_no_family_dominates(weights):
-    """Of three coordinates, all equal: an estimate of norm r is 1 / sqrt(3) in each once divided by its size r."""
+    """Theta has three equal coordinates: an estimate of norm r, divided by r, is 1 / sqrt(3) in each of them."""
     shares = np.asarray(weights or (1.0, 1.0)) / sum(weights or (1.0, 1.0))
     norms = np.sqrt(3) * np.arange(1, 4)
     small = (np.arange(1, 4) / running(norms)).sum()  # the hundredfold family has the same ratio, and the other sign

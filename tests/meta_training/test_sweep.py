@@ -103,6 +103,23 @@ def test_a_run_that_fails_does_not_stop_the_others_and_a_signal_does(tmp_path):
         run_sweep(sweep[3:], start)
 
 
+def test_the_score_is_the_best_one_of_theta_or_of_its_average(tmp_path):
+    def start(member):
+        member.folder.mkdir(parents=True)
+        rows = [
+            {"valid_score": 1.5, "valid_ema_score": 1.2},
+            {},
+            {"valid_score": 0.9, "valid_ema_score": 1.1},
+            {"valid_score": 1.3},
+        ]
+        rows = [{"step": step, "meta_loss": 1.0} | row for step, row in enumerate(rows, 1)]
+        (member.folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return Run(member.folder, 4, 4)
+
+    results, _ = run_sweep(members(tmp_path, {"seed": [0]}, {}), start)
+    assert results[0].valid_score == 0.9
+
+
 def test_the_table_has_the_best_run_first_and_the_failed_ones_last():
     def result(seed, *numbers, failed=False):
         state = "failed: why" if failed else "finished"

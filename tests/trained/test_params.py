@@ -119,6 +119,18 @@ def test_every_rule_takes_a_whole_model(name):
         assert jax.tree.structure(updates) == jax.tree.structure(grads)
 
 
+def test_lr_and_weight_decay_leave_what_has_no_gradient_alone():
+    """By hand on the arrays, with the update of the rule itself."""
+    plain: Any = lopt.load("learnable_adam_digits")
+    tx: Any = lopt.load("learnable_adam_digits", lr=0.5, weight_decay=0.1)
+    model, loss, grads = make_model()
+    wanted, _ = plain.update(grads, plain.init(model), model, value=loss)
+    updates, _ = tx.update(grads, tx.init(model), model, value=loss)
+    assert jax.tree.structure(updates) == jax.tree.structure(grads)
+    arrays = eqx.filter(model, jax.tree.map(lambda g: g is not None, grads, is_leaf=lambda g: g is None))
+    jax.tree.map(lambda u, w, p: np.testing.assert_allclose(u, 0.5 * (w - 0.1 * p), rtol=1e-6), updates, wanted, arrays)
+
+
 def test_a_state_of_other_params_is_refused_by_name():
     tx: Any = lopt.load("demo_mlp")
     model, loss, grads = make_model()

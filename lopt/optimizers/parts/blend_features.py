@@ -27,7 +27,7 @@ class Moments(NamedTuple):
     root: jax.Array
 
 
-class Signs(NamedTuple):
+class TensorSignals(NamedTuple):
     """What one step tells of a tensor, scalars.
 
     Attributes:
@@ -43,8 +43,8 @@ class Signs(NamedTuple):
     param_size: jax.Array
 
 
-def signs(param: jax.Array, grad: jax.Array, before: jax.Array, moments: Moments) -> Signs:
-    """The signs of one tensor.
+def tensor_signals(param: jax.Array, grad: jax.Array, before: jax.Array, moments: Moments) -> TensorSignals:
+    """What one step tells of one tensor.
 
     Args:
       param: `[*shape]`.
@@ -62,7 +62,7 @@ def signs(param: jax.Array, grad: jax.Array, before: jax.Array, moments: Moments
 
     count = max(grad.size, 1)
     sizes = (jnp.sqrt(x / count + TINY) for x in (adam, size))
-    return Signs(cosine(g_b, gg, bb), cosine(f_s, ff, ss), *sizes)
+    return TensorSignals(cosine(g_b, gg, bb), cosine(f_s, ff, ss), *sizes)
 
 
 def fans(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -73,7 +73,7 @@ def fans(shape: tuple[int, ...]) -> tuple[int, int]:
 def features(
     shapes: list[tuple[int, ...]],
     rates: list[float],
-    signs: Signs,
+    signals: TensorSignals,
     agreement: jax.Array,
     drift: jax.Array,
     losses: LossAverages,
@@ -85,7 +85,7 @@ def features(
     Args:
       shapes: of the tensors.
       rates: of the tensors: the size of an update at the start.
-      signs: of the tensors, `[num_tensors]` each.
+      signals: of the tensors, `[num_tensors]` each.
       agreement: their running means of agreement, `[num_tensors]`.
       drift: of their sizes so far, in units of its bound, `[num_tensors]`.
       losses: running means of the loss.
@@ -104,9 +104,9 @@ def features(
     shape = [[(math.log(max(fan, 1)) - 3) / 3 for fan in column] for column in zip(*map(fans, shapes), strict=True)]
     rank = [[float(test(len(shape))) for shape in shapes] for test in ((2).__lt__, (0).__eq__)]
     number = (math.log(len(shapes)) - 2) / 2
-    adam_size = jnp.tanh(1 + jnp.log(signs.adam_size) / 2)
-    param_size = jnp.clip(jnp.log(signs.param_size / jnp.asarray(rates, jnp.float32) + 1e-8) / 4, -2, 2)
-    own = [signs.agreement, agreement, signs.persistence, adam_size, param_size, drift]
-    shared = [x.mean() for x in (agreement, adam_size, signs.persistence)]
+    adam_size = jnp.tanh(1 + jnp.log(signals.adam_size) / 2)
+    param_size = jnp.clip(jnp.log(signals.param_size / jnp.asarray(rates, jnp.float32) + 1e-8) / 4, -2, 2)
+    own = [signals.agreement, agreement, signals.persistence, adam_size, param_size, drift]
+    shared = [x.mean() for x in (agreement, adam_size, signals.persistence)]
     rows = [*time, *trend, *shape, *rank, number, *own, *shared]
     return jnp.stack([jnp.broadcast_to(jnp.asarray(row, jnp.float32), (len(shapes),)) for row in rows])
