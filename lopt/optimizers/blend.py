@@ -18,7 +18,15 @@ import jax.numpy as jnp
 
 from lopt.names import InputError
 from lopt.optimizers.parts.accumulators import Decays, Statistics, init_statistics, update_statistics
-from lopt.optimizers.parts.blend_features import NUM_FEATURES, Moments, TensorSignals, fans, features, tensor_signals
+from lopt.optimizers.parts.blend_features import (
+    NUM_FEATURES,
+    TINY,
+    Moments,
+    TensorSignals,
+    fans,
+    features,
+    tensor_signals,
+)
 from lopt.optimizers.parts.orthogonal import orthogonalize
 from lopt.optimizers.parts.progress import LossAverages, init_loss_averages, share_done, update_loss_averages
 from lopt.optimizers.parts.tensors import map_tensors
@@ -195,7 +203,8 @@ def _moments(kind: Hashable, statistics: Statistics, step: jax.Array) -> Moments
     decays = DECAYS[kind]
     fast, slow = (m / (1 - jnp.float32(b) ** step) for m, b in zip(statistics.momenta, decays.momentum, strict=True))
     mean_square = statistics.rms[0] / (1 - jnp.float32(decays.rms[0]) ** step)
-    return Moments(fast, slow, jnp.sqrt(mean_square) + EPSILON)
+    # A gradient that was always 0 has no finite derivative of the root, which backpropagation would meet.
+    return Moments(fast, slow, jnp.sqrt(mean_square + TINY) + EPSILON)
 
 
 def _outputs(theta: Theta, inputs: jax.Array, kinds: list[str]) -> list[jax.Array]:
