@@ -27,15 +27,20 @@ class BPTT:
     Attributes:
       num_pairs: N, number of trajectories; nothing is paired.
       horizon: T, lengths of trajectories.
+      max_norm: largest norm of one trajectory's gradient; a longer one is shortened to it. None: no bound. Where
+        trajectories are chaotic, one gradient can be longer than all others together. With a bound, the estimate is
+        biased: it follows the usual trajectories rather than their mean.
       layout: which device runs which trajectory.
     """
 
     num_pairs: int = 16
     horizon: Horizon = Horizon(200, 2000)
+    max_norm: float | None = None
     layout: PairLayout = PairLayout()
 
     def __post_init__(self):
         pairs.check_num_pairs(self.num_pairs)
+        gradients.check_max_norm(self.max_norm)
 
     def init(self, problem: InnerProblem, theta: Theta, key: jax.Array) -> jax.Array:
         """Number of estimates made, int32 `[num_pairs]`; nothing else outlives an estimate.
@@ -70,8 +75,9 @@ class BPTT:
         ran = gradients.reverse(problem, theta, first, keys.steps, horizon, self.horizon.max_length)
         init = gradients.init_function(problem, theta, keys.init, horizon)
         mean_length = self.horizon.mean(step=step)
+        grad = (ran.grad + gradients.pull_init(init, flat_theta, ran.cotangent)) / mean_length
         terms = pairs.pair_terms(
-            (ran.grad + gradients.pull_init(init, flat_theta, ran.cotangent)) / mean_length,
+            gradients.shorten(grad, self.max_norm),
             (ran.loss[None] / mean_length).astype(ran.loss.dtype),  # one loss, not a pair
             final=ran.loss[None],
             ended=jnp.ones((), bool),

@@ -162,6 +162,22 @@ def pull_init(init: InitFn, flat_theta: jax.Array, cotangent: jax.Array) -> jax.
     return pull(cotangent)[0]
 
 
+def check_max_norm(max_norm: float | None) -> None:
+    """Raises InputError unless a bound of norms is above 0, or None."""
+    if max_norm is not None and not max_norm > 0:
+        raise InputError(f"max_norm must be above 0, or none for no bound, not {max_norm}")
+
+
+def shorten(grad: jax.Array, max_norm: float | None) -> jax.Array:
+    """min(1, max_norm / |grad|) grad, `[P]`; the gradient itself without a bound."""
+    if max_norm is None:
+        return grad
+    # A chaotic trajectory's gradient may be so long that its square is infinite.
+    largest = jnp.maximum(jnp.max(jnp.abs(grad)), 1e-30)
+    norm = largest * jnp.linalg.norm(grad / largest)
+    return grad * jnp.minimum(1, max_norm / norm)
+
+
 def flat_shapes(problem: InnerProblem, theta: Theta) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
     """The shapes of theta `[P]` and of the state's floating leaves `[S]`, as vectors."""
 

@@ -40,6 +40,9 @@ class TBPTT(windows.WindowedEstimator):
       truncation: K, inner steps per window.
       horizon: T, lengths of trajectories.
       staggered: whether trajectories start spread out over their horizons, rather than all at their first step.
+      max_norm: largest norm of one window's gradient; a longer one is shortened to it. None: no bound. Where
+        trajectories are chaotic, one gradient can be longer than all others together. With a bound, the estimate is
+        biased: it follows the usual trajectories rather than their mean.
       layout: which device runs which trajectory.
     """
 
@@ -47,10 +50,12 @@ class TBPTT(windows.WindowedEstimator):
     truncation: int = 50
     horizon: Horizon = Horizon(200, 2000)
     staggered: bool = True
+    max_norm: float | None = None
     layout: PairLayout = PairLayout()
 
     def __post_init__(self):
         windows.check_windows(self)
+        gradients.check_max_norm(self.max_norm)
 
     def check(self, problem: InnerProblem, theta: Theta) -> None:
         """Raises InputError unless the problem is differentiable and every window has a loss."""
@@ -66,5 +71,6 @@ class TBPTT(windows.WindowedEstimator):
         clock, keys = state.clock, pairs.window_keys(key)
         ran = gradients.reverse_window(problem, theta, state.state, clock, keys, self.truncation)
         losses = ran.loss[None]  # one loss, not a pair
-        terms = self.terms(ran.grad / self.truncation, losses / self.truncation, clock, ran.capped[None])
+        grad = gradients.shorten(ran.grad / self.truncation, self.max_norm)
+        terms = self.terms(grad, losses / self.truncation, clock, ran.capped[None])
         return terms, TBPTTState(ran.state, self.tick(clock, keys.horizon))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lopt.estimators import forward, pairs, uoro
+from lopt.estimators import forward, gradients, pairs, uoro
 from lopt.horizons import Horizon
 from lopt.meta_training.inner import inner_training
 from lopt.meta_training.objective import Objective
@@ -77,6 +77,26 @@ def test_bptt_is_the_exact_gradient():
     keys = jax.random.split(jax.random.key(7), 1)
     (grad,) = windows(one("bptt", horizon=6), network(), theta64(), keys)
     np.testing.assert_allclose(grad, plain_gradient(theta64(), keys, 6), rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["bptt", "tbptt"])
+@pytest.mark.usefixtures("x64")
+def test_long_gradients_are_shortened(name):
+    """Those of two trajectories, by bounds above both norms, between them, and below both."""
+    keys = jax.random.split(jax.random.key(7), 2)
+
+    def grads(max_norm):
+        return windows(one(name, truncation=3, horizon=3, max_norm=max_norm), network(), theta64(), keys)
+
+    exact = np.asarray(grads(None))
+    norms = np.linalg.norm(exact, axis=1, keepdims=True)
+    for bound in (2 * norms.max(), norms.mean(), norms.min() / 2):
+        np.testing.assert_allclose(grads(bound), exact * np.minimum(1, bound / norms), rtol=1e-12)
+
+
+def test_a_gradient_whose_square_is_infinite_is_shortened_too():
+    np.testing.assert_allclose(gradients.shorten(jnp.asarray([3e30, -4e30]), 2.0), [1.2, -1.6], rtol=1e-6)
+    np.testing.assert_array_equal(gradients.shorten(jnp.zeros(2), 2.0), 0)
 
 
 @pytest.mark.usefixtures("x64")
