@@ -22,6 +22,7 @@ from pathlib import Path
 import jax
 from absl import app, flags, logging
 
+from lopt.compile_cache import HELP, keep_programs
 from lopt.distributed import num_cores
 from lopt.evaluation.baselines import BASELINES, DEFAULT
 from lopt.evaluation.evaluate import evaluate
@@ -56,6 +57,7 @@ _OUT = flags.DEFINE_string(
 )
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "replace the results of another evaluation in that folder")
 _CACHE = flags.DEFINE_string("cache", "runs/cache/evaluations", "folder that runs are kept in; empty: none")
+_COMPILE_CACHE = flags.DEFINE_string("compile_cache", None, HELP)
 _WANDB = flags.DEFINE_enum("wandb", "disabled", WANDB_MODES, "send scores and pictures to Weights & Biases too")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "folder of the data sets; default: TFDS_DATA_DIR, or TFDS's own")
 _DEVICES = flags.DEFINE_integer("devices", None, "devices that share the runs; default: all", lower_bound=1)
@@ -73,6 +75,7 @@ def main(argv: list[str]) -> int:
         raise InputError(f"unexpected argument {argv[1]!r}: flags are written --name=value")
     if not _CHECKPOINT.value:
         raise InputError("say what to evaluate: --checkpoint=runs/NAME")
+    keep_programs(_COMPILE_CACHE.value)
     jax.config.update("jax_num_cpu_devices", min(_DEVICES.value or num_cores(), num_cores()))
     pretrained = load_pretrained(_CHECKPOINT.value)
     out = Path(_OUT.value) if _OUT.value else default_folder(pretrained, _CHECKPOINT.value, _HORIZON.value)

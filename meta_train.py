@@ -26,6 +26,7 @@ from absl import app, flags
 from rich.console import Console
 from rich.logging import RichHandler
 
+from lopt.compile_cache import HELP, keep_programs
 from lopt.distributed import num_cores
 from lopt.meta_training.checkpoint import CheckpointError
 from lopt.meta_training.config import MetaTrainConfig
@@ -52,6 +53,7 @@ _DATA_DIR = flags.DEFINE_string("data_dir", None, "where data sets are; default:
 _CACHE = flags.DEFINE_string(
     "cache", "runs/cache/evaluations", "folder in which the reference runs of a validation are kept; empty: none"
 )
+_COMPILE_CACHE = flags.DEFINE_string("compile_cache", None, HELP)
 _SWEEP = flags.DEFINE_multi_string(
     "sweep", [], "NAME=VALUE,VALUE: a run for each value of a setting, in folders below workdir; several: all their "
     "combinations. Of a name given several times, each is one value, which may have commas"
@@ -77,6 +79,7 @@ def main(argv: list[str]) -> int:
 
 
 def _set_up_jax() -> None:
+    keep_programs(_COMPILE_CACHE.value)
     jax.config.update("jax_num_cpu_devices", _DEVICES.value or num_cores())
 
 

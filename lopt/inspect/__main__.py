@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+from lopt.compile_cache import HELP, keep_programs
 from lopt.figures import to_png
 from lopt.files import write_atomic
 from lopt.inspect.probes import DRAWS, HISTORY, Memory, Training, remember, response, train
@@ -166,10 +167,12 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--out", help="folder for the pictures; default: runs/inspect-NAME")
     parser.add_argument("--steps", type=int, default=500, help="length of the training on a quadratic; default: 500")
+    parser.add_argument("--compile_cache", help=HELP)
     args = parser.parse_args(arguments)
     try:
         if not 1 <= args.steps <= MOST_STEPS:
             raise InputError(f"--steps must be at least 1 and at most {MOST_STEPS:,}, not {args.steps:,}")
+        keep_programs(args.compile_cache)
         pretrained = load_pretrained(args.path)
         folder = _output_folder(Path(args.out or Path("runs", f"inspect-{pretrained.name}")))
         with jax.enable_x64(False):  # rules compute in float32, as in `as_optax`
