@@ -33,7 +33,8 @@ from lopt.distributed import AXIS, PairLayout, num_cores
 from lopt.estimators import PES
 from lopt.horizons import Horizon
 from lopt.meta_training.objective import Objective
-from lopt.meta_training.outer import MetaTraining, OuterOptimizer, outer_steps
+from lopt.meta_training.outer import MetaTraining, OuterOptimizer
+from lopt.meta_training.steps import outer_steps
 from lopt.optimizers.mlp import NUM_FEATURES, MLPOptimizer
 from tasks.images.image_mlp import ImageMLP
 
@@ -99,13 +100,13 @@ def main() -> None:
     state = jax.block_until_ready(training.init(0, data))
     start_s = time.perf_counter() - started
     started = time.perf_counter()
-    state, _ = jax.block_until_ready(outer_steps(training, state, data, jnp.asarray(1, jnp.int32)))
+    state, _ = jax.block_until_ready(outer_steps(training, state, data, 1))
     first_s = time.perf_counter() - started
     peak_gflops = product_rates(layout)
     times, peaks = [], [peak_gflops()]
     for _ in range(REPEATS):
         started = time.perf_counter()
-        state, _ = jax.block_until_ready(outer_steps(training, state, data, jnp.asarray(STEPS, jnp.int32)))
+        state, _ = jax.block_until_ready(outer_steps(training, state, data, STEPS))
         times.append((time.perf_counter() - started) / STEPS)
         peaks.append(peak_gflops())
     inner_steps = PAIRS * 2 * TRUNCATION

@@ -63,8 +63,9 @@ from lopt.figures import to_png
 from lopt.files import write_atomic
 from lopt.horizons import Horizon
 from lopt.meta_training.objective import LOSS_CAP, Objective
-from lopt.meta_training.outer import DISPATCH_STEPS, MetaTraining, OuterOptimizer, outer_steps
+from lopt.meta_training.outer import MetaTraining, OuterOptimizer
 from lopt.meta_training.progress import Progress
+from lopt.meta_training.steps import BLOCK_STEPS, outer_steps
 from lopt.names import Spec, build
 from lopt.optimizers.mlp import MLPOptimizer
 from lopt.types import Data, PyTree
@@ -138,8 +139,8 @@ def meta_train(method: str, size: Size, seed: int, data: Data, progress: Progres
     thetas, step, total = [jax.device_get(state.theta)], 0, num_updates(method, size)
     for point in range(1, POINTS + 1):
         while step < total * point // POINTS:
-            now = min(DISPATCH_STEPS, total * point // POINTS - step)
-            state, _ = outer_steps(meta, state, data, jnp.asarray(now, jnp.int32))
+            now = min(BLOCK_STEPS, total * point // POINTS - step)
+            state, _ = outer_steps(meta, state, data, now)
             step += now
             progress.update(done + step)
         thetas.append(jax.device_get(state.theta))

@@ -16,9 +16,10 @@ from lopt.meta_training.exports import Exports
 from lopt.meta_training.feed import Feed
 from lopt.meta_training.health import Health, StuckError, is_well
 from lopt.meta_training.metrics import MetricsLog, read_rows
-from lopt.meta_training.outer import DISPATCH_STEPS, MetaTraining, OuterState, outer_steps
+from lopt.meta_training.outer import MetaTraining, OuterState
 from lopt.meta_training.progress import Progress
 from lopt.meta_training.recovery import Record
+from lopt.meta_training.steps import BLOCK_STEPS, outer_steps
 from lopt.meta_training.stopwatch import Stopwatch
 from lopt.meta_training.validation import SCORE, Best, Schedule, Validation, Validator
 from lopt.meta_training.workdir import EXPORT, METRICS
@@ -110,7 +111,7 @@ class Attempt(NamedTuple):
                 with watch.timed("data"):
                     data = feed.at(step)
                 with watch.timed("training"):
-                    state, metrics = outer_steps(self.training, state, data, jnp.asarray(count, jnp.int32), scale)
+                    state, metrics = outer_steps(self.training, state, data, count, scale)
                     rows: list[dict[str, Any]] = [row | self.record.row() for row in _rows(metrics, step, count)]
                 seconds = time.monotonic() - started
                 block = _next_block(block, count, seconds)
@@ -153,7 +154,7 @@ class Attempt(NamedTuple):
 def _next_block(block: int, count: int, seconds: float) -> int:
     """Outer steps for the next dispatch, so that it takes about `BLOCK_SECONDS`; grows by at most 4 at a time."""
     affordable = int(BLOCK_SECONDS * count / max(seconds, 1e-6))
-    return max(1, min(affordable, 4 * block, DISPATCH_STEPS))
+    return max(1, min(affordable, 4 * block, BLOCK_STEPS))
 
 
 def _rows(metrics: Any, step: int, count: int) -> list[dict[str, Any]]:

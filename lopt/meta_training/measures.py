@@ -32,8 +32,8 @@ def measure(
         **({"grad_snr": norm**2 / info[VARIANCE]} if VARIANCE in info else {}),
         "update_norm": optax.tree.norm(updates),
         **{f"update_over_theta/{part}": x for part, x in relative_norms(updates, theta).items()},
-        **{f"meta_loss/{name}": loss for name, loss in zip(names, said.losses, strict=True)},
-        **{f"grad_norm/{name}": norm for name, norm in zip(names, said.norms, strict=True)},
+        **{f"meta_loss/{name}": loss for name, loss in zip(names, list(said.losses), strict=True)},
+        **{f"grad_norm/{name}": norm for name, norm in zip(names, list(said.norms), strict=True)},
     }
 
 

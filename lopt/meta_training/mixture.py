@@ -20,17 +20,15 @@ class FamilyEstimates(NamedTuple):
 
     Attributes:
       mean: the estimate for the mixture.
-      states: new estimator states, one per family.
       squares: new running squares; () where estimates are not normalised.
-      losses: each family's mean loss, scalars.
-      norms: norm of each family's estimate before it was scaled.
+      losses: each family's mean loss, `[families]`; NaN for one that was not drawn.
+      norms: norm of each family's estimate before it was scaled, likewise.
     """
 
     mean: Estimate
-    states: tuple[PyTree, ...]
     squares: PyTree
-    losses: tuple[jax.Array, ...]
-    norms: tuple[jax.Array, ...]
+    losses: jax.Array
+    norms: jax.Array
 
 
 class RunningSquares(NamedTuple):
@@ -98,6 +96,34 @@ def scale(kind: str, squares: PyTree, family: int | jax.Array, estimate: Estimat
         squares.count.at[family].set(jnp.where(usable, new_count, squares.count[family])),
     )
     return estimate._replace(grad=grad, info=info), squares
+
+
+def gather(
+    estimates: Sequence[Estimate],
+    drawn: jax.Array,
+    weights: Sequence[float],
+    kind: str,
+    squares: PyTree,
+    num_families: int,
+) -> FamilyEstimates:
+    """Scales the estimates of one outer step, one after another, and takes their mean.
+
+    Args:
+      estimates: of the families.
+      drawn: which family each one is of, int32 `[estimates]`; a family may be there more than once.
+      weights: of the estimates; their mean is 1.
+      kind: one of `FAMILY_SCALES`.
+      squares: the running squares before.
+      num_families: number of families in the mixture.
+    """
+    losses = norms = jnp.full(num_families, jnp.nan)
+    scaled = []
+    for i, estimate in enumerate(estimates):
+        losses = losses.at[drawn[i]].set(estimate.loss)
+        norms = norms.at[drawn[i]].set(optax.tree.norm(estimate.grad))
+        estimate, squares = scale(kind, squares, drawn[i], estimate)
+        scaled.append(estimate)
+    return FamilyEstimates(mean(jax.tree.map(lambda *xs: jnp.stack(xs), *scaled), weights), squares, losses, norms)
 
 
 def mean(estimates: Estimate, weights: Sequence[float]) -> Estimate:

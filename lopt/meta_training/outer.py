@@ -1,9 +1,9 @@
-"""The outer step: gradient estimates of all families, their mean, optax, a new theta. The jit boundary is here."""
+"""The outer step: gradient estimates of the families, their mean, optax, a new theta."""
 
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -15,7 +15,6 @@ from lopt.meta_training import mixture
 from lopt.meta_training.freezing import Rebuild, check_frozen, of_trained_part, split_theta
 from lopt.meta_training.inner import inner_training
 from lopt.meta_training.measures import measure
-from lopt.meta_training.mixture import FamilyEstimates
 from lopt.meta_training.objective import Objective
 from lopt.meta_training.outer_optimizer import OuterOptimizer
 from lopt.names import InputError, check_known, check_numbers
@@ -23,7 +22,7 @@ from lopt.seeds import initial_theta, run_keys
 from lopt.trees import describe_leaves, differences
 from lopt.types import Data, Estimate, GradientEstimator, InnerProblem, LearnedOptimizer, PyTree, TaskFamily, Theta
 
-DISPATCH_STEPS = 64  # the most outer steps in one dispatch; results do not depend on it
+Visit = tuple[Estimate, PyTree]
 
 
 class OuterState(NamedTuple):
@@ -103,86 +102,52 @@ class MetaTraining:
         for family in self.families:
             check_numbers(f"task {family.name}", family)
 
-    def _shares(self) -> list[float]:
-        """The weights, scaled so that their mean is 1."""
+    def shares(self) -> list[float]:
+        """The weights of the families, scaled so that their mean is 1."""
         weights = self.weights or (1.0,) * len(self.families)
         return [weight * len(weights) / sum(weights) for weight in weights]
 
-    def _problems(self, data: tuple[Data, ...], rebuild: Rebuild) -> list[InnerProblem]:
-        """One inner problem per family, as functions of the trained part of theta."""
-        problems = [
-            inner_training(self.optimizer, family, family_data, objective=self.objective)
-            for family, family_data in zip(self.families, data, strict=True)
-        ]
-        return [of_trained_part(problem, rebuild) for problem in problems] if self.frozen else problems
+    def _weights(self) -> list[float]:
+        """Those of an outer step's estimates: families are drawn by their weights, and then count alike."""
+        return [1.0] * self.families_per_step if self.families_per_step else self.shares()
+
+    def problem(self, family: int, data: Data, rebuild: Rebuild) -> InnerProblem:
+        """The inner problem of one family, as a function of the trained part of theta."""
+        problem = inner_training(self.optimizer, self.families[family], data, objective=self.objective)
+        return of_trained_part(problem, rebuild) if self.frozen else problem
 
     def _init(self, seed: jax.Array, data: tuple[Data, ...], theta: Theta | None) -> OuterState:
         _, start_key, key = run_keys(seed)
         theta = initial_theta(self.optimizer, seed) if theta is None else theta
         trained, rebuild = split_theta(theta, self.frozen)
         states = tuple(
-            self.estimator.init(problem, trained, jax.random.fold_in(start_key, i))
-            for i, problem in enumerate(self._problems(data, rebuild))
+            self.estimator.init(self.problem(i, each, rebuild), trained, jax.random.fold_in(start_key, i))
+            for i, each in enumerate(data)
         )
         optimizer_state = self.outer_optimizer.transformation().init(trained)
         squares = mixture.no_squares(self.family_scale, len(self.families))
         average = theta if self.theta_ema else None
         return OuterState(theta, optimizer_state, states, jnp.zeros((), jnp.int32), key, squares, average)
 
-    def _estimate(
-        self, i: int, problem: InnerProblem, theta: Theta, state: PyTree, key: jax.Array, step: jax.Array
-    ) -> tuple[Estimate, PyTree]:
-        """The estimate and the new estimator state of family i; `key` is the outer step's."""
-        return self.estimator.estimate(problem, theta, state, jax.random.fold_in(key, i), step=step)
+    def estimate(self, family: int, theta: Theta, state: PyTree, data: Data, key: jax.Array, step: jax.Array) -> Visit:
+        """One family's estimate in outer step `step`, and its new estimator state; `key` is that of the visit."""
+        trained, rebuild = split_theta(theta, self.frozen)
+        problem = self.problem(family, data, rebuild)
+        return self.estimator.estimate(problem, trained, state, jax.random.fold_in(key, family), step=step)
 
-    def _estimate_all(
-        self, problems: list[InnerProblem], theta: Theta, state: OuterState, key: jax.Array
-    ) -> FamilyEstimates:
-        """The weighted mean over all families."""
-        estimates, states, norms, squares = [], [], [], state.squares
-        for i, (problem, old) in enumerate(zip(problems, state.estimator_states, strict=True)):
-            estimate, new = self._estimate(i, problem, theta, old, key, state.step)
-            norms.append(optax.tree.norm(estimate.grad))
-            estimate, squares = mixture.scale(self.family_scale, squares, i, estimate)
-            estimates.append(estimate)
-            states.append(new)
-        mean = mixture.mean(jax.tree.map(lambda *xs: jnp.stack(xs), *estimates), self._shares())
-        return FamilyEstimates(mean, tuple(states), squares, tuple(e.loss for e in estimates), tuple(norms))
-
-    def _estimate_some(
-        self, problems: list[InnerProblem], theta: Theta, state: OuterState, key: jax.Array
-    ) -> FamilyEstimates:
-        """The mean over the families drawn; loss and norm of a family that is not drawn are NaN."""
-        draw_key, slots_key = jax.random.split(key)
-        logits = jnp.log(jnp.asarray(self._shares()))
-
-        def visit(i: int, states: tuple[PyTree, ...], key: jax.Array) -> tuple[Estimate, tuple[PyTree, ...]]:
-            estimate, new = self._estimate(i, problems[i], theta, states[i], key, state.step)
-            return estimate, (*states[:i], new, *states[i + 1 :])
-
-        def body(carry, slot):
-            states, squares, losses, norms = carry
-            drawn = jax.random.categorical(jax.random.fold_in(draw_key, slot), logits)
-            branches = [functools.partial(visit, i) for i in range(len(problems))]
-            # A family that is drawn twice advances by two windows; the slot keeps their randomness apart.
-            estimate, states = jax.lax.switch(drawn, branches, states, jax.random.fold_in(slots_key, slot))
-            norms = norms.at[drawn].set(optax.tree.norm(estimate.grad))
-            estimate, squares = mixture.scale(self.family_scale, squares, drawn, estimate)
-            return (states, squares, losses.at[drawn].set(estimate.loss), norms), estimate
-
-        unknown, slots = jnp.full(len(problems), jnp.nan), jnp.arange(self.families_per_step)
-        carry = (state.estimator_states, state.squares, unknown, unknown)
-        (states, squares, losses, norms), estimates = jax.lax.scan(body, carry, slots)
-        mean = mixture.mean(estimates, [1.0] * self.families_per_step)
-        return FamilyEstimates(mean, states, squares, tuple(losses), tuple(norms))
-
-    def _step(
-        self, state: OuterState, data: tuple[Data, ...], rate_scale: jax.Array | float
+    def follow(
+        self, state: OuterState, estimates: Sequence[Estimate], drawn: jax.Array, rate_scale: jax.Array | float
     ) -> tuple[OuterState, Mapping[str, jax.Array]]:
-        estimate = self._estimate_some if self.families_per_step else self._estimate_all
-        step_key = jax.random.fold_in(state.key, state.step)
+        """The outer step that follows from estimates, and its metrics; estimator states stay as they are.
+
+        Args:
+          state: before the step.
+          estimates: one per family, or one per draw.
+          drawn: the families that they are of, int32 `[estimates]`.
+          rate_scale: what the outer learning rate is multiplied by.
+        """
+        said = mixture.gather(estimates, drawn, self._weights(), self.family_scale, state.squares, len(self.families))
         trained, rebuild = split_theta(state.theta, self.frozen)
-        said = estimate(self._problems(data, rebuild), trained, state, step_key)
         grad = said.mean.grad
         transformation = self.outer_optimizer.transformation()
         # Without a usable estimate theta must not move, and momentum would move it.
@@ -198,7 +163,9 @@ class MetaTraining:
         average = state.theta_ema
         if average is not None:  # in this form a part that is frozen stays what it is, to the last bit
             average = jax.tree.map(lambda m, x: m + (1 - self.theta_ema) * (x - m), average, theta)
-        new = OuterState(theta, optimizer_state, said.states, state.step + 1, state.key, said.squares, average)
+        new = OuterState(
+            theta, optimizer_state, state.estimator_states, state.step + 1, state.key, said.squares, average
+        )
         return new, measure(self.families, said, updates, trained)
 
     def shardings(self, state: OuterState) -> OuterState:
@@ -230,36 +197,3 @@ def _first_state(training: MetaTraining, seed: jax.Array, data: tuple[Data, ...]
     """A function of the module, so that JAX knows it again for an equal training."""
     state = training._init(seed, data, theta)
     return jax.lax.with_sharding_constraint(state, training.shardings(state))
-
-
-@functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
-def outer_steps(
-    training: MetaTraining,
-    state: OuterState,
-    data: tuple[Data, ...],
-    num_steps: jax.Array,
-    rate_scale: jax.Array | float = 1.0,
-) -> tuple[OuterState, Mapping[str, jax.Array]]:
-    """Runs `num_steps` outer steps in one dispatch.
-
-    `num_steps` is traced, so that one program serves every block length and results cannot depend on it.
-
-    Args:
-      state: donated.
-      num_steps: int32, at most `DISPATCH_STEPS`.
-      rate_scale: what the outer learning rate is multiplied by, float32.
-
-    Returns:
-      The new state, and metrics of `[DISPATCH_STEPS]` each, of which the first `num_steps` are filled.
-    """
-    metrics_shape = jax.eval_shape(training._step, state, data, rate_scale)[1]
-    rows = jax.tree.map(lambda x: jnp.zeros((DISPATCH_STEPS, *x.shape), x.dtype), metrics_shape)
-
-    def body(i, carry):
-        state, rows = carry
-        state, metrics = training._step(state, data, rate_scale)
-        return state, jax.tree.map(lambda row, x: row.at[i].set(x), rows, metrics)
-
-    state, rows = jax.lax.fori_loop(0, num_steps, body, (state, rows))
-    # As they came in: the compiler's own choice would make the next call another program.
-    return jax.lax.with_sharding_constraint(state, training.shardings(state)), rows

@@ -1,6 +1,7 @@
 """Where the time of a run goes: compiling, starting, training, data, saving, validating."""
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -22,7 +23,7 @@ class Stopwatch(contextlib.AbstractContextManager):
     def __init__(self, clock: Callable[[], float] = time.monotonic):
         self._clock = clock
         self._seconds: dict[str, float] = dict.fromkeys(PARTS, 0.0)
-        self._compiled: list[tuple[float, float]] = []  # start and end, apart from each other
+        self._compiled: list[tuple[float, float]] = []  # start and end
 
     def __enter__(self) -> "Stopwatch":
         jax.monitoring.register_event_duration_secs_listener(self._note)
@@ -50,13 +51,16 @@ class Stopwatch(contextlib.AbstractContextManager):
         return lap
 
     def _note(self, event: str, duration_secs: float, **kwargs: Any) -> None:
-        """Takes in an event of JAX. To trace a function traces those that it calls, and is not counted twice."""
+        """Takes in an event of JAX, from any thread."""
         del kwargs
         if event.startswith("/jax/core/compile/"):
             end = self._clock()
-            while self._compiled and self._compiled[-1][0] >= end - duration_secs:
-                self._compiled.pop()
             self._compiled.append((end - duration_secs, end))
 
     def _compiling(self) -> float:
-        return sum(end - start for start, end in self._compiled)
+        """Seconds within any of the spans: to trace a function traces those it calls, and threads compile at once."""
+        total, last = 0.0, -math.inf
+        for start, end in sorted(self._compiled):
+            total += max(0.0, end - max(start, last))
+            last = max(last, end)
+        return total

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -14,7 +13,8 @@ from lopt.distributed import default_layout
 from lopt.estimators import ESTIMATORS
 from lopt.horizons import Horizon
 from lopt.meta_training.objective import Objective
-from lopt.meta_training.outer import DISPATCH_STEPS, MetaTraining, OuterOptimizer, outer_steps
+from lopt.meta_training.outer import MetaTraining, OuterOptimizer
+from lopt.meta_training.steps import BLOCK_STEPS, outer_steps
 from lopt.meta_training.tunables import OptaxRule, Tunable
 from lopt.names import InputError, build, parse_spec
 from lopt.trees import describe
@@ -172,9 +172,9 @@ def _run(training: MetaTraining, seed: int, data: tuple[Data, ...], num_updates:
     state = training.init(seed, data)
     losses: list[np.ndarray] = []
     with Progress(total=num_updates) as progress:
-        for first in range(0, num_updates, DISPATCH_STEPS):
-            count = min(DISPATCH_STEPS, num_updates - first)
-            state, metrics = outer_steps(training, state, data, jnp.asarray(count, jnp.int32))
+        for first in range(0, num_updates, BLOCK_STEPS):
+            count = min(BLOCK_STEPS, num_updates - first)
+            state, metrics = outer_steps(training, state, data, count)
             losses.append(np.asarray(metrics["meta_loss"])[:count])
             progress.update(first + count, meta_loss=float(losses[-1][-1]))
     return jax.device_get(state.theta), np.concatenate(losses)

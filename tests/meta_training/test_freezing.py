@@ -12,7 +12,7 @@ from lopt.meta_training.checkpoint import Checkpoints
 from lopt.meta_training.config import MetaTrainConfig
 from lopt.meta_training.freezing import split_theta
 from lopt.meta_training.loop import Invocation, train
-from lopt.meta_training.outer import outer_steps
+from lopt.meta_training.steps import outer_steps
 from lopt.names import InputError
 from lopt.types import TaskMixture
 from tests.toy_family import Quadratic
@@ -46,7 +46,7 @@ def test_frozen_parts_stay_and_the_others_move_as_if_they_were_alone(estimator):
     training = replace(freeze="logit_b1, logit_b2", estimator=estimator).build(TASKS, LAYOUT)
     state = training.init(0, ({},))
     before = jax.tree.map(np.asarray, state.theta)
-    state, metrics = outer_steps(training, state, ({},), jnp.asarray(2, jnp.int32))
+    state, metrics = outer_steps(training, state, ({},), 2)
     assert state.theta["logit_b1"] == before["logit_b1"]
     assert state.theta["logit_b2"] == before["logit_b2"]
     assert state.theta["log_learning_rate"] != before["log_learning_rate"]

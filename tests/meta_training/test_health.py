@@ -13,7 +13,8 @@ from lopt.distributed import PairLayout
 from lopt.estimators import PES
 from lopt.horizons import Horizon
 from lopt.meta_training.health import PATIENCE, Health, StuckError, ailment
-from lopt.meta_training.outer import MetaTraining, OuterOptimizer, outer_steps
+from lopt.meta_training.outer import MetaTraining, OuterOptimizer
+from lopt.meta_training.steps import outer_steps
 from lopt.optimizers.learnable_sgd import LearnableSGD
 from lopt.types import Estimate
 from tests.toy_family import Quadratic
@@ -79,7 +80,7 @@ def test_without_an_estimate_theta_does_not_move_and_momentum_neither():
     state = training.init(0, ({},))
     seen = []
     for _ in range(4):
-        state, metrics = outer_steps(training, state, ({},), jnp.asarray(1, jnp.int32))
+        state, metrics = outer_steps(training, state, ({},), 1)
         seen.append(jax.tree.map(np.asarray, (state.theta, state.optimizer_state)))
     equal = [jax.tree.all(jax.tree.map(np.array_equal, a, b)) for a, b in itertools.pairwise(seen)]
     assert equal == [False, True, True]

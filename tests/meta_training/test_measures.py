@@ -13,7 +13,8 @@ from lopt.estimators.pairs import THIRDS
 from lopt.horizons import Horizon
 from lopt.meta_training import mixture
 from lopt.meta_training.measures import relative_norms
-from lopt.meta_training.outer import MetaTraining, OuterOptimizer, outer_steps
+from lopt.meta_training.outer import MetaTraining, OuterOptimizer
+from lopt.meta_training.steps import outer_steps
 from lopt.optimizers.celo import Celo
 from lopt.types import Estimate
 from tests.estimators import toys
@@ -74,7 +75,7 @@ def test_norms_of_families_and_signal_to_noise(drawn):
     theta = jax.tree.map(np.asarray, state.theta["scheduler"])
     size = sum(x.size for x in jax.tree.leaves(theta))
     norm = np.sqrt(sum((x.astype(float) ** 2).sum() for x in jax.tree.leaves(theta)))
-    _, metrics = outer_steps(training, state, DATA, jnp.asarray(1, jnp.int32))
+    _, metrics = outer_steps(training, state, DATA, 1)
     row = {name: float(x[0]) for name, x in metrics.items()}
     norms = np.array([row[f"grad_norm/{family.name}"] for family in FAMILIES])
     seen = np.isfinite(norms)

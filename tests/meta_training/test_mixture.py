@@ -13,7 +13,8 @@ from lopt.estimators import PES
 from lopt.meta_training import mixture
 from lopt.meta_training.config import MetaTrainConfig
 from lopt.meta_training.loop import Invocation, train
-from lopt.meta_training.outer import MetaTraining, OuterOptimizer, outer_steps
+from lopt.meta_training.outer import MetaTraining, OuterOptimizer
+from lopt.meta_training.steps import outer_steps
 from lopt.names import InputError
 from lopt.optimizers.learnable_adam import LearnableAdam
 from lopt.trained.pretrained import load_pretrained
@@ -102,7 +103,7 @@ def moved(training, *blocks):
     state = training.init(0, DATA)
     before, rows = float(state.theta["logit_b1"]), []
     for count in blocks:
-        state, metrics = outer_steps(training, state, DATA, jnp.asarray(count, jnp.int32))
+        state, metrics = outer_steps(training, state, DATA, count)
         rows += [{name: float(x[i]) for name, x in metrics.items()} for i in range(count)]
     return float(state.theta["logit_b1"]) - before, rows, state
 

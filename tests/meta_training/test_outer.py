@@ -14,9 +14,11 @@ import pytest
 from lopt.distributed import PairLayout, default_layout
 from lopt.estimators import ESTIMATORS, PES
 from lopt.horizons import Horizon
+from lopt.meta_training import steps
 from lopt.meta_training.inner import inner_training
 from lopt.meta_training.objective import Objective
-from lopt.meta_training.outer import DISPATCH_STEPS, MetaTraining, OuterOptimizer, outer_steps
+from lopt.meta_training.outer import MetaTraining, OuterOptimizer
+from lopt.meta_training.steps import BLOCK_STEPS, outer_steps
 from lopt.names import InputError, Spec, build
 from lopt.optimizers.learnable_adam import LearnableAdam
 from lopt.types import Estimate
@@ -51,7 +53,7 @@ def of_one_family(layout):
 def run(training, *blocks):
     state, rows = training.init(0, DATA[:1]), []
     for count in blocks:
-        state, metrics = outer_steps(training, state, DATA[:1], jnp.asarray(count, jnp.int32))
+        state, metrics = outer_steps(training, state, DATA[:1], count)
         rows.append(jax.tree.map(lambda x, count=count: np.asarray(x[:count]), metrics))
     return jax.tree.map(to_numpy, state), rows
 
@@ -83,7 +85,7 @@ def six_steps(layout):
 def test_one_trace_and_blocks_do_not_matter(layout):
     (whole, (rows,)), (parts, part_rows), messages = six_steps(layout)
     for event in ("Finished tracing", "Compiling"):
-        assert sum(event in message and "outer_steps" in message for message in messages) == 1
+        assert sum(event in message and "_one_program" in message for message in messages) == 1
     assert_same(whole, parts, rtol=0)
     joined = {name: np.concatenate([part[name] for part in part_rows]) for name in rows}
     assert_same(rows, joined, rtol=0)
@@ -108,7 +110,7 @@ def test_every_estimator_traces_with_arrays_where_a_run_has_them(name, layout):
     meta_loss = "final" if name == "pes_telescoping" else "train"
     training = dataclasses.replace(of_one_family(layout), estimator=estimator, objective=Objective(meta_loss))
     state = training.template(DATA[:1])
-    after, _ = outer_steps.eval_shape(training, state, DATA[:1], jnp.asarray(1, jnp.int32))
+    after, _ = steps._one_program.eval_shape(training, state, DATA[:1], jnp.asarray(1, jnp.int32), 1.0)
     before, after = (jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), tree) for tree in (state, after))
     assert before == after
 
@@ -161,7 +163,7 @@ def test_a_step_is_the_mean_estimate_through_optax(weights, share):
     tx = optax.adam(1e-3)
     updates, _ = tx.update(jax.tree.map(lambda g: g * min(1, 0.3 / norm), grad), tx.init(grad))
 
-    new_state, metrics = outer_steps(training, state, DATA, jnp.asarray(1, jnp.int32))
+    new_state, metrics = outer_steps(training, state, DATA, 1)
     jax.tree.map(
         lambda new, old, update: np.testing.assert_allclose(new, old + np.asarray(update), rtol=1e-5),
         new_state.theta, theta, updates,
@@ -172,7 +174,7 @@ def test_a_step_is_the_mean_estimate_through_optax(weights, share):
     for family, estimate in zip(FAMILIES, (first, second), strict=True):
         np.testing.assert_allclose(metrics[f"meta_loss/{family.name}"][0], estimate.loss, rtol=1e-5)
     assert first.loss != second.loss
-    assert len(metrics["meta_loss"]) == DISPATCH_STEPS
+    assert len(metrics["meta_loss"]) == BLOCK_STEPS
     assert [s.tolist() for s in new_state.estimator_states] == [[1] * 4] * 2
 
 
@@ -216,7 +218,7 @@ def test_families_drawn_are_visited_by_their_weights_and_the_others_stay(layout,
     visits, blocks = [], 3
     with jax.log_compiles(), caplog.at_level("WARNING"):
         for _ in range(blocks):
-            state, metrics = outer_steps(training, state, DATA, jnp.asarray(DISPATCH_STEPS, jnp.int32))
+            state, metrics = outer_steps(training, state, DATA, BLOCK_STEPS)
             losses = np.stack([metrics[f"meta_loss/{family.name}"] for family in FAMILIES], 1)
             seen = np.isfinite(losses)
             visits.append(seen)
@@ -224,7 +226,8 @@ def test_families_drawn_are_visited_by_their_weights_and_the_others_stay(layout,
             for family, estimator_state in enumerate(state.estimator_states):  # schedules follow the outer steps
                 np.testing.assert_array_equal(estimator_state.clock.step, np.flatnonzero(every[:, family])[-1] + 1)
             np.testing.assert_allclose(metrics["meta_loss"], np.nansum(losses, axis=1), rtol=1e-6)
-    assert sum("Compiling" in message and "outer_steps" in message for message in caplog.messages) == 1
+    for program, number in (("_estimate", len(FAMILIES)), ("_follow", 1), ("_visits", 1)):
+        assert sum("Compiling" in message and f"jit({program})" in message for message in caplog.messages) == number
     visited = np.concatenate(visits)
     assert (visited.sum(1) == 1).all()
     # A share of 3/4 over 192 draws has a standard error of 0.031.
@@ -269,7 +272,7 @@ def test_the_variance_of_a_mixture_is_that_of_a_weighted_mean(weights, drawn, wa
         make(), estimator=Spread(), families=many(len(weights)), weights=weights, families_per_step=drawn
     )
     data = ({},) * len(weights)
-    _, metrics = outer_steps(training, training.init(0, data), data, jnp.asarray(1, jnp.int32))
+    _, metrics = outer_steps(training, training.init(0, data), data, 1)
     np.testing.assert_allclose(metrics["grad_variance"][0], wanted, rtol=1e-6)
 
 
@@ -290,13 +293,13 @@ def test_every_family_and_every_visit_has_a_key_of_its_own():
     state = training.init(0, DATA)
     starts = {float(x) for x in state.estimator_states}
     assert len(starts) == 2
-    state, metrics = outer_steps(training, state, DATA, jnp.asarray(2, jnp.int32))
+    state, metrics = outer_steps(training, state, DATA, 2)
     answers = {float(metrics[f"meta_loss/{family.name}"][i]) for family in FAMILIES for i in range(2)}
     assert len(answers | starts) == 6
     # Two draws of one of two families: equal answers would make the mean one of them.
     for seed in range(4):
         drawn = dataclasses.replace(training, families_per_step=2)
-        _, metrics = outer_steps(drawn, drawn.init(seed, DATA), DATA, jnp.asarray(1, jnp.int32))
+        _, metrics = outer_steps(drawn, drawn.init(seed, DATA), DATA, 1)
         last = np.array([float(metrics[f"meta_loss/{family.name}"][0]) for family in FAMILIES])
         assert np.abs(float(metrics["meta_loss"][0]) - last[np.isfinite(last)]).min() > 1e-4
 
@@ -314,6 +317,6 @@ def test_a_family_without_any_usable_pair_leaves_the_step_to_the_others():
     training = dataclasses.replace(make(clip_norm=0.0, name="sgd", learning_rate=1.0), estimator=Half())
     state = training.init(0, DATA)
     before = jax.tree.map(np.asarray, state.theta)
-    state, metrics = outer_steps(training, state, DATA, jnp.asarray(1, jnp.int32))
+    state, metrics = outer_steps(training, state, DATA, 1)
     assert metrics["meta_loss"][0] == 2.0
     jax.tree.map(lambda new, old: np.testing.assert_allclose(new, old - 2.0, rtol=1e-6), state.theta, before)

@@ -13,7 +13,7 @@ from lopt.meta_training.checkpoint import Checkpoints
 from lopt.meta_training.config import MetaTrainConfig
 from lopt.meta_training.health import StuckError
 from lopt.meta_training.loop import train
-from lopt.meta_training.outer import outer_steps
+from lopt.meta_training.steps import outer_steps
 from lopt.meta_training.validation import SCORE
 from lopt.meta_training.workdir import finished_steps
 from lopt.trained.pretrained import load_pretrained
@@ -101,7 +101,7 @@ def test_a_scale_of_a_half_is_half_the_step():
     start = np.asarray(first.theta["log_learning_rate"])
     for scale in (1.0, 0.5):
         state = jax.tree.map(jnp.copy, first)  # outer_steps takes it
-        state, metrics = outer_steps(training, state, ({},), jnp.asarray(1, jnp.int32), jnp.float32(scale))
+        state, metrics = outer_steps(training, state, ({},), 1, jnp.float32(scale))
         moved = np.asarray(state.theta["log_learning_rate"]) - start
         found.append((moved, metrics["update_norm"][0], jax.tree.map(np.asarray, state.optimizer_state)))
     (whole, norm, moments), (half, half_norm, half_moments) = found

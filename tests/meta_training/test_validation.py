@@ -17,9 +17,9 @@ from lopt.meta_training.checkpoint import Checkpoints
 from lopt.meta_training.config import MetaTrainConfig
 from lopt.meta_training.exports import Exports
 from lopt.meta_training.loop import train
-from lopt.meta_training.outer import outer_steps
 from lopt.meta_training.recovery import Record
 from lopt.meta_training.run import Run
+from lopt.meta_training.steps import outer_steps
 from lopt.meta_training.validation import EMA_SCORE, FALL, FALLS, SCORE, Best, Schedule, Standing
 from lopt.meta_training.workdir import finished_steps
 from lopt.names import InputError
@@ -109,7 +109,7 @@ def test_an_average_is_that_of_all_thetas():
     state = training.init(0, ({},))
     average = np.asarray(state.theta["log_learning_rate"], np.float64)
     for _ in range(5):
-        state, _ = outer_steps(training, state, ({},), jnp.asarray(1, jnp.int32), jnp.float32(1))
+        state, _ = outer_steps(training, state, ({},), 1, jnp.float32(1))
         average = 0.9 * average + 0.1 * np.asarray(state.theta["log_learning_rate"], np.float64)
     found: Any = state.theta_ema
     np.testing.assert_allclose(found["log_learning_rate"], average, rtol=1e-6)
