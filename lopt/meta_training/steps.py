@@ -38,7 +38,8 @@ def outer_steps(
     """
     if len(training.families) == 1 and not training.families_per_step:
         return _one_program(training, state, data, jnp.asarray(num_steps, jnp.int32), rate_scale)
-    return _programs(training, bool(jax.config.jax_enable_x64)).run(state, data, num_steps, rate_scale)
+    forms = tuple((x.shape, x.dtype) for x in jax.tree.leaves((state.estimator_states, data)))
+    return _programs(training, forms, bool(jax.config.jax_enable_x64)).run(state, data, num_steps, rate_scale)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
@@ -66,9 +67,9 @@ def _one_program(
 
 
 @functools.lru_cache(maxsize=4)
-def _programs(training: MetaTraining, x64: bool) -> "_Programs":
-    """Those of an equal training, so that a resumed run and a sweep over seeds compile nothing anew."""
-    del x64  # part of the key
+def _programs(training: MetaTraining, forms: tuple, x64: bool) -> "_Programs":
+    """Those of an equal training on arrays of equal form: a run that goes back, or another seed, compiles nothing."""
+    del forms, x64  # what programs depend on beside the training
     return _Programs(training)
 
 
