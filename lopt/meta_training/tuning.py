@@ -10,13 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from lopt import foreign
 from lopt.distributed import default_layout
 from lopt.estimators import ESTIMATORS
 from lopt.horizons import Horizon
 from lopt.meta_training.objective import Objective
 from lopt.meta_training.outer import DISPATCH_STEPS, MetaTraining, OuterOptimizer, outer_steps
 from lopt.meta_training.tunables import OptaxRule, Tunable
-from lopt.names import InputError, build, parse_spec
+from lopt.names import InputError, parse_spec
 from lopt.trees import describe
 from lopt.types import Batch, Config, Data, Params, PyTree, Task
 
@@ -139,7 +140,7 @@ def tune(
     if truncation is None:
         truncation = _divisor_near(num_steps, num_steps / 20)
     layout = default_layout(num_pairs)
-    built = build(
+    built = foreign.make(
         "estimator",
         parse_spec(estimator),
         ESTIMATORS,
