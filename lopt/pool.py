@@ -6,8 +6,9 @@
 import types
 from collections.abc import Sequence
 
-from lopt import foreign
 from lopt.names import InputError, check_known, spell
+from lopt.own import foreign
+from lopt.own.task import OwnTask
 from lopt.types import TaskFamily, TaskMixture
 
 
@@ -18,7 +19,7 @@ def read_mixture(
 
     Args:
       tasks: text as for `--tasks`, `[WEIGHT*]FAMILY[/DATASET][:setting=value]...[+AUGMENTATION...]` separated by
-        commas, where a family may be one of a file or module (`lopt.foreign`); one family; a sequence of texts and
+        commas, where a family may be one of a file or module (`lopt.own.foreign`); one family; a sequence of texts and
         families, each family with the weight 1; or a finished mixture.
       data_dir: where data sets are looked for; None for the default.
 
@@ -53,6 +54,8 @@ def spell_mixture(mixture: TaskMixture) -> str:
 
 
 def _spell_one(family: TaskFamily) -> str:
+    if isinstance(family, OwnTask):
+        return family.spelling
     inner = getattr(family, "family", None)  # of an augmented one
     if type(family).__module__.partition(".")[0] != "tasks":
         return spell(family, {})

@@ -27,11 +27,11 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lopt import foreign
 from lopt.figures import to_png
 from lopt.files import write_atomic
 from lopt.names import InputError, Spec, check_known
 from lopt.optimizers import OPTIMIZERS
+from lopt.own import foreign
 from tasks import AUGMENTATIONS, FAMILIES, POOLS, datasets, parse_tasks
 from tasks.naming import settings
 from tasks.page import draw_page

@@ -4,8 +4,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from lopt import foreign
 from lopt.names import InputError, build, check_known, parse_spec
+from lopt.own import foreign
 from lopt.types import TaskFamily
 from tasks import datasets
 from tasks.augmentations import AUGMENTATIONS
@@ -85,7 +85,7 @@ def parse_family(text: str, data_dir: str | None, optimizers: Mapping[str, type[
 
     If a family has data sets and the text names none, the result has one family for each of its default sets. The
     meta-task is `train_optimizer[OPTIMIZER][FAMILY...]`, with the specifications of both in brackets. A family may be
-    other people's, `my_tasks.py:Spiral:turns=3` (`lopt.foreign`), and their code is then run.
+    other people's, `my_tasks.py:Spiral:turns=3` (`lopt.own.foreign`), and their code is then run.
 
     Args:
       optimizers: the learned optimizers that tasks may train, by name.

@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from lopt import foreign
 from lopt.distributed import PairLayout
 from lopt.evaluation.affordable import check_affordable
 from lopt.evaluation.baselines import DEFAULT, Baseline, parse_baselines
@@ -26,6 +25,7 @@ from lopt.evaluation.scores import score_task
 from lopt.evaluation.summary import summarize
 from lopt.evaluation.sweeps import Point, horizon_points, run_sweep
 from lopt.names import InputError, check_known, split_list
+from lopt.own import foreign
 from lopt.pool import read_mixture, sweep_axes, task_variants
 from lopt.trained.pretrained import Pretrained
 from lopt.types import TaskFamily, TaskMixture

@@ -5,7 +5,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from lopt import foreign
 from lopt.distributed import PairLayout
 from lopt.estimators import ESTIMATORS
 from lopt.horizons import Horizon
@@ -13,6 +12,7 @@ from lopt.meta_training.objective import Objective
 from lopt.meta_training.outer import MetaTraining, OuterOptimizer
 from lopt.names import MAX_WHOLE, InputError, parse_spec, spell, split_list
 from lopt.optimizers import OPTIMIZERS
+from lopt.own import foreign
 from lopt.types import GradientEstimator, LearnedOptimizer, TaskMixture
 
 
@@ -37,7 +37,7 @@ class MetaTrainConfig:
     """Everything that decides the result of a run. The `doc` of each field says what it means, as does `--help`.
 
     `optimizer` and `estimator` may be objects in the place of names, and names may be those of other people's classes
-    (`lopt.foreign`), whose code is run to check the settings. An estimator that is an object has its own
+    (`lopt.own.foreign`), whose code is run to check the settings. An estimator that is an object has its own
     `num_pairs`, `sigma`, `truncation` and `horizon`: those here are not read then.
     """
 

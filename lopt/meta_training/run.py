@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import optax
 
-from lopt import foreign
 from lopt.distributed import default_layout
 from lopt.figures import to_png
 from lopt.meta_training.attempt import Invocation
@@ -25,6 +24,7 @@ from lopt.meta_training.plots import plot_runs
 from lopt.meta_training.workdir import CACHE, EXPORT, EXPORT_BEST, METRICS
 from lopt.names import InputError, check_known
 from lopt.optimizers import OPTIMIZERS
+from lopt.own import foreign
 from lopt.pool import read_mixture, spell_mixture
 from lopt.trained.pretrained import Pretrained, load_pretrained
 from lopt.trained.transform import as_optax

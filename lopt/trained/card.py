@@ -69,7 +69,7 @@ def optimizer_of(card: Mapping[str, Any], given: LearnedOptimizer | None) -> Lea
             raise InputError(f"theta belongs to {wanted}, and optimizer is {given}")
         return given
     if module:
-        from lopt import foreign  # here, as few exports need it
+        from lopt.own import foreign  # here, as few exports need it
 
         registered = foreign.registered_as("optimizer", card["architecture"])
         if registered is not None:

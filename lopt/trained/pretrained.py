@@ -122,8 +122,8 @@ def load_pretrained(path_or_name: str | os.PathLike, *, optimizer: str | Learned
 def _rule(optimizer: str | LearnedOptimizer | None) -> LearnedOptimizer | None:
     if not isinstance(optimizer, str):
         return optimizer
-    from lopt import foreign  # here, as few exports need it
     from lopt.optimizers import OPTIMIZERS
+    from lopt.own import foreign  # here, as few exports need it
 
     return foreign.make("optimizer", parse_spec(optimizer), OPTIMIZERS)
 

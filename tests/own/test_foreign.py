@@ -7,10 +7,10 @@ import sys
 import pytest
 
 import lopt
-from lopt import foreign
 from lopt.estimators import ESTIMATORS
 from lopt.names import InputError, parse_spec
 from lopt.optimizers import OPTIMIZERS
+from lopt.own import foreign
 from lopt.trained.card import checksum
 from tasks import FAMILIES, parse_tasks
 
