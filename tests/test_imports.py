@@ -53,6 +53,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "lopt.inspect": (*SETTINGS, "lopt.interrupts", "lopt.files", "lopt.figures", "lopt.trained"),
     "lopt.plot": ("lopt.names", "lopt.interrupts", "lopt.files", "lopt.figures", "lopt.meta_training"),  # a command
+    "lopt.testing": ("lopt.types", "lopt.own", "lopt.horizons", "lopt.trained"),
     # the one door from the library to the tasks
     "lopt.pool": (*SETTINGS, "lopt.own", "lopt.optimizers", "tasks", "tasks.sweeps"),
     "tasks": ("tasks.augmentations", "tasks.families", "tasks.pools"),
