@@ -36,8 +36,13 @@ from lopt.trained.pretrained import Pretrained, load_pretrained
 _CHECKPOINT = flags.DEFINE_string(
     "checkpoint", None, "what to evaluate: a run's folder, an export, or an optimizer that ships with lopt, by name"
 )
+_OPTIMIZER = flags.DEFINE_string(
+    "optimizer", None, "your own rule, if the checkpoint is of one: FILE.py:CLASS[:setting=value]..., whose code is run"
+)
 _TASKS = flags.DEFINE_string(
-    "tasks", None, "comma list of FAMILY/DATASET[:setting=value]...; default: the tasks it was trained on"
+    "tasks",
+    None,
+    "comma list of tasks, as for meta_train.py; default: those it was trained on",
 )
 _BASELINES = flags.DEFINE_string(
     "baselines", DEFAULT, f"comma list of {', '.join(BASELINES)}; or all. Adam at a constant rate is always there"
@@ -77,7 +82,7 @@ def main(argv: list[str]) -> int:
         raise InputError("say what to evaluate: --checkpoint=runs/NAME")
     keep_programs(_COMPILE_CACHE.value)
     jax.config.update("jax_num_cpu_devices", min(_DEVICES.value or num_cores(), num_cores()))
-    pretrained = load_pretrained(_CHECKPOINT.value)
+    pretrained = load_pretrained(_CHECKPOINT.value, optimizer=_OPTIMIZER.value)
     out = Path(_OUT.value) if _OUT.value else default_folder(pretrained, _CHECKPOINT.value, _HORIZON.value)
     report = evaluate(
         pretrained,

@@ -80,7 +80,13 @@ def main(argv: list[str]) -> int:
 
 def _set_up_jax() -> None:
     keep_programs(_COMPILE_CACHE.value)
-    jax.config.update("jax_num_cpu_devices", _DEVICES.value or num_cores())
+    try:
+        jax.config.update("jax_num_cpu_devices", _DEVICES.value or num_cores())
+    except RuntimeError as error:
+        raise InputError(
+            "the code of your rule or estimator computes with JAX when it is imported, before the number of devices is "
+            f"set: compute in functions, or with numpy ({error})"
+        ) from error
 
 
 def _start(settings: dict[str, Any], workdir: str | os.PathLike, command: tuple[str, ...]) -> Run:

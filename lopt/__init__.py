@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lopt.meta_training.tunables import Tunable
     from lopt.meta_training.tuning import Tuned, tune
     from lopt.names import InputError
+    from lopt.own.task import task
     from lopt.trained.guard import GuardState, guard
     from lopt.trained.pretrained import Pretrained, load, load_pretrained, scale_by_learned
     from lopt.trained.states import carry_over
@@ -42,6 +43,7 @@ __all__ = [
     "load_pretrained",
     "meta_train",
     "scale_by_learned",
+    "task",
     "tune",
 ]
 
@@ -64,6 +66,7 @@ _LATER = {
     "load_pretrained": "lopt.trained.pretrained",
     "meta_train": "lopt.meta_training.run",
     "scale_by_learned": "lopt.trained.pretrained",
+    "task": "lopt.own.task",
     "tune": "lopt.meta_training.tuning",
 }
 

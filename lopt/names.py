@@ -43,8 +43,13 @@ class Spec(NamedTuple):
 
 
 def parse_spec(text: str) -> Spec:
-    """Reads `NAME[:key=value]...`. A value is a Python literal, or a bare word, which stands for itself."""
+    """Reads `NAME[:key=value]...`. A value is a Python literal, or a bare word, which stands for itself.
+
+    A name may be that of a class, with the file or module that it is in: `my_rules.py:MyRule:width=8`.
+    """
     name, *parts = text.strip().split(":")
+    if parts and re.fullmatch(r"[^\W\d][\w.]*", parts[0]) and ("." in name or parts[0][0].isupper()):
+        name = f"{name}:{parts.pop(0)}"
     settings = {}
     for part in parts:
         key, equals, value = part.partition("=")
@@ -140,7 +145,10 @@ def _is_plain(value: Any) -> bool:
 
 def check_settings(kind: str, spec: Spec, constructor: Any) -> None:
     """Raises InputError unless each setting is a field of the dataclass `constructor`, of the type annotated there."""
-    annotations = typing.get_type_hints(constructor)
+    try:
+        annotations = typing.get_type_hints(constructor)
+    except Exception as error:  # those of other people may name what is not imported
+        raise InputError(f"{kind} {spec.name}: the types of its fields cannot be read: {error}") from error
     fields = {field.name: field for field in dataclasses.fields(constructor)}
     written = [name for name in fields if _wanted(annotations[name], None)]
     for key, value in spec.settings.items():

@@ -6,10 +6,10 @@
 import types
 from collections.abc import Sequence
 
-from lopt.names import InputError, check_known
+from lopt.names import InputError, check_known, spell
+from lopt.own import foreign
+from lopt.own.task import OwnTask
 from lopt.types import TaskFamily, TaskMixture
-
-FUNCTIONS = ("load", "sample", "task", "sample_batch")  # what every family has
 
 
 def read_mixture(
@@ -19,7 +19,8 @@ def read_mixture(
 
     Args:
       tasks: text as for `--tasks`, `[WEIGHT*]FAMILY[/DATASET][:setting=value]...[+AUGMENTATION...]` separated by
-        commas; one family; a sequence of texts and families, each family with the weight 1; or a finished mixture.
+        commas, where a family may be one of a file or module (`lopt.own.foreign`); one family; a sequence of texts and
+        families, each family with the weight 1; or a finished mixture.
       data_dir: where data sets are looked for; None for the default.
 
     Raises:
@@ -41,6 +42,26 @@ def read_mixture(
     return TaskMixture(families, tuple(weight for part in parts for weight in part.weights))
 
 
+def spell_mixture(mixture: TaskMixture) -> str:
+    """The text that stands for task families: `2*image_mlp/digits,my_tasks:Spiral:turns=3`.
+
+    Families of lopt have the name that `--tasks` takes, and those of other people their module, class and settings.
+    """
+    pairs = zip(mixture.weights, mixture.families, strict=True)
+    return ",".join(
+        _spell_one(family) if weight == 1 else f"{weight:g}*{_spell_one(family)}" for weight, family in pairs
+    )
+
+
+def _spell_one(family: TaskFamily) -> str:
+    if isinstance(family, OwnTask):
+        return family.spelling
+    inner = getattr(family, "family", None)  # of an augmented one
+    if type(family).__module__.partition(".")[0] != "tasks":
+        return spell(family, {})
+    return family.name if inner is None else f"{_spell_one(inner)}{family.name.removeprefix(inner.name)}"
+
+
 def sweep_axes() -> tuple[str, ...]:
     """The axes along which `task_variants` can vary a task."""
     return tuple(_pool().sweeps.AXES)
@@ -57,10 +78,7 @@ def _read_one(item: str | TaskFamily, data_dir: str | None) -> TaskMixture:
         from lopt.optimizers import OPTIMIZERS  # here, as it imports Flax
 
         return _pool().parse_mixture(item, data_dir=data_dir, optimizers=OPTIMIZERS)
-    missing = [name for name in ("name", *FUNCTIONS) if not hasattr(item, name)]
-    if missing or isinstance(item, type):
-        hint = "give an instance of the class" if isinstance(item, type) else f"it has no {', '.join(missing)}"
-        raise InputError(f"{item!r:.200} is no task family: {hint}. lopt.types.TaskFamily says what one has")
+    foreign.check_members("task family", item, f"{item!r:.200}")
     return TaskMixture((item,), (1.0,))
 
 

@@ -3,6 +3,7 @@
 python -m tasks list                      families, augmentations, named pools, data sets
 python -m tasks prepare glyphs kjv        write built-in data sets into the data directory; without names, all
 python -m tasks show image_vit/glyphs     a page of samples, and how Adam trains it: runs/tasks/NAME.png
+python -m tasks show my_tasks.py:Spiral   the same of a family of your own
 """
 
 from lopt import interrupts
@@ -30,6 +31,7 @@ from lopt.figures import to_png
 from lopt.files import write_atomic
 from lopt.names import InputError, Spec, check_known
 from lopt.optimizers import OPTIMIZERS
+from lopt.own import foreign
 from tasks import AUGMENTATIONS, FAMILIES, POOLS, datasets, parse_tasks
 from tasks.naming import settings
 from tasks.page import draw_page
@@ -50,6 +52,9 @@ def show_lists(names: list[str]) -> None:
         ("family", "data set", "what is trained", "settings and their defaults"),
         [(name, row.kind or "-", row.description, _defaults(row.constructor)) for name, row in FAMILIES.items()],
     )
+    if others := foreign.registered("task family"):
+        rows = [(name, entry.value) for name, entry in others.items()]
+        _print(console, "Task families of other installed packages", ("family", "its class"), rows)
     _print(
         console,
         "Augmentations, behind a family: FAMILY...+AUGMENTATION[:setting=value]...",

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from lopt.names import InputError, build, check_known, parse_spec
+from lopt.own import foreign
 from lopt.types import TaskFamily
 from tasks import datasets
 from tasks.augmentations import AUGMENTATIONS
@@ -83,7 +84,8 @@ def parse_family(text: str, data_dir: str | None, optimizers: Mapping[str, type[
     """Reads `FAMILY[/DATASET][:setting=value]...[+AUGMENTATION[:setting=value]...]...`.
 
     If a family has data sets and the text names none, the result has one family for each of its default sets. The
-    meta-task is `train_optimizer[OPTIMIZER][FAMILY...]`, with the specifications of both in brackets.
+    meta-task is `train_optimizer[OPTIMIZER][FAMILY...]`, with the specifications of both in brackets. A family may be
+    other people's, `my_tasks.py:Spiral:turns=3` (`lopt.own.foreign`), and their code is then run.
 
     Args:
       optimizers: the learned optimizers that tasks may train, by name.
@@ -105,8 +107,11 @@ def _augment(family: TaskFamily, augmentation: Augmentation) -> TaskFamily:
 def _parse_plain(text: str, data_dir: str | None, optimizers: Mapping[str, type[Any]]) -> list[TaskFamily]:
     text, inner = _take_inner(text, data_dir, optimizers)
     spec = parse_spec(text)
+    if foreign.is_place(spec.name):
+        return [foreign.make("task family", spec, FAMILIES, data_dir=data_dir)]
     name, slash, dataset = spec.name.partition("/")
-    check_known("task family", name, FAMILIES)
+    if name not in FAMILIES:
+        return [foreign.make("task family", spec._replace(name=name), FAMILIES, data_dir=data_dir)]
     row = FAMILIES[name]
     for key in spec.settings:
         check_known(f"setting of task family {name!r}:", key, [field.name for field in settings(row.constructor)])
@@ -134,7 +139,7 @@ def _take_inner(text: str, data_dir: str | None, optimizers: Mapping[str, type[A
     if len(families) > 1:
         raise InputError(f"{text!r} trains on one task: name a data set, such as {families[0].name}")
     inner = {
-        "optimizer": build("optimizer", parse_spec(optimizer), optimizers),
+        "optimizer": foreign.make("optimizer", parse_spec(optimizer), optimizers),
         "optimizer_name": optimizer,
         "task_family": families[0],
     }

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from lopt.trees import by_name
 from lopt.types import Batch, Data, TaskFamily
 from tasks.datasets import decode
 
@@ -58,10 +59,13 @@ def draw_page(family: TaskFamily, num_steps: int = 200, seed: int = 0) -> "Figur
 
 
 def _without_keys(batch: Batch) -> dict[str, Any]:
+    """The arrays of a batch by name, without random keys; a batch of other people's may be any tree."""
+
     def is_key(x: Any) -> bool:
         return isinstance(x, jax.Array) and jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
 
-    return {name: x for name, x in batch.items() if not is_key(x)}
+    named = batch if isinstance(batch, dict) else by_name(batch)
+    return {name or "batch": x for name, x in named.items() if not is_key(x)}
 
 
 def _draw_losses(axes: "Axes", family: TaskFamily, data: Data, keys: jax.Array, num_steps: int) -> None:

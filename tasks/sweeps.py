@@ -61,7 +61,7 @@ def _depths(family: Any, data_dir: str | None) -> dict[str, TaskFamily]:
 
 def _datasets(family: Any, data_dir: str | None) -> dict[str, TaskFamily]:
     head = re.match(r"(\w+)/([^:]+)", family.name)
-    if head is None:
+    if head is None or head[1] not in FAMILIES:
         raise InputError(f"{family.name} reads no data set of one's choice: it cannot be swept over data sets")
     name, own = head.groups()
     kind = FAMILIES[name].kind

@@ -18,7 +18,7 @@ HOUSE_PACKAGES = tuple(place.removesuffix(".py") for place in (*HOUSE, "tests"))
 TYPES, SETTINGS = ("lopt.types",), ("lopt.types", "lopt.names")
 FAMILY = (*SETTINGS, "tasks.checks", "tasks.naming")
 ROOMS: dict[str, tuple[str, ...]] = {
-    "lopt": ("lopt.names", "lopt.version", "lopt.trained", "lopt.meta_training", "lopt.evaluation"),
+    "lopt": ("lopt.names", "lopt.version", "lopt.own", "lopt.trained", "lopt.meta_training", "lopt.evaluation"),
     "lopt.types": (),
     "lopt.names": (),
     "lopt.interrupts": (),
@@ -26,6 +26,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "lopt.files": (),
     "lopt.figures": (),
     "lopt.trees": TYPES,
+    "lopt.own": (*SETTINGS, "lopt.trees"),
     "lopt.seeds": TYPES,
     "lopt.inner_step": TYPES,
     "lopt.horizons": ("lopt.names",),
@@ -37,23 +38,25 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "lopt.estimators": (*SETTINGS, "lopt.horizons", "lopt.distributed"),
     "lopt.trained": (
         *(*SETTINGS, "lopt.version", "lopt.files", "lopt.trees"),
-        *("lopt.optimizers", "lopt.optimizers.parts"),
+        *("lopt.own", "lopt.optimizers", "lopt.optimizers.parts"),
     ),
     "lopt.meta_training": (
         *(*SETTINGS, "lopt.files", "lopt.figures", "lopt.trees", "lopt.seeds", "lopt.inner_step", "lopt.horizons"),
         *("lopt.distributed", "lopt.tracking", "lopt.pool", "lopt.optimizers", "lopt.estimators", "lopt.trained"),
-        "lopt.validation",
+        *("lopt.own", "lopt.validation"),
     ),
     "lopt.validation": (  # the one door from meta-training to evaluation
         *(*SETTINGS, "lopt.version", "lopt.distributed", "lopt.evaluation"),
     ),
     "lopt.evaluation": (
         *(*SETTINGS, "lopt.version", "lopt.files", "lopt.figures", "lopt.trees", "lopt.seeds", "lopt.inner_step"),
-        *("lopt.distributed", "lopt.tracking", "lopt.trained", "lopt.pool"),
+        *("lopt.distributed", "lopt.tracking", "lopt.own", "lopt.trained", "lopt.pool"),
     ),
     "lopt.inspect": (*SETTINGS, "lopt.interrupts", "lopt.compile_cache", "lopt.files", "lopt.figures", "lopt.trained"),
     "lopt.plot": ("lopt.names", "lopt.interrupts", "lopt.files", "lopt.figures", "lopt.meta_training"),  # a command
-    "lopt.pool": (*SETTINGS, "lopt.optimizers", "tasks", "tasks.sweeps"),  # the one door from the library to the tasks
+    "lopt.testing": ("lopt.types", "lopt.own", "lopt.horizons", "lopt.trained"),
+    # the one door from the library to the tasks
+    "lopt.pool": (*SETTINGS, "lopt.own", "lopt.optimizers", "tasks", "tasks.sweeps"),
     "tasks": ("tasks.augmentations", "tasks.families", "tasks.pools"),
     "tasks.checks": ("lopt.names", "lopt.distributed"),
     "tasks.naming": ("lopt.names",),
@@ -68,14 +71,14 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "tasks.train_optimizer": (*TYPES, "tasks.checks", "tasks.naming", "tasks.synthetic"),
     "tasks.augmentations": (*SETTINGS, "tasks.checks", "tasks.naming"),
     "tasks.families": (
-        *(*SETTINGS, "tasks.naming", "tasks.datasets", "tasks.augmentations"),
+        *(*SETTINGS, "lopt.own", "tasks.naming", "tasks.datasets", "tasks.augmentations"),
         *("tasks.images", "tasks.sequences", "tasks.tables", "tasks.functions", "tasks.train_optimizer"),
     ),
     "tasks.pools": (*SETTINGS, "tasks.checks", "tasks.families"),
     "tasks.sweeps": (*SETTINGS, "tasks.datasets", "tasks.augmentations", "tasks.families"),
-    "tasks.page": (*TYPES, "tasks.datasets"),
+    "tasks.page": (*TYPES, "lopt.trees", "tasks.datasets"),
     "tasks.__main__": (  # a command
-        *("lopt.names", "lopt.interrupts", "lopt.files", "lopt.figures", "lopt.optimizers"),
+        *("lopt.names", "lopt.interrupts", "lopt.files", "lopt.figures", "lopt.own", "lopt.optimizers"),
         *("tasks", "tasks.naming", "tasks.datasets", "tasks.page"),
     ),
 }

@@ -112,6 +112,8 @@ def test_bad_input_is_one_line_before_anything_runs(run_folder, tmp_path):
         (run, "--tasks=image_mlp/digist"): "digist",
         (run, "--tasks="): "no task is named",
         ("--checkpoint=newer",): "feature_contract must be",
+        (run, "--optimizer=absent.py:Rule"): "unknown file 'absent.py'",
+        (run, "--optimizer=learnable_adam"): "theta belongs to learnable_adam:",
         (run, "--learned=newer"): "feature_contract must be",
         (run, "--learned=absent"): "unknown path or trained optimizer 'absent'",
         (run, "--learned=other,other"): "another optimizer of the name 'other'",

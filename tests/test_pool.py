@@ -30,7 +30,7 @@ def test_every_form_is_read():
         (TaskMixture((Bowl(), Bowl()), (1.0, 1.0)), "two tasks have the name 'bowl'"),
         ("image_mpl/digits", "Did you mean 'image_mlp'"),
         (Bowl, "give an instance of the class"),
-        ([Bowl(), 3], "3 is no task family: it has no name, load, sample, task, sample_batch"),
+        ([Bowl(), 3], "3 is no task family: it has no name, streams, load, sample, task, sample_batch"),
     ],
 )
 def test_what_is_refused(given, message):

@@ -25,6 +25,7 @@ from lopt.evaluation.scores import score_task
 from lopt.evaluation.summary import summarize
 from lopt.evaluation.sweeps import Point, horizon_points, run_sweep
 from lopt.names import InputError, check_known, split_list
+from lopt.own import foreign
 from lopt.pool import read_mixture, sweep_axes, task_variants
 from lopt.trained.pretrained import Pretrained
 from lopt.types import TaskFamily, TaskMixture
@@ -93,7 +94,7 @@ def evaluate(
         layout=_layout(devices),
         cache=EvaluationCache(Path(cache)) if cache else None,
     )
-    families = read_mixture(_tasks(pretrained, tasks), data_dir).families
+    families = read_mixture(_tasks(trained, pretrained, tasks), data_dir).families
     axes = split_list(sweep) if isinstance(sweep, str) else list(sweep)
     stops = _stops(axes, evaluation, families, data_dir)
     taking_part = contestants(pretrained, evaluation.baselines, others)
@@ -130,10 +131,19 @@ def _horizon(pretrained: Pretrained, horizon: int | None) -> int:
     return pretrained.card["horizon"][1] if horizon is None else horizon
 
 
-def _tasks(pretrained: Pretrained, tasks: Any) -> Any:
-    tasks = pretrained.card.get("tasks") if tasks is None else tasks
+def _tasks(trained: Any, pretrained: Pretrained, given: Any) -> Any:
+    """The tasks that were given, or those that a run has at hand, or those that the card names."""
+    given = getattr(trained, "tasks", None) if given is None else given
+    if given is not None:
+        return given
+    tasks = pretrained.card.get("tasks")
     if tasks is None:
         raise InputError(f"{pretrained.path} does not say what it was trained on: give tasks, or --tasks")
+    if foreign.names_code(tasks):
+        raise InputError(
+            f"{pretrained.name} was trained on {tasks}, which is not all part of lopt, and no code is run because "
+            "a file names it: give the tasks yourself, as objects or --tasks=FILE.py:CLASS"
+        )
     return tasks
 
 

@@ -165,6 +165,7 @@ def main(arguments: list[str] | None = None) -> int:
         help="the folder of a run or of an export, a theta.state file as published with Celo or VeLO, or the name of "
         "an optimizer that ships with lopt",
     )
+    parser.add_argument("--optimizer", help="your own rule, if it is of one: FILE.py:CLASS[:setting=value]...")
     parser.add_argument("--out", help="folder for the pictures; default: runs/inspect-NAME")
     parser.add_argument("--steps", type=int, default=500, help="length of the training on a quadratic; default: 500")
     parser.add_argument("--compile_cache", help=HELP)
@@ -173,7 +174,7 @@ def main(arguments: list[str] | None = None) -> int:
         if not 1 <= args.steps <= MOST_STEPS:
             raise InputError(f"--steps must be at least 1 and at most {MOST_STEPS:,}, not {args.steps:,}")
         keep_programs(args.compile_cache)
-        pretrained = load_pretrained(args.path)
+        pretrained = load_pretrained(args.path, optimizer=args.optimizer)
         folder = _output_folder(Path(args.out or Path("runs", f"inspect-{pretrained.name}")))
         with jax.enable_x64(False):  # rules compute in float32, as in `as_optax`
             _write_pictures(pretrained, folder, args.steps)

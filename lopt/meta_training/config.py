@@ -10,8 +10,9 @@ from lopt.estimators import ESTIMATORS
 from lopt.horizons import Horizon
 from lopt.meta_training.objective import Objective
 from lopt.meta_training.outer import MetaTraining, OuterOptimizer
-from lopt.names import MAX_WHOLE, InputError, build, parse_spec, spell, split_list
+from lopt.names import MAX_WHOLE, InputError, parse_spec, spell, split_list
 from lopt.optimizers import OPTIMIZERS
+from lopt.own import foreign
 from lopt.types import GradientEstimator, LearnedOptimizer, TaskMixture
 
 
@@ -35,17 +36,20 @@ _LEAST = {
 class MetaTrainConfig:
     """Everything that decides the result of a run. The `doc` of each field says what it means, as does `--help`.
 
-    `optimizer` and `estimator` may be objects in the place of names. An estimator that is an object has its own
+    `optimizer` and `estimator` may be objects in the place of names, and names may be those of other people's classes
+    (`lopt.own.foreign`), whose code is run to check the settings. An estimator that is an object has its own
     `num_pairs`, `sigma`, `truncation` and `horizon`: those here are not read then.
     """
 
     optimizer: str | LearnedOptimizer = setting(
-        "mlp", f"learned optimizer, NAME[:setting=value]...; names: {', '.join(sorted(OPTIMIZERS))}"
+        "mlp",
+        "learned optimizer, NAME[:setting=value]..., or your own, FILE.py:CLASS[:setting=value]...; names: "
+        f"{', '.join(sorted(OPTIMIZERS))}",
     )
     tasks: str = setting(
         "image_mlp",
         "tasks to train on: a comma list of [WEIGHT*]FAMILY[/DATASET][:setting=value]...[+AUGMENTATION...], or a named "
-        "pool; python -m tasks list shows them all",
+        "pool, or your own, FILE.py:CLASS[:setting=value]...; python -m tasks list shows them all",
     )
     tasks_per_step: int = setting(0, "task families drawn per outer step, by their weights; 0: all of them")
     family_scale: str = setting(
@@ -60,7 +64,9 @@ class MetaTrainConfig:
         "", "comma list of parts of theta that are not trained, by path, such as scheduler or mlp/kernel_0"
     )
     estimator: str | GradientEstimator = setting(
-        "pes", f"meta-gradient estimator, NAME[:setting=value]...; names: {', '.join(sorted(ESTIMATORS))}"
+        "pes",
+        "meta-gradient estimator, NAME[:setting=value]..., or your own, FILE.py:CLASS[:setting=value]...; names: "
+        f"{', '.join(sorted(ESTIMATORS))}",
     )
     num_pairs: int = setting(16, "antithetic pairs of particles per task family")
     sigma: float = setting(0.01, "standard deviation of the perturbations of theta")
@@ -129,12 +135,12 @@ class MetaTrainConfig:
         return ("outer_steps",) if self.outer_schedule == "constant" else ()
 
     def as_json(self) -> dict[str, Any]:
-        """All settings as plain values; an object becomes the text that stands for it."""
+        """All settings as plain values; objects and classes of other people become `module:Class:setting=value`."""
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        tables = {"optimizer": OPTIMIZERS, "estimator": ESTIMATORS}
-        values |= {
-            name: spell(values[name], table) for name, table in tables.items() if not isinstance(values[name], str)
-        }
+        if _is_own(self.optimizer):
+            values["optimizer"] = spell(self._build_optimizer(), OPTIMIZERS)
+        if _is_own(self.estimator):
+            values["estimator"] = spell(self._build_estimator(PairLayout()), ESTIMATORS)
         if not isinstance(self.estimator, str):
             own = _own_settings(self.estimator)
             values |= {name: own[name] for name in ("num_pairs", "sigma", "truncation") if name in own}
@@ -187,12 +193,12 @@ class MetaTrainConfig:
 
     def _build_optimizer(self) -> LearnedOptimizer:
         if isinstance(self.optimizer, str):
-            return build("optimizer", parse_spec(self.optimizer), OPTIMIZERS)
+            return foreign.make("optimizer", parse_spec(self.optimizer), OPTIMIZERS)
         return self.optimizer
 
     def _build_estimator(self, layout: PairLayout) -> GradientEstimator:
         if isinstance(self.estimator, str):
-            return build(
+            return foreign.make(
                 "estimator",
                 parse_spec(self.estimator),
                 ESTIMATORS,
@@ -204,6 +210,11 @@ class MetaTrainConfig:
             )
         own = self.estimator
         return dataclasses.replace(own, layout=layout) if "layout" in _own_settings(own) else own  # type: ignore[type-var]
+
+
+def _is_own(given: Any) -> bool:
+    """Whether it is an object, or the place of a class of other people's, and no name."""
+    return not isinstance(given, str) or foreign.is_place(parse_spec(given).name)
 
 
 def _own_settings(estimator: GradientEstimator) -> Mapping[str, Any]:

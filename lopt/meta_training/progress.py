@@ -18,6 +18,7 @@ class Progress(contextlib.AbstractContextManager):
     Args:
       total: outer steps of the whole run.
       start: steps done before this invocation; they do not count in the rate.
+      number: what the number that falls is called.
       console: where to; if None, that of logging's RichHandler, so that their lines do not mix, or standard error.
       clock: seconds, as `time.monotonic`.
     """
@@ -30,10 +31,12 @@ class Progress(contextlib.AbstractContextManager):
         total: int,
         *,
         start: int = 0,
+        number: str = "meta-loss",
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ):
         self._total, self._clock = total, clock
+        self._number = number
         shared = (handler.console for handler in logging.getLogger().handlers if isinstance(handler, RichHandler))
         self._console = console or next(shared, None) or Console(stderr=True)
         # Of time and step, from the first update on: what came before was compiling, and says nothing of the rate.
@@ -52,8 +55,21 @@ class Progress(contextlib.AbstractContextManager):
         elif self._printed and self._printed[1] != self._samples[-1][1]:
             self._print()
 
-    def update(self, step: int, meta_loss: float | None = None, valid: tuple[float, float] | None = None) -> None:
-        """Says that `step` outer steps are done in all; `valid` is the newest and the best validation score."""
+    def update(
+        self,
+        step: int,
+        meta_loss: float | None = None,
+        valid: tuple[float, float] | None = None,
+        first: float | None = None,
+    ) -> None:
+        """Says that `step` outer steps are done in all.
+
+        Args:
+          step: the number of them.
+          meta_loss: the number that falls.
+          valid: the newest and the best validation score.
+          first: what the number was at first, where that is to be shown.
+        """
         now = self._clock()
         if self._samples and step < self._samples[-1][1]:  # the run has gone back to a checkpoint
             self._samples.clear()
@@ -61,7 +77,7 @@ class Progress(contextlib.AbstractContextManager):
         self._samples.append((now, step))
         while len(self._samples) > 2 and self._samples[1][0] <= now - self.WINDOW:
             self._samples.popleft()
-        self._line = self._describe(meta_loss, valid)
+        self._line = self._describe(meta_loss, valid, first)
         if self._bar is not None:
             self._bar.update(self._task, completed=step, description=self._line)
         elif self._printed is None or (
@@ -69,14 +85,14 @@ class Progress(contextlib.AbstractContextManager):
         ):
             self._print()
 
-    def _describe(self, meta_loss: float | None, valid: tuple[float, float] | None) -> str:
-        (since, first), (now, step) = self._samples[0], self._samples[-1]
-        rate = (step - first) / (now - since) if now > since else 0.0
+    def _describe(self, meta_loss: float | None, valid: tuple[float, float] | None, first: float | None) -> str:
+        (since, start), (now, step) = self._samples[0], self._samples[-1]
+        rate = (step - start) / (now - since) if now > since else 0.0
         parts = [f"step {step}/{self._total}"]
         if rate > 0:
             parts.append(f"{rate:.3g} steps/s")
         if meta_loss is not None:
-            parts.append(f"meta-loss {meta_loss:.4g}")
+            parts.append(f"{self._number} {meta_loss:.4g}" + ("" if first is None else f" (at first {first:.4g})"))
         if valid is not None:
             parts.append(f"validation {valid[0]:.4g} (best {valid[1]:.4g})")
         if rate > 0:

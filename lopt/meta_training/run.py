@@ -23,7 +23,9 @@ from lopt.meta_training.outer import MetaTraining
 from lopt.meta_training.plots import plot_runs
 from lopt.meta_training.workdir import CACHE, EXPORT, EXPORT_BEST, METRICS
 from lopt.names import InputError, check_known
-from lopt.pool import read_mixture
+from lopt.optimizers import OPTIMIZERS
+from lopt.own import foreign
+from lopt.pool import read_mixture, spell_mixture
 from lopt.trained.pretrained import Pretrained, load_pretrained
 from lopt.trained.transform import as_optax
 from lopt.types import GradientEstimator, LearnedOptimizer, TaskFamily, TaskMixture, Theta
@@ -43,6 +45,7 @@ class Run:
       outer_steps: outer steps that its config asks for.
       signal: number of the signal that stopped the call that returned this; None if none did.
       rule: the learned optimizer, as an object; None if it is one of lopt's, which its name in the card stands for.
+      tasks: what the call that returned this has trained on, as objects; None for a run that was opened.
     """
 
     workdir: Path
@@ -50,6 +53,7 @@ class Run:
     outer_steps: int
     signal: int | None = None
     rule: LearnedOptimizer | None = dataclasses.field(default=None, compare=False, repr=False)
+    tasks: TaskMixture | None = dataclasses.field(default=None, compare=False, repr=False)
 
     @staticmethod
     def open(workdir: str | os.PathLike, *, optimizer: LearnedOptimizer | None = None) -> "Run":
@@ -180,7 +184,7 @@ def meta_train(
     mixture = read_mixture(tasks, data_dir)
     validated = read_mixture(valid_tasks, data_dir) if valid_tasks else TaskMixture((), ())
     spelled = {"tasks": (tasks, mixture), "valid_tasks": (valid_tasks, validated)}
-    texts = {name: given if isinstance(given, str) else _spell_tasks(read) for name, (given, read) in spelled.items()}
+    texts = {name: given if _names_lopts(given) else spell_mixture(read) for name, (given, read) in spelled.items()}
     config = dataclasses.replace(config, **texts)
     layout = default_layout(config.pairs(), devices)
     training = config.build(mixture, layout)
@@ -190,8 +194,8 @@ def meta_train(
         kept = Path(workdir, CACHE) if cache is None else Path(cache) if cache else None
         validator = _validator(training, config, validated.families, kept)
     outcome = train(training, config, invocation, validator)
-    rule = None if isinstance(optimizer, str) else optimizer
-    return Run(Path(workdir), outcome.step, config.outer_steps, outcome.signal, rule)
+    rule = None if type(training.optimizer) in OPTIMIZERS.values() else training.optimizer
+    return Run(Path(workdir), outcome.step, config.outer_steps, outcome.signal, rule, mixture)
 
 
 def _validator(
@@ -221,6 +225,6 @@ def _config(optimizer: Any, tasks: Any, estimator: Any, settings: dict[str, Any]
     return MetaTrainConfig(optimizer=optimizer, tasks=text, estimator=estimator, **settings)
 
 
-def _spell_tasks(mixture: TaskMixture) -> str:
-    pairs = zip(mixture.weights, mixture.families, strict=True)
-    return ",".join(family.name if weight == 1 else f"{weight:g}*{family.name}" for weight, family in pairs)
+def _names_lopts(tasks: Any) -> bool:
+    """Whether tasks are given as text, and all of them are lopt's."""
+    return isinstance(tasks, str) and not foreign.names_code(tasks)

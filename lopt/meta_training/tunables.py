@@ -97,6 +97,12 @@ class OptaxRule:
         """Raises InputError if the factory does not take these arguments, or needs others."""
         if not tunables:
             raise InputError("nothing to tune: give at least one hyperparameter")
+        for name, tunable in tunables.items():
+            if not isinstance(tunable, Tunable):
+                raise InputError(
+                    f"{name} must be a Tunable, not {tunable!r:.100}: write lopt.Tunable({tunable!r:.100}) to tune a "
+                    'positive number from there, lopt.Tunable(0.9, "logit") one between 0 and 1, or give it in `fixed`'
+                )
         signature = inspect.signature(factory)
         for name in (*tunables, *fixed):
             check_known("hyperparameter", name, signature.parameters)

@@ -16,12 +16,23 @@ from lopt.meta_training.objective import Objective
 from lopt.meta_training.outer import MetaTraining, OuterOptimizer
 from lopt.meta_training.steps import BLOCK_STEPS, outer_steps
 from lopt.meta_training.tunables import OptaxRule, Tunable
-from lopt.names import InputError, build, parse_spec
-from lopt.trees import describe
+from lopt.names import InputError, parse_spec
+from lopt.own import foreign
+from lopt.own.models import dissect
+from lopt.own.task import OwnTask, check_numbers, denormalized, measure_start, normalized
 from lopt.types import Batch, Config, Data, Params, PyTree, Task
 
 # `(params, key, data) -> scalar`: a loss on a fresh batch, drawn from `data` with `key`.
-LossFn = Callable[[Params, jax.Array, Data], jax.Array]
+LossFn = Callable[[Any, jax.Array, Data], jax.Array]
+
+
+class _Functions(NamedTuple):
+    """What is trained, as functions of params that are arrays by name."""
+
+    init: Callable[[jax.Array], Params]
+    loss: LossFn
+    objective: LossFn
+    data: PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +78,7 @@ class UserTask:
         return (self.loss if split == "train" else self.objective)(params, key, data)
 
     def _normalize(self, loss: jax.Array) -> jax.Array:
-        """1 at the start, 0 at an objective of 0, and rising with it, for negative objectives too."""
-        return 1 + (loss - self.start) / max(abs(self.start), 1e-6)
+        return normalized(loss, self.start)
 
 
 class Tuned(NamedTuple):
@@ -90,10 +100,11 @@ def tune(
     factory: Callable[..., optax.GradientTransformation],
     tunables: Mapping[str, Tunable],
     *,
-    init: Callable[[jax.Array], Params],
-    loss: LossFn,
+    init: Callable[[jax.Array], Any] | None = None,
+    loss: LossFn | None = None,
     num_steps: int,
     data: PyTree = (),
+    task: OwnTask | None = None,
     objective: LossFn | None = None,
     final: bool = False,
     fixed: Mapping[str, Any] | None = None,
@@ -116,9 +127,11 @@ def tune(
     Args:
       factory: makes the optimizer, such as `optax.adamw`; called through `optax.inject_hyperparams`.
       tunables: by the name of the factory's argument.
-      init: `(key) -> params`.
+      init: `(key) -> params`, arrays in dicts, lists and tuples, or a module of Flax NNX or Equinox.
       loss: `(params, key, data) -> scalar` on a fresh training batch, drawn with the key.
       data: arrays that the functions read; arguments of the compiled program, not constants in it.
+      task: what `lopt.task` has made, in the place of init, loss, data and objective, which is then the loss on its
+        split `meta`.
       objective: what to minimise, on fresh batches; it need not be differentiable. By default the loss.
       final: only the objective after the last step counts.
       fixed: further arguments of the factory.
@@ -139,7 +152,7 @@ def tune(
     if truncation is None:
         truncation = _divisor_near(num_steps, num_steps / 20)
     layout = default_layout(num_pairs)
-    built = build(
+    built = foreign.make(
         "estimator",
         parse_spec(estimator),
         ESTIMATORS,
@@ -149,62 +162,64 @@ def tune(
         horizon=Horizon(num_steps, num_steps),
         layout=layout,
     )
-    start = _start(init, loss, objective or loss, data, jax.random.key(seed))
-    rule = rule.for_params(jax.eval_shape(init, jax.random.key(seed)))
+    functions = _read_functions(task, init, loss, objective, data)
+    checked = {"loss": functions.loss, "objective": functions.objective}
+    check_numbers(functions.init, checked, functions.data)
+    _, start = measure_start(functions.init, checked, functions.data, jax.random.key(seed))
+    rule = rule.for_params(jax.eval_shape(functions.init, jax.random.key(seed)))
     training = MetaTraining(
         optimizer=rule,
-        families=(UserTask(init, loss, objective or loss, start),),
+        families=(UserTask(functions.init, functions.loss, functions.objective, start),),
         estimator=built,
         outer_optimizer=OuterOptimizer(learning_rate=learning_rate, schedule="cosine", num_steps=num_updates),
         objective=Objective("final" if final else "meta_batch"),
         layout=layout,
     )
-    arrays = jax.device_put((data,), layout.replicated)
-    theta, losses = _run(training, seed, arrays, num_updates)
-    history = start + (losses - 1) * max(abs(start), 1e-6)
+    arrays = jax.device_put((functions.data,), layout.replicated)
+    theta, history = _run(training, start, seed, arrays, num_updates)
     return Tuned(rule.transformation(theta, num_steps), rule.values(theta), history)
 
 
-def _run(training: MetaTraining, seed: int, data: tuple[Data, ...], num_updates: int) -> tuple[Any, np.ndarray]:
-    """Theta after the updates, and the normalized objective at each of them."""
+def _run(
+    training: MetaTraining, start: float, seed: int, data: tuple[Data, ...], num_updates: int
+) -> tuple[Any, np.ndarray]:
+    """Theta after the updates, and the objective at each of them, in its own unit."""
     from lopt.meta_training.progress import Progress  # here, so that `import lopt` needs no rich
 
     state = training.init(seed, data)
-    losses: list[np.ndarray] = []
-    with Progress(total=num_updates) as progress:
+    history: list[np.ndarray] = []
+    with Progress(total=num_updates, number="objective") as progress:
         for first in range(0, num_updates, BLOCK_STEPS):
             count = min(BLOCK_STEPS, num_updates - first)
             state, metrics = outer_steps(training, state, data, count)
-            losses.append(np.asarray(metrics["meta_loss"])[:count])
-            progress.update(first + count, meta_loss=float(losses[-1][-1]))
-    return jax.device_get(state.theta), np.concatenate(losses)
+            history.append(denormalized(np.asarray(metrics["meta_loss"])[:count], start))
+            told = [float(value) for values in history for value in values if math.isfinite(value)] or [math.nan]
+            progress.update(first + count, meta_loss=told[-1], first=told[0])
+    return jax.device_get(state.theta), np.concatenate(history)
 
 
-def _start(init: Callable[[jax.Array], Params], loss: LossFn, objective: LossFn, data: Data, key: jax.Array) -> float:
-    """The objective of fresh params, mean of 8. Raises InputError if a function is not what it should be."""
-    functions = {"loss": loss, "objective": objective}
+def _read_functions(
+    task: OwnTask | None,
+    init: Callable[[jax.Array], Any] | None,
+    loss: LossFn | None,
+    objective: LossFn | None,
+    data: PyTree,
+) -> _Functions:
+    """Either a task's functions or those that are given; models become their params (`lopt.own.models`)."""
+    if task is not None:
+        if not isinstance(task, OwnTask):
+            raise InputError(f"task must be what lopt.task returns, not {task!r:.200}")
+        if init or loss or objective or jax.tree.leaves(data):
+            raise InputError("init, loss, objective and data are those of the task: leave them out, or the task")
+        return _Functions(task.init_params, task.draw_loss("train"), task.draw_loss("meta"), task.load())
+    if init is None or loss is None:
+        raise InputError("give init and loss, or a task: lopt.task(init=..., loss=..., data=..., name=...)")
+    anatomy = dissect(init)
 
-    for name, function in functions.items():
-        found = jax.eval_shape(lambda key, data, f=function: f(init(key), key, data), key, data)
-        if not isinstance(found, jax.ShapeDtypeStruct) or found.shape != ():
-            raise InputError(
-                f"{name}(params, key, data) must return one number, the loss, and nothing beside it: it returns "
-                f"{jax.tree.map(describe, found)}"
-            )
+    def of_params(function: LossFn) -> LossFn:
+        return lambda params, key, data: function(anatomy.model(params), key, data)
 
-    @jax.jit
-    def fresh(keys: jax.Array, data: Data) -> list[jax.Array]:
-        def one(key: jax.Array) -> list[jax.Array]:
-            params = init(key)
-            return [function(params, jax.random.fold_in(key, 1), data) for function in functions.values()]
-
-        return jax.lax.map(one, keys)
-
-    values = dict(zip(functions, fresh(jax.random.split(key, 8), data), strict=True))
-    for name, found in values.items():
-        if found.shape != (8,) or not np.isfinite(found).all():
-            raise InputError(f"{name}(init(key), key, data) must be a finite number, not {found[0]}")
-    return float(values["objective"].mean())
+    return _Functions(lambda key: anatomy.params(init(key)), of_params(loss), of_params(objective or loss), data)
 
 
 def _divisor_near(n: int, wanted: float) -> int:

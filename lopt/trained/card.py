@@ -48,14 +48,17 @@ def describe_optimizer(optimizer: Any) -> dict[str, Any]:
 
 
 def optimizer_of(card: Mapping[str, Any], given: LearnedOptimizer | None) -> LearnedOptimizer:
-    """The rule that a card describes. Nothing that the card names is imported.
+    """The rule that a card describes.
+
+    Nothing is imported because the card names it. A rule of an installed package is found among those that the package
+    has registered as entry points, which whoever installed it has chosen.
 
     Args:
       card: checked by `read_card`.
       given: the rule, for one that is not in the table of `lopt.optimizers`; it must agree with the card.
 
     Raises:
-      InputError: the rule is unknown, or is not the one described.
+      InputError: the rule is unknown, or not at hand, or is not the one described.
     """
     module, _, name = card["architecture"].rpartition(":")
     if given is not None:
@@ -66,9 +69,15 @@ def optimizer_of(card: Mapping[str, Any], given: LearnedOptimizer | None) -> Lea
             raise InputError(f"theta belongs to {wanted}, and optimizer is {given}")
         return given
     if module:
+        from lopt.own import foreign  # here, as few exports need it
+
+        registered = foreign.registered_as("optimizer", card["architecture"])
+        if registered is not None:
+            return foreign.make("optimizer", Spec(registered, as_tuples(card["settings"])), {})
         raise InputError(
             f"the rule is {name} from {module}, which is not part of lopt: import it and give it, "
-            f"optimizer={name}(...) with the settings {card['settings']}"
+            f"optimizer={name}(...) with the settings {card['settings']}. Commands take it as "
+            f"--optimizer=FILE.py:{Spec(name, as_tuples(card['settings']))}"
         )
     return build("architecture", Spec(name, as_tuples(card["settings"])), _architectures())
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import optax
 
-from lopt.names import InputError, check_known
+from lopt.names import InputError, check_known, parse_spec
 from lopt.trained.export import CARD_FILE, THETA_FILE, previous_export, read_export
 from lopt.trained.transform import as_optax
 from lopt.types import LearnedOptimizer, Theta
@@ -45,7 +45,7 @@ def load(
     num_steps: int | None = None,
     lr: optax.ScalarOrSchedule = 1.0,
     weight_decay: float = 0.0,
-    optimizer: LearnedOptimizer | None = None,
+    optimizer: str | LearnedOptimizer | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """A trained optimizer as an optax transformation: `tx.update(grads, state, params, value=loss)`; see `as_optax`.
 
@@ -82,7 +82,7 @@ def load(
 
 
 def scale_by_learned(
-    path_or_name: str | os.PathLike, *, num_steps: int | None = None, optimizer: LearnedOptimizer | None = None
+    path_or_name: str | os.PathLike, *, num_steps: int | None = None, optimizer: str | LearnedOptimizer | None = None
 ) -> optax.GradientTransformationExtraArgs:
     """As `load`, with the sign of optax's `scale_by_*`: it gives a direction that a chain goes on with.
 
@@ -99,14 +99,15 @@ def scale_by_learned(
     return optax.with_extra_args_support(optax.chain(rule, optax.scale(-1.0)))
 
 
-def load_pretrained(path_or_name: str | os.PathLike, *, optimizer: LearnedOptimizer | None = None) -> Pretrained:
+def load_pretrained(path_or_name: str | os.PathLike, *, optimizer: str | LearnedOptimizer | None = None) -> Pretrained:
     """Reads a trained optimizer.
 
     Args:
       path_or_name: the folder of an export; the folder of a run, which has one in `export/`; the name of an optimizer
         that ships with lopt; or a file of weights that others have published, see `lopt.trained.released`.
-      optimizer: the rule with its settings, needed for one that is not part of lopt: nothing that a file names is
-        imported. It must agree with the card.
+      optimizer: the rule with its settings, or the text that names it, "my_rules.py:MyRule:width=8". It is needed for
+        one that neither is part of lopt nor registered by an installed package, as no code is run because a file names
+        it. It must agree with the card.
 
     Raises:
       InputError: there is no such optimizer, it is damaged, or this version of lopt cannot run it.
@@ -115,7 +116,16 @@ def load_pretrained(path_or_name: str | os.PathLike, *, optimizer: LearnedOptimi
         from lopt.trained.released import read_released  # here, so that `import lopt` does not import Flax
 
         return Pretrained(*read_released(path_or_name), Path(path_or_name).resolve())
-    return Pretrained(*read_export(lambda: find_export(path_or_name), optimizer))
+    return Pretrained(*read_export(lambda: find_export(path_or_name), _rule(optimizer)))
+
+
+def _rule(optimizer: str | LearnedOptimizer | None) -> LearnedOptimizer | None:
+    if not isinstance(optimizer, str):
+        return optimizer
+    from lopt.optimizers import OPTIMIZERS
+    from lopt.own import foreign  # here, as few exports need it
+
+    return foreign.make("optimizer", parse_spec(optimizer), OPTIMIZERS)
 
 
 def shipped() -> dict[str, Path]:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,10 @@ import pytest
 
 from lopt.estimators import ESTIMATORS, evolution, pairs
 from lopt.horizons import Horizon
+from lopt.testing.estimators import Dials, cheap_noise, dialled, three_estimates
 from lopt.types import InnerProblem
+
+__all__ = ["Dials", "cheap_noise", "dialled", "three_estimates"]  # of lopt.testing, and below
 
 
 def make(name: str, *, horizon: Horizon = Horizon(4, 4), **settings: Any) -> Any:
@@ -35,71 +38,6 @@ def linear(**fields: Any) -> InnerProblem:
         return state + theta, state
 
     return InnerProblem(init, step, **fields)
-
-
-class Dials(NamedTuple):
-    """What `dialled` does, as numbers, so that one compiled program serves many tests.
-
-    Attributes:
-      slope, curve, noise: s_0 = 0, s' = s + slope theta + curve theta^2 + noise(own key) noise.
-      direct, scale, shift: the loss is scale (s + direct theta) + shift, of s before the update.
-      final: 1 where the loss is 0 but for the last step's, which is of s after the update.
-      bound: for a theta above it the loss is NaN.
-      bad: share of the trajectories whose loss is NaN, and share of those whose gradient is not finite.
-    """
-
-    slope: Any = 1.0
-    curve: Any = 0.0
-    noise: Any = 0.0
-    direct: Any = 0.0
-    scale: Any = 1.0
-    shift: Any = 0.0
-    final: Any = 0.0
-    bound: Any = np.inf
-    bad: Any = 0.0
-
-
-def cheap_noise(key: jax.Array) -> jax.Array:
-    """A number in [0, 2) that is quick to compile."""
-    return (jax.random.key_data(key) / 2.0**32).sum()
-
-
-def dialled(dials: Dials, **fields: Any) -> InnerProblem:
-    """A scalar problem that its `dials` turn into several; the state has a key, integers and flags in it."""
-
-    def init(theta, key, horizon):
-        bad = jax.random.key_data(key) / 2.0**32 < dials.bad
-        return {"s": 0 * theta, "t": jnp.zeros((), jnp.int32), "horizon": horizon, "key": key, "bad": bad}
-
-    def step(theta, state, key):
-        bad_loss, bad_gradient = state["bad"]
-        moved = dials.slope * theta + dials.curve * theta**2 + dials.noise * cheap_noise(state["key"])
-        s, t = state["s"] + moved, state["t"] + 1
-        loss = jnp.where(dials.final > 0, jnp.where(t == state["horizon"], s, 0), state["s"])
-        loss += (
-            dials.direct * theta + jnp.sqrt(jnp.where(bad_gradient, 0 * theta, 1)) - 1
-        )  # at 0 the slope is infinite, times 0
-        loss = jnp.where(bad_loss | (theta > dials.bound), jnp.nan, dials.scale * loss + dials.shift)
-        return {**state, "s": s, "t": t, "key": key}, loss
-
-    return InnerProblem(init, step, evaluate=lambda theta, state, key: state["s"], **fields)
-
-
-def three_estimates(estimator: Any, **fields: Any) -> Callable[..., Any]:
-    """Jitted `(theta, **dials) -> answers`, the first three at a fixed theta on the problem with these dials."""
-
-    @jax.jit
-    def run(theta, dials):
-        problem = dialled(dials, **fields)
-
-        def one(state, key):
-            answer, state = estimator.estimate(problem, theta, state, key)
-            return state, answer
-
-        state = estimator.init(problem, theta, jax.random.key(0))
-        return jax.lax.scan(one, state, jax.random.split(jax.random.key(1000), 3))[1]
-
-    return lambda theta, **dials: run(jnp.float32(theta), jax.tree.map(jnp.float32, Dials(**dials)))
 
 
 def chain(*, final: bool) -> InnerProblem:

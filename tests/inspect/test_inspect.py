@@ -105,6 +105,7 @@ def test_memory_says_what_is_not_read(requires):
     ("arguments", "message"),
     [
         (["nothing"], "unknown path"),
+        (["demo_mlp", "--optimizer=absent.py:Rule"], "unknown file 'absent.py'"),
         (["demo_mlp", "--steps=0"], "at least 1"),
         (["demo_mlp", "--steps=1000000000"], "at most 1,000,000"),
         (["file.txt"], "another format, or is damaged; to load a run or an export, give its folder"),

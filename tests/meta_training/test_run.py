@@ -38,7 +38,7 @@ def test_objects_and_names_give_the_same_run(run, tmp_path):
     configs = [json.loads((folder / "config.json").read_text()) for folder in (run.workdir, tmp_path)]
     assert {key for key in configs[0] if configs[0][key] != configs[1][key]} == {"estimator"}
     assert parse_spec(configs[1]["estimator"]) == ("pes", {"num_pairs": 2, "sigma": 0.1, "truncation": 5})
-    assert configs[1]["tasks"] == "quadratic"
+    assert configs[1]["tasks"] == "tests.toy_family:Quadratic"  # not lopt's quadratic
     assert run.pretrained.card["horizon"] == other.pretrained.card["horizon"] == [10, 20]
 
 
@@ -79,7 +79,7 @@ def test_the_trained_optimizer_is_at_hand(run):
 def test_weights_of_a_mixture_are_part_of_the_run(tmp_path):
     mixture = TaskMixture((Quadratic(), Quadratic(dim=2)), (2.0, 1.0))
     done = lopt.meta_train("learnable_sgd", mixture, workdir=tmp_path, outer_steps=1, **SETTINGS)
-    assert done.pretrained.card["tasks"] == "2*quadratic,quadratic:dim=2:noise=0.1"
+    assert done.pretrained.card["tasks"] == "2*tests.toy_family:Quadratic,tests.toy_family:Quadratic:dim=2"
     titles = [axes.get_title(loc="left") for axes in done.plot().axes]
     assert titles[-2:] == ["quadratic", "quadratic:dim=2:noise=0.1"]  # a panel for each family
 

@@ -147,6 +147,7 @@ def test_objective_need_not_be_differentiable():
     ("change", "message"),
     [
         ({"tunables": {}}, "nothing to tune"),
+        ({"tunables": {"learning_rate": 1e-3}}, r"learning_rate must be a Tunable, .* write lopt\.Tunable\(0\.001\)"),
         ({"tunables": {"learning_rat": Tunable(0.1)}}, "Did you mean 'learning_rate'"),
         ({"tunables": {"momentum": Tunable(0.5, "logit")}}, "learning_rate"),
         ({"fixed": {"learning_rates": 0.1}}, "Did you mean 'learning_rate'"),

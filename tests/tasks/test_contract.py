@@ -2,17 +2,15 @@
 
 import functools
 import math
-from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from lopt.names import InputError
 from lopt.optimizers import OPTIMIZERS
-from lopt.types import SPLITS
+from lopt.testing.tasks import TaskTrials
 from tasks import AUGMENTATIONS, FAMILIES, parse_tasks
 
 # What is trained, Adam's learning rate, and a bound for the normalised loss after 50 steps (mean of the last ten and of
@@ -60,103 +58,18 @@ SLOW_ROWS = {  # more ways through the same families, and each augmentation alon
     "image_mlp/digits+delay_gradient": (0.01, 0.56),
 }
 ROWS = {**FAMILY_ROWS, **AUGMENTATION_ROWS, **SLOW_ROWS}
-KEYS = jax.random.split(jax.random.key(5), 3)
-
-
-class Start(NamedTuple):
-    """A task before training: batches by split, and what the task makes of that of the train split."""
-
-    batches: Any
-    params: Any
-    grads: Any
-    loss: Any
-    norm: Any
-    slopes: Any
-    metrics: Any
-
-
-def norm_of(grads):
-    return jnp.sqrt(sum(jnp.sum(g * g) for g in jax.tree.leaves(grads)))
-
-
-@functools.partial(jax.jit, static_argnames="family")
-def start_together(family, data, keys):
-    """The starts of several tasks, vmapped; `slopes` are those of the loss along the gradient, by two differences."""
-
-    def start(key):
-        config = family.sample(key)
-        task = family.task(config)
-        key = jax.random.fold_in(key, 0)
-        batches = {split: family.sample_batch(data, key, config, split) for split in SPLITS}
-        params = task.init(key)
-        loss = lambda params: task.loss(params, key, batches["train"])  # noqa: E731
-        value, grads = jax.value_and_grad(loss)(params)
-        norm = norm_of(grads)
-        steps = jnp.array([1e-3, -1e-3, 1e-2, -1e-2])
-        along = jax.lax.map(lambda s: loss(jax.tree.map(lambda p, g: p + s / norm * g, params, grads)), steps)
-        metrics = task.metrics(params, key, batches["train"])
-        slopes = (along[::2] - along[1::2]) / (2 * steps[::2])
-        return Start(batches, params, grads, task.normalize(value), norm, slopes, metrics)
-
-    return jax.vmap(start)(keys)
-
-
-@functools.partial(jax.jit, static_argnames="family")
-def train_alone(family, data, key, learning_rate):
-    """50 steps of Adam on one task: normalised losses and norms of the gradients, [50] each."""
-    config = family.sample(key)
-    task = family.task(config)
-    params = task.init(jax.random.fold_in(key, 0))
-    optimizer = optax.chain(task.corrupt, optax.adam(learning_rate))
-
-    def step(carry, t):
-        params, state = carry
-        step_key = jax.random.fold_in(key, t)
-        batch = family.sample_batch(data, step_key, config, "train")
-        value, grads = jax.value_and_grad(task.loss)(params, step_key, batch)
-        updates, state = optimizer.update(grads, state, params)
-        return (optax.apply_updates(params, updates), state), (task.normalize(value), norm_of(grads))
-
-    return jax.lax.scan(step, (params, optimizer.init(params)), jnp.arange(50))[1]
 
 
 @functools.cache
-def load(name):
-    """A family with its data, read once for all tests."""
+def trials(name):
+    """The checks of a family; its data are read once for all tests."""
     (family,) = parse_tasks(name, optimizers=OPTIMIZERS)
-    return family, jax.tree.map(jnp.asarray, family.load())
-
-
-@functools.cache
-def started(name):
-    """`Start` of three tasks, stacked."""
-    return plain(start_together(*load(name), KEYS))
-
-
-@functools.cache
-def trained(name):
-    """Losses and norms [3, 50] of the same tasks, each alone; and how many programs that compiled."""
-    programs: Any = train_alone
-    before = programs._cache_size()
-    runs = [train_alone(*load(name), key, jnp.asarray(ROWS[name][0])) for key in KEYS]
-    losses, norms = (np.stack(column) for column in zip(*runs, strict=True))
-    return losses, norms, programs._cache_size() - before
+    return TaskTrials(family, ROWS[name][0])
 
 
 every_row = pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW_ROWS)) for name in ROWS]
 )
-
-
-def plain(tree):
-    """The tree in numpy, with typed keys as numbers."""
-    is_key = lambda x: jnp.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
-    return jax.tree.map(lambda x: np.asarray(jax.random.key_data(x) if is_key(x) else x), tree)
-
-
-def as_bytes(batch, i):
-    """The batch of task i of a stack."""
-    return b"".join(x[i].tobytes() for x in jax.tree.leaves(batch))
 
 
 def test_every_family_and_augmentation_has_a_row():
@@ -167,7 +80,7 @@ def test_every_family_and_augmentation_has_a_row():
 
 @every_row
 def test_it_is_a_value_with_a_name_that_gives_it_back(name):
-    family, _ = load(name)
+    family = trials(name).family
     assert parse_tasks(family.name, optimizers=OPTIMIZERS) == (family,)
     assert len({family, parse_tasks(family.name, optimizers=OPTIMIZERS)[0]}) == 1
     assert family.streams is False
@@ -175,51 +88,30 @@ def test_it_is_a_value_with_a_name_that_gives_it_back(name):
 
 @every_row
 def test_batches_are_functions_of_their_key_and_differ_by_split(name):
-    batches = started(name).batches
-    jax.tree.map(np.testing.assert_array_equal, batches, plain(start_together(*load(name), KEYS)).batches)
-    shapes = [jax.tree.map(lambda x: (x.shape, x.dtype), batch) for batch in batches.values()]
-    assert all(shape == shapes[0] for shape in shapes)
-    if jax.tree.leaves(batches):  # else a function without data or noise
-        assert len({as_bytes(batch, i) for batch in batches.values() for i in range(3)}) == 3 * len(SPLITS)
+    trials(name).check_batches()
 
 
 @every_row
 def test_adam_trains_it_from_about_1_in_one_trace(name):
-    losses, _, programs = trained(name)
-    assert programs == 1
-    assert losses.shape == (3, 50)
-    assert np.isfinite(losses).all()
-    assert 0.5 < losses[:, 0].mean() < 1.7
-    assert losses[:, -10:].mean() < ROWS[name][1]
+    trials(name).check_training(ROWS[name][1])
+    assert trials(name).trained[2] == 1
 
 
 @every_row
 def test_loss_and_gradient_at_the_start(name):
     """Finite, of the params' shapes, and the gradient is the slope of the loss along itself, by differences."""
-    start = started(name)
-    assert jax.tree.map(np.shape, start.params) == jax.tree.map(np.shape, start.grads)
-    assert all(x.dtype == np.float32 for x in jax.tree.leaves(start.params))
-    assert np.isfinite(start.loss).all()
-    assert all(np.isfinite(x).all() for x in jax.tree.leaves(start.grads))
-    assert all(np.isfinite(x).all() and x.shape == (3,) for x in start.metrics.values())
-    ratios = start.slopes / start.norm[:, None]
-    assert (np.abs(ratios - 1).min(axis=1) < 0.05).all()
+    trials(name).check_start()
 
 
 @every_row
 def test_vmapped_tasks_are_single_ones(name):
-    losses, norms, _ = trained(name)
-    np.testing.assert_allclose(started(name).loss, losses[:, 0], rtol=2e-3)
-    np.testing.assert_allclose(started(name).norm, norms[:, 0], rtol=2e-3)
+    trials(name).check_vmap()
 
 
 @every_row
 def test_it_trains_under_x64(name):
     """Data stay float32 and parameters become float64; the program is traced and not run."""
-    family, data = load(name)
-    with jax.enable_x64(True):
-        losses, norms = jax.eval_shape(functools.partial(train_alone, family), data, KEYS[0], jnp.asarray(0.1))
-    assert (losses.dtype, norms.shape) == (np.float64, (50,))
+    trials(name).check_x64()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""What other people bring: classes of their own by name, and functions, arrays and models as tasks."""
