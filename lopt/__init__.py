@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lopt.names import InputError
     from lopt.trained.guard import GuardState, guard
     from lopt.trained.pretrained import Pretrained, load, load_pretrained, scale_by_learned
+    from lopt.trained.shipped import Shipped, shipped
     from lopt.trained.states import carry_over
     from lopt.trained.transform import LearnedState, as_optax
     from lopt.version import __version__
@@ -31,6 +32,7 @@ __all__ = [
     "Pretrained",
     "Report",
     "Run",
+    "Shipped",
     "Tunable",
     "Tuned",
     "__version__",
@@ -42,6 +44,7 @@ __all__ = [
     "load_pretrained",
     "meta_train",
     "scale_by_learned",
+    "shipped",
     "tune",
 ]
 
@@ -53,6 +56,7 @@ _LATER = {
     "Pretrained": "lopt.trained.pretrained",
     "Report": "lopt.evaluation.report",
     "Run": "lopt.meta_training.run",
+    "Shipped": "lopt.trained.shipped",
     "Tunable": "lopt.meta_training.tunables",
     "Tuned": "lopt.meta_training.tuning",
     "__version__": "lopt.version",
@@ -64,6 +68,7 @@ _LATER = {
     "load_pretrained": "lopt.trained.pretrained",
     "meta_train": "lopt.meta_training.run",
     "scale_by_learned": "lopt.trained.pretrained",
+    "shipped": "lopt.trained.shipped",
     "tune": "lopt.meta_training.tuning",
 }
 
@@ -71,7 +76,12 @@ _LATER = {
 def __getattr__(name: str) -> Any:
     if name not in _LATER:
         raise AttributeError(f"module 'lopt' has no attribute {name!r}")
-    return getattr(importlib.import_module(_LATER[name]), name)
+    try:
+        return getattr(importlib.import_module(_LATER[name]), name)
+    except ModuleNotFoundError as error:
+        from lopt.extras import explained
+
+        raise explained(f"lopt.{name}", error) from error
 
 
 def __dir__() -> list[str]:

@@ -9,7 +9,8 @@ import numpy as np
 import optax
 
 from lopt.types import Batch, Data, TaskFamily
-from tasks.datasets import decode
+
+from .datasets import decode
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

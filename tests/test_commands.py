@@ -50,6 +50,7 @@ def test_all_commands_are_here():
 def test_while_libraries_load(source, slow_libraries):
     module = source.removesuffix(".py").removesuffix("/__main__").replace("/", ".")
     arguments = ["-m", module] if "/" in source else [source]
+    arguments += ["train"] if source == "lopt/__main__.py" else []  # by itself, it loads none
     assert interrupted(arguments, slow_libraries) == (130, "")
 
 
@@ -94,6 +95,8 @@ SMALL = {
     "lopt/plot.py": "run --out=plot.png",
     "lopt/inspect/__main__.py": "run --steps=3 --out=inspect",
     "tasks/__main__.py": "show test_function --steps=3 --out=pages",
+    "lopt/listing.py": "",
+    "lopt/__main__.py": "plot run --out=again.png",
 }
 UNDER_X64 = """
 import json, runpy, sys
