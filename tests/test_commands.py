@@ -106,10 +106,12 @@ from absl import flags
 
 assert jax.config.jax_enable_x64
 statuses = {}
-for source, arguments in json.loads(sys.argv[1]).items():
-    sys.argv = [f"ROOT/{source}", *arguments.split()]
+small = json.loads(sys.argv[1])
+for source, arguments in small.items():
+    sys.argv[1:] = arguments.split()
+    module = source.removesuffix(".py").removesuffix("/__main__").replace("/", ".")
     try:
-        runpy.run_path(sys.argv[0], run_name="__main__")
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
     except SystemExit as stop:
         statuses[source] = stop.code or 0
     own = [known for module, known in flags.FLAGS.flags_by_module_dict().items() if source in module]
@@ -123,7 +125,7 @@ def test_under_x64(tmp_path):
     """All in one process, as it takes seconds to start one."""
     environment = {**os.environ, "JAX_ENABLE_X64": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
-        [sys.executable, "-c", UNDER_X64.replace("ROOT", str(ROOT)), json.dumps(SMALL)],
+        [sys.executable, "-c", UNDER_X64, json.dumps(SMALL)],
         capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
