@@ -12,12 +12,12 @@ PAPER := influence_balancing toy_regression ridge_l2 lstm_variance lorenz swimme
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/runs/cache/jax
 export TFDS_DATA_DIR ?= $(CURDIR)/runs/data
 
-.PHONY: help demo test test-all test-thorough test-slow test-lowest check paper bench clean
+.PHONY: help demo test test-all test-thorough test-slow test-lowest check dist paper bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@sed -n '1,2s/^# //p' Makefile
-	@echo 'Also: test-all (test and the full tables), test-slow (minutes), test-lowest (minutes, lowest versions), check (linter and type checker), paper (experiments, minutes), bench (speed), clean (all that these made).'
+	@echo 'Also: test-all (test and the full tables), test-slow (minutes), test-lowest (minutes, lowest versions), check (linter and type checker), dist (sdist and wheel), paper (experiments, minutes), bench (speed), clean (all that these made).'
 
 .venv/ready: requirements.txt
 	@test -n "$(PYTHON)" || { echo 'lopt needs Python 3.11 or newer: make PYTHON=/path/to/python demo'; exit 1; }
@@ -59,6 +59,17 @@ check: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
+# What a person publishes: the sdist and the wheel that is built out of it, the same bytes for the same commit.
+dist: runs/release/ready
+	rm -rf dist
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) runs/release/bin/python -m build
+	runs/release/bin/python -m twine check --strict dist/*
+
+runs/release/ready:
+	$(PYTHON) -m venv runs/release
+	runs/release/bin/python -m pip install --quiet --disable-pip-version-check build twine
+	@touch $@
+
 # One stamp an experiment, so that a run that was stopped goes on where it was; without runs/paper, all run anew.
 paper: $(PAPER:%=runs/paper/%)
 
@@ -71,4 +82,4 @@ bench: .venv/ready
 	$(BIN)/python -m benchmarks.meta_training
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs dist

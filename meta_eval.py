@@ -9,10 +9,11 @@ report. Baselines are tuned over 15 learning rates on seeds of their own. Runs a
 decides them is the same. What the numbers mean: docs/evaluation.md. In Python: lopt.evaluate.
 """
 
-from lopt import interrupts
+from lopt import extras, interrupts
 
 if __name__ == "__main__":
     interrupts.end_while_loading()  # JAX and the others take seconds
+    extras.end_without("meta_eval", "absl", "matplotlib", "scipy")
 
 import shlex
 import signal
@@ -30,7 +31,7 @@ from lopt.evaluation.folder import track_results
 from lopt.evaluation.protocol import MIN_HORIZON
 from lopt.names import InputError
 from lopt.pool import sweep_axes
-from lopt.tracking import WANDB_MODES
+from lopt.tracking import WANDB_MODES, check_mode
 from lopt.trained.pretrained import Pretrained, load_pretrained
 
 _CHECKPOINT = flags.DEFINE_string(
@@ -81,6 +82,7 @@ def main(argv: list[str]) -> int:
     if not _CHECKPOINT.value:
         raise InputError("say what to evaluate: --checkpoint=runs/NAME")
     keep_programs(_COMPILE_CACHE.value)
+    check_mode(_WANDB.value)
     jax.config.update("jax_num_cpu_devices", min(_DEVICES.value or num_cores(), num_cores()))
     pretrained = load_pretrained(_CHECKPOINT.value, optimizer=_OPTIMIZER.value)
     out = Path(_OUT.value) if _OUT.value else default_folder(pretrained, _CHECKPOINT.value, _HORIZON.value)
@@ -99,7 +101,7 @@ def main(argv: list[str]) -> int:
         data_dir=_DATA_DIR.value,
         out=out,
         overwrite=_OVERWRITE.value,
-        about={"checkpoint": _CHECKPOINT.value, "command": shlex.join(["python", *sys.argv])},
+        about={"checkpoint": _CHECKPOINT.value, "command": shlex.join(["python", "-m", "lopt", "eval", *sys.argv[1:]])},
     )
     print(f"\n{report}", flush=True)
     files = report.write(out, overwrite=_OVERWRITE.value)

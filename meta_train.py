@@ -10,12 +10,14 @@ metrics.jsonl, checkpoints/ and export/, which lopt.load and meta_eval.py read; 
 best theta, in export-best/. In Python: lopt.meta_train.
 """
 
-from lopt import interrupts
+from lopt import extras, interrupts
 
 if __name__ == "__main__":
     interrupts.end_while_loading()  # JAX and the others take seconds
+    extras.end_without("meta_train", "absl", "orbax", "rich")
 
 import dataclasses
+import importlib
 import logging
 import os
 import sys
@@ -26,6 +28,7 @@ from absl import app, flags
 from rich.console import Console
 from rich.logging import RichHandler
 
+from lopt.checkout import module_name
 from lopt.compile_cache import HELP, keep_programs
 from lopt.distributed import num_cores
 from lopt.meta_training.checkpoint import CheckpointError
@@ -35,8 +38,9 @@ from lopt.meta_training.run import Run, meta_train
 from lopt.meta_training.sweep import Member, members, read_axes, run_sweep, table
 from lopt.names import InputError, check_known
 from lopt.tracking import WANDB_MODES
-from presets import PRESETS
 
+PRESETS = importlib.import_module(module_name("lopt.presets")).PRESETS
+_COMMAND = ("python", "-m", "lopt", "train")  # as it can be typed in a checkout and where lopt is installed
 _FIELDS = dataclasses.fields(MetaTrainConfig)
 _DEFINE = {str: flags.DEFINE_string, int: flags.DEFINE_integer, float: flags.DEFINE_float}
 for _field in _FIELDS:
@@ -107,11 +111,11 @@ def _train(workdir: str) -> int:
     settings = read_settings()
     MetaTrainConfig(**settings)  # refuses bad settings before JAX is set up
     _set_up_jax()
-    run = _start(settings, workdir, ("python", *sys.argv))
+    run = _start(settings, workdir, (*_COMMAND, *sys.argv[1:]))
     done = f"step {run.step} of {run.outer_steps}"
     if run.finished:
         print(f"finished, {done}. The trained optimizer: {run.export}")
-        print(f"compare it with Adam: python meta_eval.py --checkpoint={run.workdir}")
+        print(f"compare it with Adam: python -m lopt eval --checkpoint={run.workdir}")
     else:
         print(f"stopped at {done}, saved. The same command goes on from there.")
     return 0 if run.signal is None else 128 + run.signal
@@ -127,7 +131,7 @@ def _sweep(root: str) -> int:
 
     def start(member: Member) -> Run:
         flags_of_run = {**member.settings, "workdir": member.folder}
-        command = ("python", "meta_train.py", *(f"--{name}={value}" for name, value in flags_of_run.items()))
+        command = (*_COMMAND, *(f"--{name}={value}" for name, value in flags_of_run.items()))
         return _start(member.settings, member.folder, command)
 
     results, number = run_sweep(sweep, start)

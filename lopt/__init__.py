@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from lopt.own.task import task
     from lopt.trained.guard import GuardState, guard
     from lopt.trained.pretrained import Pretrained, load, load_pretrained, scale_by_learned
+    from lopt.trained.shipped import Shipped, shipped
     from lopt.trained.states import carry_over
     from lopt.trained.transform import LearnedState, as_optax
     from lopt.version import __version__
@@ -32,6 +33,7 @@ __all__ = [
     "Pretrained",
     "Report",
     "Run",
+    "Shipped",
     "Tunable",
     "Tuned",
     "__version__",
@@ -43,6 +45,7 @@ __all__ = [
     "load_pretrained",
     "meta_train",
     "scale_by_learned",
+    "shipped",
     "task",
     "tune",
 ]
@@ -55,6 +58,7 @@ _LATER = {
     "Pretrained": "lopt.trained.pretrained",
     "Report": "lopt.evaluation.report",
     "Run": "lopt.meta_training.run",
+    "Shipped": "lopt.trained.shipped",
     "Tunable": "lopt.meta_training.tunables",
     "Tuned": "lopt.meta_training.tuning",
     "__version__": "lopt.version",
@@ -66,6 +70,7 @@ _LATER = {
     "load_pretrained": "lopt.trained.pretrained",
     "meta_train": "lopt.meta_training.run",
     "scale_by_learned": "lopt.trained.pretrained",
+    "shipped": "lopt.trained.shipped",
     "task": "lopt.own.task",
     "tune": "lopt.meta_training.tuning",
 }
@@ -74,7 +79,12 @@ _LATER = {
 def __getattr__(name: str) -> Any:
     if name not in _LATER:
         raise AttributeError(f"module 'lopt' has no attribute {name!r}")
-    return getattr(importlib.import_module(_LATER[name]), name)
+    try:
+        return getattr(importlib.import_module(_LATER[name]), name)
+    except ModuleNotFoundError as error:
+        from lopt.extras import explained
+
+        raise explained(f"lopt.{name}", error) from error
 
 
 def __dir__() -> list[str]:

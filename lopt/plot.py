@@ -3,10 +3,11 @@
 It draws what docs/meta_training.md explains, of runs that are finished, stopped or still running.
 """
 
-from lopt import interrupts
+from lopt import extras, interrupts
 
 if __name__ == "__main__":
     interrupts.end_while_loading()  # matplotlib and the others take seconds
+    extras.end_without("plot", "matplotlib")
 
 import argparse
 import os
@@ -37,7 +38,7 @@ def read_runs(folders: Sequence[str]) -> dict[str, History]:
         path = Path(folder)
         if not (path / CONFIG).is_file():
             kind = "is not the folder of a run" if path.is_dir() else "is no folder"
-            raise InputError(f"{folder} {kind}: give what was --workdir of meta_train.py")
+            raise InputError(f"{folder} {kind}: give what was --workdir of the meta-training")
         try:
             history = read_columns(path / METRICS)
         except FileNotFoundError:
@@ -76,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m lopt.plot",
         description="Draws meta-training runs: losses, validation, signal to noise, updates.",
     )
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, --workdir of meta_train.py")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folder of a run, --workdir of the meta-training")
     parser.add_argument("--out", help="the picture; default: plot.png in the run's folder, or in the one around all")
     args = parser.parse_args(arguments)
     try:

@@ -3,9 +3,12 @@
 `tasks` is imported when a name is read, so that `import lopt` stays light and your own families need no pool.
 """
 
+import importlib
 import types
 from collections.abc import Sequence
 
+from lopt.checkout import module_name
+from lopt.extras import explained
 from lopt.names import InputError, check_known, spell
 from lopt.own import foreign
 from lopt.own.task import OwnTask
@@ -83,13 +86,15 @@ def _read_one(item: str | TaskFamily, data_dir: str | None) -> TaskMixture:
 
 
 def _pool() -> types.ModuleType:
-    """The package `tasks`. Raises InputError where it, or a package that it needs, is not installed."""
+    """The package `tasks`. Raises InputError where it, or a package that it needs, cannot be imported."""
     try:
-        import tasks
-        import tasks.sweeps
-    except ImportError as error:
-        raise InputError(
-            f"task names are read by the package `tasks`, which cannot be imported here ({error}): run from a checkout "
-            "of lopt with requirements.txt installed, or give task families as objects"
-        ) from error
-    return tasks
+        importlib.import_module(module_name("lopt.tasks.sweeps"))
+        return importlib.import_module(module_name("lopt.tasks"))
+    except ModuleNotFoundError as error:
+        told = explained("reading the names of tasks", error)
+        if told is error:
+            told = InputError(
+                f"task names are read by the package `tasks` of lopt, which cannot be imported here ({error}): install "
+                "lopt, or run from a checkout without a tasks.py of your own, or give task families as objects"
+            )
+        raise told from error

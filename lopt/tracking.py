@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
+from lopt.extras import need
 from lopt.files import write_atomic
 from lopt.names import InputError
 
@@ -29,6 +30,14 @@ class Tracker(Protocol):
         ...
 
 
+def check_mode(mode: str) -> None:
+    """Raises InputError, at the beginning of what is tracked, unless the mode is known and wandb is there if needed."""
+    if mode not in WANDB_MODES:
+        raise InputError(f"unknown wandb mode {mode!r}. Known: {', '.join(WANDB_MODES)}.")
+    if mode != "disabled":
+        need(f"wandb={mode}", "wandb")
+
+
 def open_tracker(
     mode: str, *, config: Mapping[str, Any], workdir: str | os.PathLike, run_name: str | None = None
 ) -> Tracker:
@@ -42,8 +51,7 @@ def open_tracker(
       workdir: the run's folder; it remembers the run's id.
       run_name: the name of the folder if None.
     """
-    if mode not in WANDB_MODES:
-        raise InputError(f"unknown wandb mode {mode!r}. Known: {', '.join(WANDB_MODES)}.")
+    check_mode(mode)
     if mode == "disabled":
         return _NoTracker()
     try:

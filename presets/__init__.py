@@ -1,6 +1,6 @@
 """Complete settings of `meta_train.py` by name, one per file; its docstring has command, hardware, time and score."""
 
-from presets import (
+from . import (
     adafac_mlp_digits,
     blend_digits,
     celo2_digits,

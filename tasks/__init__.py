@@ -4,27 +4,27 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tasks.augmentations import AUGMENTATIONS
-    from tasks.families import FAMILIES, Family
-    from tasks.pools import POOLS, parse_mixture, parse_tasks
+    from .augmentations import AUGMENTATIONS
+    from .families import FAMILIES, Family
+    from .pools import POOLS, parse_mixture, parse_tasks
 
 __all__ = ["AUGMENTATIONS", "FAMILIES", "POOLS", "Family", "parse_mixture", "parse_tasks"]
 
 # Loaded at first use: `python -m tasks` has to hear Ctrl-C before JAX loads.
 _LATER = {
-    "AUGMENTATIONS": "tasks.augmentations",
-    "FAMILIES": "tasks.families",
-    "Family": "tasks.families",
-    "POOLS": "tasks.pools",
-    "parse_mixture": "tasks.pools",
-    "parse_tasks": "tasks.pools",
+    "AUGMENTATIONS": ".augmentations",
+    "FAMILIES": ".families",
+    "Family": ".families",
+    "POOLS": ".pools",
+    "parse_mixture": ".pools",
+    "parse_tasks": ".pools",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _LATER:
-        raise AttributeError(f"module 'tasks' has no attribute {name!r}")
-    return getattr(importlib.import_module(_LATER[name]), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_LATER[name], __name__), name)
 
 
 def __dir__() -> list[str]:

@@ -1,15 +1,16 @@
 """Lists, prepares and shows tasks and data sets.
 
-python -m tasks list                      families, augmentations, named pools, data sets
-python -m tasks prepare glyphs kjv        write built-in data sets into the data directory; without names, all
-python -m tasks show image_vit/glyphs     a page of samples, and how Adam trains it: runs/tasks/NAME.png
-python -m tasks show my_tasks.py:Spiral   the same of a family of your own
+python -m lopt tasks list                      families, augmentations, named pools, data sets
+python -m lopt tasks prepare glyphs kjv        write built-in data sets into the data directory; without names, all
+python -m lopt tasks show image_vit/glyphs     a page of samples, and how Adam trains it: runs/tasks/NAME.png
+python -m lopt tasks show my_tasks.py:Spiral   the same of a family of your own
 """
 
-from lopt import interrupts
+from lopt import extras, interrupts
 
 if __name__ == "__main__":
     interrupts.end_while_loading()  # JAX and the others take seconds
+    extras.end_without("tasks", "absl", "rich")
 
 import contextlib
 import errno
@@ -32,9 +33,10 @@ from lopt.files import write_atomic
 from lopt.names import InputError, Spec, check_known
 from lopt.optimizers import OPTIMIZERS
 from lopt.own import foreign
-from tasks import AUGMENTATIONS, FAMILIES, POOLS, datasets, parse_tasks
-from tasks.naming import settings
-from tasks.page import draw_page
+
+from . import AUGMENTATIONS, FAMILIES, POOLS, datasets, parse_tasks
+from .naming import settings
+from .page import draw_page
 
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "where data sets are; default: TFDS_DATA_DIR, or TFDS's own")
 _OUT = flags.DEFINE_string("out", "runs/tasks", "folder for the pages of show")
@@ -44,7 +46,7 @@ _SEED = flags.DEFINE_integer("seed", 0, "seed of the tasks and batches that show
 
 def show_lists(names: list[str]) -> None:
     if names:
-        raise InputError(f"list takes no names, and got {' '.join(names)}: python -m tasks show {names[0]}")
+        raise InputError(f"list takes no names, and got {' '.join(names)}: python -m lopt tasks show {names[0]}")
     console = Console(width=None if sys.stdout.isatty() else 160)
     _print(
         console,
@@ -127,7 +129,8 @@ def prepare(names: list[str]) -> None:
 
 def show(names: list[str]) -> None:
     if not names:
-        raise InputError("say what to show: python -m tasks show image_mlp/digits")
+        raise InputError("say what to show: python -m lopt tasks show image_mlp/digits")
+    extras.need("a page", "matplotlib")
     families = parse_tasks(",".join(names), data_dir=_DATA_DIR.value, optimizers=OPTIMIZERS)
     folder = Path(_OUT.value)
     with _writable(folder):

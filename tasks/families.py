@@ -7,32 +7,33 @@ from typing import Any, NamedTuple
 from lopt.names import InputError, build, check_known, parse_spec
 from lopt.own import foreign
 from lopt.types import TaskFamily
-from tasks import datasets
-from tasks.augmentations import AUGMENTATIONS
-from tasks.augmentations.augmented import Augmentation, Augmented
-from tasks.functions.least_squares import LeastSquares
-from tasks.functions.poisson import Poisson
-from tasks.functions.quadratic import Quadratic
-from tasks.functions.teacher_student import TeacherStudent
-from tasks.functions.test_function import TestFunction
-from tasks.images.image_autoencoder import ImageAutoencoder
-from tasks.images.image_contrastive import ImageContrastive
-from tasks.images.image_conv import ImageConv
-from tasks.images.image_mixer import ImageMixer
-from tasks.images.image_mlp import ImageMLP
-from tasks.images.image_vae import ImageVAE
-from tasks.images.image_vit import ImageViT
-from tasks.images.random_mlp import RandomMLP
-from tasks.naming import settings
-from tasks.sequences.forecast import Forecast
-from tasks.sequences.sequence import Sequence
-from tasks.sequences.text_bilinear import TextBilinear
-from tasks.sequences.text_rnn import TextRNN
-from tasks.sequences.text_transformer import TextTransformer
-from tasks.tables.matrix_factorization import MatrixFactorization
-from tasks.tables.table_denoiser import TableDenoiser
-from tasks.tables.table_mlp import TableMLP
-from tasks.train_optimizer import TrainOptimizer
+
+from . import datasets
+from .augmentations import AUGMENTATIONS
+from .augmentations.augmented import Augmentation, Augmented
+from .functions.least_squares import LeastSquares
+from .functions.poisson import Poisson
+from .functions.quadratic import Quadratic
+from .functions.teacher_student import TeacherStudent
+from .functions.test_function import TestFunction
+from .images.image_autoencoder import ImageAutoencoder
+from .images.image_contrastive import ImageContrastive
+from .images.image_conv import ImageConv
+from .images.image_mixer import ImageMixer
+from .images.image_mlp import ImageMLP
+from .images.image_vae import ImageVAE
+from .images.image_vit import ImageViT
+from .images.random_mlp import RandomMLP
+from .naming import settings
+from .sequences.forecast import Forecast
+from .sequences.sequence import Sequence
+from .sequences.text_bilinear import TextBilinear
+from .sequences.text_rnn import TextRNN
+from .sequences.text_transformer import TextTransformer
+from .tables.matrix_factorization import MatrixFactorization
+from .tables.table_denoiser import TableDenoiser
+from .tables.table_mlp import TableMLP
+from .train_optimizer import TrainOptimizer
 
 
 class Family(NamedTuple):

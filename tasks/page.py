@@ -10,7 +10,8 @@ import optax
 
 from lopt.trees import by_name
 from lopt.types import Batch, Data, TaskFamily
-from tasks.datasets import decode
+
+from .datasets import decode
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,8 +11,9 @@ from typing import Any
 
 from lopt.names import InputError, split_list
 from lopt.types import TaskFamily, TaskMixture
-from tasks.checks import LARGEST, SMALLEST
-from tasks.families import parse_family
+
+from .checks import LARGEST, SMALLEST
+from .families import parse_family
 
 POOLS: dict[str, tuple[str, ...]] = {
     # Small enough for a meta-training in minutes on two cores.
@@ -131,7 +132,7 @@ def parse_mixture(
         families += found
         weights += [weight] * len(found)
     if not families:
-        raise InputError(f"no task is named in {text!r}. python -m tasks list shows what there is.")
+        raise InputError(f"no task is named in {text!r}. python -m lopt tasks list shows what there is.")
     names = [family.name for family in families]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:

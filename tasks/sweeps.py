@@ -7,9 +7,10 @@ from typing import Any
 
 from lopt.names import InputError, check_known
 from lopt.types import TaskFamily
-from tasks import datasets
-from tasks.augmentations.augmented import Augmented
-from tasks.families import FAMILIES, parse_family
+
+from . import datasets
+from .augmentations.augmented import Augmented
+from .families import FAMILIES, parse_family
 
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 DEPTHS = (1, 2, 3, 4)

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from lopt.types import Batch, Config, Data, LearnedOptimizer, Params, PyTree, Task, TaskFamily
-from tasks.checks import check_number, check_whole
-from tasks.naming import UNNAMED, family_name
-from tasks.synthetic import split_key
+
+from .checks import check_number, check_whole
+from .naming import UNNAMED, family_name
+from .synthetic import split_key
 
 # Entries of the inner parameters and gradients are held within these bounds. Both lie far beyond where the loss has
 # reached the cap, and low enough that their squares are finite: a bounded loss passes back 0, and 0 times infinity

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from lopt.checkout import BESIDE
+
 ROOT = Path(__file__).resolve().parents[1]
 COMMANDS = ("meta_train.py", "meta_eval.py", "tasks/__main__.py")
 HOUSE = ("lopt", "tasks", "presets", "experiments", "examples", "benchmarks", "meta_train.py", "meta_eval.py")
@@ -18,10 +20,15 @@ HOUSE_PACKAGES = tuple(place.removesuffix(".py") for place in (*HOUSE, "tests"))
 TYPES, SETTINGS = ("lopt.types",), ("lopt.types", "lopt.names")
 FAMILY = (*SETTINGS, "tasks.checks", "tasks.naming")
 ROOMS: dict[str, tuple[str, ...]] = {
-    "lopt": ("lopt.names", "lopt.version", "lopt.own", "lopt.trained", "lopt.meta_training", "lopt.evaluation"),
+    "lopt": (
+        *("lopt.names", "lopt.version", "lopt.extras", "lopt.own", "lopt.trained", "lopt.meta_training"),
+        "lopt.evaluation",
+    ),
     "lopt.types": (),
     "lopt.names": (),
     "lopt.interrupts": (),
+    "lopt.checkout": (),
+    "lopt.extras": ("lopt.names",),
     "lopt.version": (),
     "lopt.files": (),
     "lopt.figures": (),
@@ -32,7 +39,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "lopt.horizons": ("lopt.names",),
     "lopt.distributed": SETTINGS,
     "lopt.compile_cache": ("lopt.names",),
-    "lopt.tracking": ("lopt.names", "lopt.files"),
+    "lopt.tracking": ("lopt.names", "lopt.extras", "lopt.files"),
     "lopt.optimizers.parts": (*SETTINGS, "lopt.trees"),
     "lopt.optimizers": (*SETTINGS, "lopt.trees", "lopt.optimizers.parts"),
     "lopt.estimators": (*SETTINGS, "lopt.horizons", "lopt.distributed"),
@@ -43,27 +50,34 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "lopt.meta_training": (
         *(*SETTINGS, "lopt.files", "lopt.figures", "lopt.trees", "lopt.seeds", "lopt.inner_step", "lopt.horizons"),
         *("lopt.distributed", "lopt.tracking", "lopt.pool", "lopt.optimizers", "lopt.estimators", "lopt.trained"),
-        *("lopt.own", "lopt.validation"),
+        *("lopt.extras", "lopt.own", "lopt.validation"),
     ),
     "lopt.validation": (  # the one door from meta-training to evaluation
         *(*SETTINGS, "lopt.version", "lopt.distributed", "lopt.evaluation"),
     ),
     "lopt.evaluation": (
         *(*SETTINGS, "lopt.version", "lopt.files", "lopt.figures", "lopt.trees", "lopt.seeds", "lopt.inner_step"),
-        *("lopt.distributed", "lopt.tracking", "lopt.own", "lopt.trained", "lopt.pool"),
+        *("lopt.distributed", "lopt.extras", "lopt.tracking", "lopt.own", "lopt.trained", "lopt.pool"),
     ),
-    "lopt.inspect": (*SETTINGS, "lopt.interrupts", "lopt.compile_cache", "lopt.files", "lopt.figures", "lopt.trained"),
-    "lopt.plot": ("lopt.names", "lopt.interrupts", "lopt.files", "lopt.figures", "lopt.meta_training"),  # a command
+    "lopt.inspect": (
+        *(*SETTINGS, "lopt.interrupts", "lopt.extras", "lopt.compile_cache", "lopt.files", "lopt.figures"),
+        "lopt.trained",
+    ),
+    "lopt.plot": (  # a command
+        *("lopt.names", "lopt.interrupts", "lopt.extras", "lopt.files", "lopt.figures", "lopt.meta_training"),
+    ),
+    "lopt.listing": ("lopt.names", "lopt.interrupts", "lopt.trained"),  # a command
+    "lopt.__main__": ("lopt.names", "lopt.interrupts", "lopt.checkout"),  # the command that runs all others
     "lopt.testing": ("lopt.types", "lopt.own", "lopt.horizons", "lopt.trained"),
-    # the one door from the library to the tasks
-    "lopt.pool": (*SETTINGS, "lopt.own", "lopt.optimizers", "tasks", "tasks.sweeps"),
+    # The one door from the library to the tasks, which it finds by lopt.checkout.
+    "lopt.pool": (*SETTINGS, "lopt.checkout", "lopt.extras", "lopt.own", "lopt.optimizers", "tasks", "tasks.sweeps"),
     "tasks": ("tasks.augmentations", "tasks.families", "tasks.pools"),
     "tasks.checks": ("lopt.names", "lopt.distributed"),
     "tasks.naming": ("lopt.names",),
     "tasks.networks": TYPES,
     "tasks.sampling": (),
     "tasks.synthetic": TYPES,
-    "tasks.datasets": SETTINGS,
+    "tasks.datasets": (*SETTINGS, "lopt.extras"),
     "tasks.images": (*FAMILY, "tasks.networks", "tasks.sampling", "tasks.datasets"),
     "tasks.sequences": (*FAMILY, "tasks.networks", "tasks.synthetic", "tasks.datasets"),
     "tasks.tables": (*FAMILY, "tasks.networks", "tasks.sampling", "tasks.datasets"),
@@ -78,7 +92,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "tasks.sweeps": (*SETTINGS, "tasks.datasets", "tasks.augmentations", "tasks.families"),
     "tasks.page": (*TYPES, "lopt.trees", "tasks.datasets"),
     "tasks.__main__": (  # a command
-        *("lopt.names", "lopt.interrupts", "lopt.files", "lopt.figures", "lopt.own", "lopt.optimizers"),
+        *("lopt.names", "lopt.interrupts", "lopt.extras", "lopt.files", "lopt.figures", "lopt.own", "lopt.optimizers"),
         *("tasks", "tasks.naming", "tasks.datasets", "tasks.page"),
     ),
 }
@@ -142,6 +156,9 @@ def imports(tree: ast.Module, source: str) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             package = Path(source).parts[: -node.level] if node.level else ()
             yield from (".".join([*package, *filter(None, [node.module, alias.name])]) for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "module_name":  # of lopt.checkout
+            names = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
+            yield from (str(name).removeprefix("lopt.") for name in names)
 
 
 def imported(source: str) -> list[str]:
@@ -165,8 +182,9 @@ from . import i
 from ..j import k
 def later():
     from l import m
+    import_module(module_name("lopt.tasks.n"))
 """
-    wanted = ["a.b", "c", "e.f.g", "lopt.optimizers.i", "lopt.j.k", "l.m"]
+    wanted = ["a.b", "c", "e.f.g", "lopt.optimizers.i", "lopt.j.k", "l.m", "tasks.n"]
     assert list(imports(ast.parse(text), "lopt/optimizers/x.py")) == wanted
     assert sets_jax_config(ast.parse("import jax\njax.config.update('a', 1)"), "x.py")
     assert sets_jax_config(ast.parse("from jax import config\nconfig.update('a', 1)"), "x.py")
@@ -189,6 +207,15 @@ def test_rooms_import_what_the_table_says():
     assert {room: sorted(others - {room}) for room, others in found.items()} == {
         room: sorted(others) for room, others in ROOMS.items()
     }
+
+
+@pytest.mark.parametrize("source", sources("tasks", "presets"))
+def test_what_a_wheel_has_inside_lopt_imports_itself_by_relative_names(source):
+    """There, `tasks` is called `lopt.tasks`."""
+    for node in ast.walk(parse(source)):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+        assert not any(within(name, *set(BESIDE.values())) for name in names), f"{ast.unparse(node)}: write it relative"
 
 
 def test_floors_lie_on_one_another():

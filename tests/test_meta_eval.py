@@ -66,7 +66,7 @@ def test_end_to_end(run_folder, tmp_path):
     first, second, _ = done.stdout.split('[0, ""]\n')
     assert "tasks: 1; optimizers: 4; devices: 2; training steps to make: 528, about" in first
     assert "run / best Adam, mean loss" in first
-    beyond = "run was meta-trained on at most 20 steps, and is evaluated on 24"
+    beyond = "run was meta-trained on at most 20 steps, and is to train for 24"
     assert first.count(f"warning: {beyond}") == 2
     out = run_folder / "eval-24"
     assert {path.name for path in out.iterdir()} == {*FILES}

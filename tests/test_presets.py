@@ -16,7 +16,7 @@ from lopt.distributed import PairLayout
 from lopt.evaluation.evaluate import evaluate
 from lopt.meta_training.loop import Invocation, train
 from lopt.optimizers import OPTIMIZERS
-from lopt.trained.pretrained import Pretrained, load_pretrained, shipped
+from lopt.trained.pretrained import Pretrained, load_pretrained, shipped_folders
 from presets import PRESETS
 from tasks import parse_mixture
 
@@ -86,7 +86,7 @@ def test_shipped_optimizers_are_small_and_of_their_preset(preset):
 
 
 def test_what_ships_is_of_a_preset():
-    assert set(shipped()) == set(SHIPPED.values())
+    assert set(shipped_folders()) == set(SHIPPED.values())
 
 
 def learned_decays(pretrained: Pretrained) -> np.ndarray:
@@ -111,7 +111,7 @@ def learned_decays(pretrained: Pretrained) -> np.ndarray:
     return 1 - np.concatenate([np.ravel(x) for x in left]).astype(np.float64)
 
 
-@pytest.mark.parametrize("name", shipped())
+@pytest.mark.parametrize("name", shipped_folders())
 def test_decays_of_shipped_optimizers_are_where_a_gradient_reaches(name):
     """Below 1e-3, a statistic is the last gradient; above 0.9999, its sum over a training of 1,000 steps, to 5 %."""
     pretrained = load_pretrained(name)

@@ -29,7 +29,8 @@ from lopt.names import InputError
 from lopt.types import PyTree
 
 _Kept = TypeVar("_Kept")
-PACKAGES = ("lopt", "tasks")  # packages whose sources count even where they are installed
+PACKAGES = ("lopt",)  # packages whose sources count even where they are installed
+LIBRARIES = {"site-packages", "dist-packages"}  # what folders of installed libraries are called
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,9 +176,12 @@ def _is_ours(package: str) -> bool:
     if package in (*PACKAGES, "__main__"):
         return True
     spec = importlib.util.find_spec(package)
-    places = [Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "purelib", "platlib")]
-    origin = Path(spec.origin).resolve() if spec and spec.has_location and spec.origin else None
-    return origin is not None and not any(origin.is_relative_to(place) for place in places)
+    if spec is None or not spec.has_location or spec.origin is None:
+        return False
+    origin = Path(spec.origin).resolve()
+    # By the folder's name, as a virtual environment may see the libraries of another.
+    installed = not LIBRARIES.isdisjoint(origin.parts)
+    return not installed and not origin.is_relative_to(Path(sysconfig.get_path("stdlib")).resolve())
 
 
 @functools.lru_cache(maxsize=256)

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -112,17 +112,6 @@ def contestants(
 
 def _identity(pretrained: Pretrained) -> tuple[LearnedOptimizer, str]:
     return pretrained.optimizer, pretrained.card["theta_sha256"]
-
-
-def horizon_warnings(optimizers: Mapping[str, Pretrained], horizon: int) -> list[str]:
-    """Which of these, by what they are called, are asked for more steps than they were meta-trained on."""
-    cards = {name: pretrained.card for name, pretrained in optimizers.items()}
-    longest = {name: card["horizon"][1] for name, card in cards.items() if "horizon" in card}
-    return [
-        f"{name} was meta-trained on at most {steps:,} steps, and is evaluated on {horizon:,}"
-        for name, steps in longest.items()
-        if horizon > steps
-    ]
 
 
 def _learned(name: str, label: str, optimizer: LearnedOptimizer, theta: Theta, *, kind: str = "learned") -> Contestant:

@@ -14,7 +14,7 @@ from lopt.distributed import PairLayout
 from lopt.evaluation.affordable import check_affordable
 from lopt.evaluation.baselines import DEFAULT, Baseline, parse_baselines
 from lopt.evaluation.cache import EvaluationCache
-from lopt.evaluation.contestants import as_pretrained, contestants, horizon_warnings
+from lopt.evaluation.contestants import as_pretrained, contestants
 from lopt.evaluation.folder import check_folder, keep_so_far
 from lopt.evaluation.plan import make_plan
 from lopt.evaluation.protocol import Evaluation
@@ -24,10 +24,11 @@ from lopt.evaluation.runs import forget_programs
 from lopt.evaluation.scores import score_task
 from lopt.evaluation.summary import summarize
 from lopt.evaluation.sweeps import Point, horizon_points, run_sweep
+from lopt.extras import need
 from lopt.names import InputError, check_known, split_list
 from lopt.own import foreign
 from lopt.pool import read_mixture, sweep_axes, task_variants
-from lopt.trained.pretrained import Pretrained
+from lopt.trained.pretrained import Pretrained, beyond_horizon
 from lopt.types import TaskFamily, TaskMixture
 from lopt.version import versions
 
@@ -82,6 +83,7 @@ def evaluate(
     Raises:
       InputError: something that was given cannot be used; the message says what, and what to do.
     """
+    need("lopt.evaluate", "scipy")
     say = say or (lambda line: None)
     pretrained = as_pretrained(trained)
     others = [as_pretrained(other) for other in (split_list(learned) if isinstance(learned, str) else learned)]
@@ -110,8 +112,7 @@ def evaluate(
     if out is not None:
         check_folder(Path(out), configuration, overwrite=overwrite)  # last, as it makes the folder
 
-    named = {each.name: each for each in (pretrained, *others)}
-    warnings = horizon_warnings(named, evaluation.horizon)
+    warnings = [text for each in (pretrained, *others) if (text := beyond_horizon(each, evaluation.horizon))]
     for warning in warnings:
         say(f"warning: {warning}")
     plan = make_plan(evaluation, taking_part, data)

@@ -14,6 +14,7 @@ from lopt.evaluation.results import TaskResult
 from lopt.evaluation.score_plots import draw_aggregate, draw_sweep
 from lopt.evaluation.scores import TaskScores
 from lopt.evaluation.table import table
+from lopt.extras import need
 from lopt.figures import to_png
 
 if TYPE_CHECKING:  # matplotlib is imported when something is drawn
@@ -42,6 +43,7 @@ class Report:
 
     def plot(self) -> "Figure":
         """Training loss over steps: one panel per task."""
+        need("a picture", "matplotlib")
         return draw(self.results)
 
     def write(self, folder: str | os.PathLike, *, overwrite: bool = False) -> list[str]:
@@ -58,6 +60,7 @@ class Report:
           InputError: the folder holds another evaluation, or cannot be used.
           OSError: a file could not be written; the others are there.
         """
+        need("a report", "matplotlib")
         check_folder(Path(folder), self.configuration, overwrite=overwrite)
         return write_results(
             Path(folder), self.results, self.summary, configuration=self.configuration, pictures=self._pictures()

@@ -5,10 +5,11 @@ updates and the effective learning rate while a noisy quadratic is trained; and 
 depends on the gradient of k steps ago, on the parameter and on the loss.
 """
 
-from lopt import interrupts
+from lopt import extras, interrupts
 
 if __name__ == "__main__":
     interrupts.end_while_loading()  # JAX and the others take seconds
+    extras.end_without("inspect", "matplotlib")
 
 import argparse
 import os

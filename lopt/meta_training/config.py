@@ -49,7 +49,7 @@ class MetaTrainConfig:
     tasks: str = setting(
         "image_mlp",
         "tasks to train on: a comma list of [WEIGHT*]FAMILY[/DATASET][:setting=value]...[+AUGMENTATION...], or a named "
-        "pool, or your own, FILE.py:CLASS[:setting=value]...; python -m tasks list shows them all",
+        "pool, or your own, FILE.py:CLASS[:setting=value]...; python -m lopt tasks list shows them all",
     )
     tasks_per_step: int = setting(0, "task families drawn per outer step, by their weights; 0: all of them")
     family_scale: str = setting(

@@ -28,7 +28,7 @@ from lopt.meta_training.workdir import (
     open_workdir,
 )
 from lopt.optimizers import OPTIMIZERS
-from lopt.tracking import open_tracker
+from lopt.tracking import check_mode, open_tracker
 from lopt.trained.export import check_exportable
 from lopt.trained.pretrained import load_pretrained
 from lopt.types import Theta
@@ -52,6 +52,7 @@ def train(
       StuckError: the run has stopped learning, also from earlier checkpoints; the one from before that is intact.
     """
     check_one_process()
+    check_mode(run.wandb)
     for name in (EXPORT, EXPORT_EMA, EXPORT_BEST):
         check_exportable(training.optimizer, run.workdir / name)
     with contextlib.ExitStack() as stack:

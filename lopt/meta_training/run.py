@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 from lopt.distributed import default_layout
+from lopt.extras import need
 from lopt.figures import to_png
 from lopt.meta_training.attempt import Invocation
 from lopt.meta_training.config import MetaTrainConfig
@@ -119,6 +120,7 @@ class Run:
 
     def plot(self) -> "Figure":
         """What a person steers by, over the outer steps; `python -m lopt.plot` draws several runs so."""
+        need("a picture", "matplotlib")
         return plot_runs({self.workdir.name or str(self.workdir): self.history})
 
     def __str__(self) -> str:

@@ -11,6 +11,7 @@ import optax
 
 from lopt.distributed import default_layout
 from lopt.estimators import ESTIMATORS
+from lopt.extras import need
 from lopt.horizons import Horizon
 from lopt.meta_training.objective import Objective
 from lopt.meta_training.outer import MetaTraining, OuterOptimizer
@@ -146,6 +147,7 @@ def tune(
     Source: hyperparameter optimization in Paul Vicol, Luke Metz, Jascha Sohl-Dickstein, "Unbiased gradient estimation
     in unrolled computation graphs with Persistent Evolution Strategies", ICML 2021 (arXiv 2112.13835).
     """
+    need("lopt.tune", "rich")
     rule = OptaxRule.make(factory, tunables, fixed or {})
     if num_steps < 1 or num_updates < 1:
         raise InputError(f"num_steps and num_updates must be at least 1, not {num_steps} and {num_updates}")

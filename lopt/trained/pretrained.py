@@ -11,7 +11,7 @@ import optax
 
 from lopt.names import InputError, check_known, parse_spec
 from lopt.trained.export import CARD_FILE, THETA_FILE, previous_export, read_export
-from lopt.trained.transform import as_optax
+from lopt.trained.transform import as_optax, check_num_steps
 from lopt.types import LearnedOptimizer, Theta
 
 
@@ -39,6 +39,14 @@ class Pretrained(NamedTuple):
         return f"{path.parent.name}{dash}{kind}" if in_a_run else path.stem if path.is_file() else path.name
 
 
+def beyond_horizon(pretrained: Pretrained, num_steps: int) -> str | None:
+    """A warning, if a training of so many updates is longer than any that the rule was meta-trained on."""
+    _, longest = pretrained.card.get("horizon", (0, num_steps))  # a pair of rule and theta has no such card
+    if num_steps <= longest:
+        return None
+    return f"{pretrained.name} was meta-trained on at most {longest:,} steps, and is to train for {num_steps:,}"
+
+
 def load(
     path_or_name: str | os.PathLike,
     *,
@@ -54,9 +62,10 @@ def load(
 
     Args:
       path_or_name: as for `load_pretrained`.
-      num_steps: length of your training in updates, for a rule that reads it. Without it, such a rule is told the
-        longest training that it was meta-trained on, and a warning says so. It counts when a state is made by `init`;
-        a restored state keeps its own, which `carry_over` changes.
+      num_steps: length of your training in updates. A rule that reads it and does not get it is told the longest
+        training that it was meta-trained on, and a warning says so; another warning says of any rule that it was not
+        meta-trained on trainings as long as yours. It counts when a state is made by `init`; a restored state keeps its
+        own, which `carry_over` changes.
       lr: multiple of the rule's own update, or a schedule of it.
       weight_decay: decoupled decay of all parameters per update.
       optimizer: as for `load_pretrained`.
@@ -76,6 +85,9 @@ def load(
             stacklevel=2,
         )
     rule = as_optax(pretrained.optimizer, pretrained.theta, num_steps=num_steps)
+    steps = None if num_steps is None else check_num_steps(num_steps)  # an array under optax.inject_hyperparams
+    if isinstance(steps, int) and (warning := beyond_horizon(pretrained, steps)):
+        warnings.warn(warning, stacklevel=2)
     decay = [optax.add_decayed_weights(-weight_decay)] if weight_decay else []
     scale = [optax.scale_by_learning_rate(lr, flip_sign=False)] if callable(lr) or lr != 1 else []
     return optax.with_extra_args_support(optax.chain(rule, *decay, *scale)) if decay or scale else rule
@@ -128,7 +140,7 @@ def _rule(optimizer: str | LearnedOptimizer | None) -> LearnedOptimizer | None:
     return foreign.make("optimizer", parse_spec(optimizer), OPTIMIZERS)
 
 
-def shipped() -> dict[str, Path]:
+def shipped_folders() -> dict[str, Path]:
     """The folders of the optimizers that ship with lopt, by name: in the package, or beside it in a checkout."""
     package = Path(__file__).resolve().parents[1]
     root = next((root for root in (package / "checkpoints", package.parent / "checkpoints") if root.is_dir()), package)
@@ -143,7 +155,7 @@ def find_export(path_or_name: str | os.PathLike) -> Path:
         for candidate in (folder, previous_export(folder), folder):
             if any(os.path.isfile(candidate / name) for name in (CARD_FILE, THETA_FILE)):  # False for a name too long
                 return candidate
-    known = shipped()
+    known = shipped_folders()
     if text not in known and Path(text).exists():
         raise InputError(f"{text} is neither an export ({CARD_FILE}, {THETA_FILE}) nor a run directory with export/")
     check_known("path or trained optimizer", text, known)

@@ -4,10 +4,10 @@ Reparametrisation, loss scales, small batches and corrupted gradients are those 
 Training versatile learned optimizers by scaling up", 2022, arXiv:2211.09760).
 """
 
-from tasks.augmentations.augmented import Augmentation
-from tasks.augmentations.examples import LabelNoise, PermuteLabels, ReduceBatch
-from tasks.augmentations.gradients import DelayGradient, NoisyGradient
-from tasks.augmentations.units import Reparametrize, ScaleLoss
+from .augmented import Augmentation
+from .examples import LabelNoise, PermuteLabels, ReduceBatch
+from .gradients import DelayGradient, NoisyGradient
+from .units import Reparametrize, ScaleLoss
 
 AUGMENTATIONS: dict[str, type[Augmentation]] = {
     known.name: known

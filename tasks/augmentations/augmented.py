@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from lopt.names import InputError
 from lopt.types import Batch, Config, Data, Task, TaskFamily
-from tasks.naming import family_name
+
+from ..naming import family_name
 
 MOST_AUGMENTATIONS = 8
 

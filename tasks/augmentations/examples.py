@@ -8,8 +8,9 @@ import jax.numpy as jnp
 
 from lopt.names import InputError
 from lopt.types import Batch, Config, Task, TaskFamily
-from tasks.augmentations.augmented import Augmentation, setting_of
-from tasks.checks import check_positive
+
+from ..checks import check_positive
+from .augmented import Augmentation, setting_of
 
 
 @dataclasses.dataclass(frozen=True)

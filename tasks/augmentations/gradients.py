@@ -10,8 +10,9 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from lopt.types import Config, Params, Task, TaskFamily
-from tasks.augmentations.augmented import Augmentation, log_uniform
-from tasks.checks import check_range, check_whole
+
+from ..checks import check_range, check_whole
+from .augmented import Augmentation, log_uniform
 
 MOST_STEPS = 1000  # so many gradients of the size of the params are kept
 

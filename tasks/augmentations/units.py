@@ -9,8 +9,9 @@ from jax.flatten_util import ravel_pytree
 
 from lopt.names import check_known
 from lopt.types import Config, Params, Task, TaskFamily
-from tasks.augmentations.augmented import Augmentation, log_uniform
-from tasks.checks import check_range
+
+from ..checks import check_range
+from .augmented import Augmentation, log_uniform
 
 LEVELS = ("global", "tensor", "parameter")
 

@@ -11,12 +11,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lopt.extras import need
 from lopt.names import InputError
 from lopt.types import SPLITS
-from tasks.datasets import blocks
-from tasks.datasets.blocks import BLOCK_IMAGES
-from tasks.datasets.builtin import BUILTIN
-from tasks.datasets.prepared import (
+
+from . import blocks
+from .blocks import BLOCK_IMAGES
+from .builtin import BUILTIN
+from .prepared import (
     DatasetInfo,
     Prepared,
     damage_reported,
@@ -27,8 +29,8 @@ from tasks.datasets.prepared import (
     readable,
     resolve_data_dir,
 )
-from tasks.datasets.symbols import NUM_SYMBOLS, decode, encode
-from tasks.datasets.writing import prepare_builtin
+from .symbols import NUM_SYMBOLS, decode, encode
+from .writing import prepare_builtin
 
 __all__ = [
     "BLOCK_IMAGES",
@@ -91,6 +93,7 @@ def prepare(name: str, data_dir: DataDir = None) -> Path:
     Raises:
       InputError: the set is unknown, a public one that is not prepared, or cannot be read or written.
     """
+    _need_tfds(name)
     root = resolve_data_dir(data_dir)
     folder = prepare_builtin(BUILTIN[name], root) if name in BUILTIN else find(name, root)
     return open_folder(name, folder).folder
@@ -105,6 +108,7 @@ def describe(name: str, data_dir: DataDir = None) -> DatasetInfo:
     if name in BUILTIN:
         entry = BUILTIN[name]
         return DatasetInfo(name, entry.kind, entry.num_classes, entry.shape, dict(entry.split_sizes), False)
+    _need_tfds(name)
     return open_folder(name, find(name, resolve_data_dir(data_dir))).info
 
 
@@ -197,6 +201,7 @@ def load_text(name: str, data_dir: DataDir = None, *, seed: int = 0, block: int 
 
 def _open(name: str, data_dir: DataDir, kind: str) -> Prepared:
     """The set, once it is known to be of this kind; a built-in one is prepared."""
+    _need_tfds(name)
     root = resolve_data_dir(data_dir)
     if name in BUILTIN:
         check_kind(describe(name), kind)
@@ -204,6 +209,10 @@ def _open(name: str, data_dir: DataDir, kind: str) -> Prepared:
     found = open_folder(name, find(name, root))
     check_kind(found.info, kind)
     return found
+
+
+def _need_tfds(name: str) -> None:
+    need(f"data set {name!r}", "tensorflow_datasets", "importlib_resources")
 
 
 class _Source:

@@ -6,8 +6,9 @@
 import platform
 
 from lopt.types import SPLITS
-from tasks.datasets import images, tables, texts
-from tasks.datasets.sources import BuiltinSet
+
+from . import images, tables, texts
+from .sources import BuiltinSet
 
 
 def _sizes(train: int, meta: int, valid: int, test: int) -> dict[str, int]:

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from lopt.names import InputError
-from tasks.datasets.sources import Splits, package_folder, split_rows
+
+from .sources import Splits, package_folder, split_rows
 
 # Every font of matplotlib that has the letters, but for one that draws them all alike (LastResort) and one that has
 # brackets in their place (cmex10). No font is in two splits.

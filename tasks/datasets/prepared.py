@@ -16,9 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lopt.names import InputError
-from tasks.datasets import blocks
-from tasks.datasets.builtin import BUILTIN
-from tasks.datasets.layout import Part, read_features, read_parts
+
+from . import blocks
+from .builtin import BUILTIN
+from .layout import Part, read_features, read_parts
 
 KINDS = ("image", "text", "table")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")

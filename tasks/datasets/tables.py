@@ -4,7 +4,7 @@ import random
 
 import numpy as np
 
-from tasks.datasets.sources import Splits, package_folder, split_rows
+from .sources import Splits, package_folder, split_rows
 
 
 def _split(x: np.ndarray, y: np.ndarray, sizes: dict[str, int]) -> Splits:

@@ -6,7 +6,8 @@ import sysconfig
 from pathlib import Path
 
 from lopt.names import InputError
-from tasks.datasets.sources import Splits, package_folder, split_text
+
+from .sources import Splits, package_folder, split_text
 
 # Modules that Python 3.11 and later all have, in the order in which they are joined.
 SOURCE_MODULES = (

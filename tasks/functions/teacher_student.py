@@ -8,10 +8,11 @@ import jax.numpy as jnp
 
 from lopt.names import check_known
 from lopt.types import Batch, Config, Data, Params, Task
-from tasks.checks import check_memory, check_whole, check_widths, mlp_numbers
-from tasks.naming import family_name
-from tasks.networks import ACTIVATIONS, MLP, apply, init_params
-from tasks.synthetic import Synthetic, split_key
+
+from ..checks import check_memory, check_whole, check_widths, mlp_numbers
+from ..naming import family_name
+from ..networks import ACTIVATIONS, MLP, apply, init_params
+from ..synthetic import Synthetic, split_key
 
 MEASURED = 1024  # rows from which the moments of a teacher are taken
 TEACHER_GAIN = 4.0  # variance times fan-in of the teacher's kernels: units that saturate, so that it is not linear

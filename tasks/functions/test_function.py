@@ -13,9 +13,10 @@ import jax.numpy as jnp
 
 from lopt.names import InputError, check_known
 from lopt.types import Batch, Config, Data, Params, Task
-from tasks.checks import check_memory, check_whole
-from tasks.naming import family_name
-from tasks.synthetic import Synthetic
+
+from ..checks import check_memory, check_whole
+from ..naming import family_name
+from ..synthetic import Synthetic
 
 
 class Function(NamedTuple):

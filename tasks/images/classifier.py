@@ -10,8 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lopt.types import Batch, Params
-from tasks.images.family import ImageFamily
-from tasks.networks import accuracy, cross_entropy
+
+from ..networks import accuracy, cross_entropy
+from .family import ImageFamily
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

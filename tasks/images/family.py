@@ -12,11 +12,12 @@ import numpy as np
 
 from lopt.names import InputError
 from lopt.types import Batch, Config, Data, Params, Task
-from tasks import datasets
-from tasks.checks import check_memory, check_whole, show
-from tasks.images.resizing import IMAGES_AT_ONCE, resize_images
-from tasks.naming import UNNAMED, family_name
-from tasks.sampling import sample_indices
+
+from .. import datasets
+from ..checks import check_memory, check_whole, show
+from ..naming import UNNAMED, family_name
+from ..sampling import sample_indices
+from .resizing import IMAGES_AT_ONCE, resize_images
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

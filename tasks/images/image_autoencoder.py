@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from lopt.types import Batch, Params
-from tasks.images.reconstruction import ImageReconstruction, check_code, code_gains, pixel_moments
-from tasks.networks import MLP, apply, init_params
+
+from ..networks import MLP, apply, init_params
+from .reconstruction import ImageReconstruction, check_code, code_gains, pixel_moments
 
 
 class Autoencoder(nn.Module):

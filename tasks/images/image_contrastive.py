@@ -11,10 +11,11 @@ import numpy as np
 
 from lopt.names import check_known
 from lopt.types import Batch, Params
-from tasks.checks import check_memory, check_positive, check_whole, check_widths, mlp_numbers
-from tasks.images.family import ImageFamily
-from tasks.images.reconstruction import pixel_moments
-from tasks.networks import ACTIVATIONS, MLP, apply, init_params
+
+from ..checks import check_memory, check_positive, check_whole, check_widths, mlp_numbers
+from ..networks import ACTIVATIONS, MLP, apply, init_params
+from .family import ImageFamily
+from .reconstruction import pixel_moments
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

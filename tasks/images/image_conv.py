@@ -8,10 +8,11 @@ import jax
 
 from lopt.names import InputError, check_known
 from lopt.types import Params
-from tasks.checks import check_memory, check_whole, check_widths
-from tasks.images.classifier import ImageClassifier
-from tasks.images.convolution import Conv
-from tasks.networks import apply, init_params
+
+from ..checks import check_memory, check_whole, check_widths
+from ..networks import apply, init_params
+from .classifier import ImageClassifier
+from .convolution import Conv
 
 NORMS = ("none", "group", "layer")
 

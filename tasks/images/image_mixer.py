@@ -6,9 +6,9 @@ from typing import ClassVar
 import flax.linen as nn
 import jax
 
-from tasks.checks import MOST_LAYERS, check_memory, check_whole
-from tasks.images.patches import PatchClassifier, check_patches, patches_shape
-from tasks.networks import MLP
+from ..checks import MOST_LAYERS, check_memory, check_whole
+from ..networks import MLP
+from .patches import PatchClassifier, check_patches, patches_shape
 
 
 class Mixer(nn.Module):

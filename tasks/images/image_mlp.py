@@ -10,9 +10,10 @@ import jax.numpy as jnp
 
 from lopt.names import InputError, check_known
 from lopt.types import Params
-from tasks.checks import check_memory, check_positive, check_widths, mlp_numbers
-from tasks.images.classifier import ImageClassifier
-from tasks.networks import ACTIVATIONS
+
+from ..checks import check_memory, check_positive, check_widths, mlp_numbers
+from ..networks import ACTIVATIONS
+from .classifier import ImageClassifier
 
 LAYER_NORM_EPSILON = 1e-6
 

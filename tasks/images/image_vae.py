@@ -10,9 +10,10 @@ import numpy as np
 
 from lopt.names import check_known
 from lopt.types import Batch, Params
-from tasks.checks import check_positive
-from tasks.images.reconstruction import ImageReconstruction, check_code, code_gains, pixel_moments
-from tasks.networks import MLP, apply, init_params
+
+from ..checks import check_positive
+from ..networks import MLP, apply, init_params
+from .reconstruction import ImageReconstruction, check_code, code_gains, pixel_moments
 
 LIKELIHOODS = ("bernoulli", "gaussian")
 

@@ -8,9 +8,10 @@ import flax.linen as nn
 import jax
 
 from lopt.names import InputError
-from tasks.checks import MOST_LAYERS, check_memory, check_whole
-from tasks.images.patches import PatchClassifier, check_patches, patches_shape
-from tasks.networks import MLP
+
+from ..checks import MOST_LAYERS, check_memory, check_whole
+from ..networks import MLP
+from .patches import PatchClassifier, check_patches, patches_shape
 
 
 class Attention(nn.Module):

@@ -8,9 +8,10 @@ import jax
 
 from lopt.names import InputError
 from lopt.types import Params
-from tasks.checks import show
-from tasks.images.classifier import ImageClassifier
-from tasks.networks import apply, init_params
+
+from ..checks import show
+from ..networks import apply, init_params
+from .classifier import ImageClassifier
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,13 +10,14 @@ import numpy as np
 
 from lopt.names import InputError
 from lopt.types import SPLITS, Batch, Config, Data, Params, Task
-from tasks import datasets
-from tasks.checks import MOST_LAYERS, check_memory, check_range, check_whole, mlp_numbers
-from tasks.images.family import check_channels, describe_images
-from tasks.images.image_mlp import ImageMLP
-from tasks.naming import UNNAMED, family_name
-from tasks.networks import ACTIVATIONS, accuracy, cross_entropy
-from tasks.sampling import sample_indices
+
+from .. import datasets
+from ..checks import MOST_LAYERS, check_memory, check_range, check_whole, mlp_numbers
+from ..naming import UNNAMED, family_name
+from ..networks import ACTIVATIONS, accuracy, cross_entropy
+from ..sampling import sample_indices
+from .family import check_channels, describe_images
+from .image_mlp import ImageMLP
 
 # Added to the logits of classes that a data set lacks. Finite, so that noise in the labels may name them.
 MISSING = -10.0

@@ -10,9 +10,10 @@ import numpy as np
 
 from lopt.names import check_known
 from lopt.types import Batch, Params
-from tasks.checks import check_memory, check_whole, check_widths, mlp_numbers
-from tasks.images.family import ImageFamily
-from tasks.networks import ACTIVATIONS
+
+from ..checks import check_memory, check_whole, check_widths, mlp_numbers
+from ..networks import ACTIVATIONS
+from .family import ImageFamily
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

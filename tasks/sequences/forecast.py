@@ -9,11 +9,12 @@ import jax.numpy as jnp
 
 from lopt.names import check_known
 from lopt.types import Batch, Config, Data, Params, Task
-from tasks.checks import MOST_LAYERS, check_memory, check_number, check_whole
-from tasks.naming import family_name
-from tasks.networks import apply, init_params
-from tasks.sequences.networks import CELLS, Kernel, recurrent_numbers
-from tasks.synthetic import Synthetic, split_key
+
+from ..checks import MOST_LAYERS, check_memory, check_number, check_whole
+from ..naming import family_name
+from ..networks import apply, init_params
+from ..synthetic import Synthetic, split_key
+from .networks import CELLS, Kernel, recurrent_numbers
 
 B = 0.3  # Henon's value; with it, every a of A_RANGE keeps series that start near 0 within [-1.5, 1.5]
 A_RANGE = (1.2, 1.4)

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 
 from lopt.names import InputError
 from lopt.types import Params
-from tasks.networks import EMBEDDING_STD, init_params
+
+from ..networks import EMBEDDING_STD, init_params
 
 NUM_HEADS = 4
 

@@ -11,10 +11,12 @@ import jax.numpy as jnp
 
 from lopt.names import check_known
 from lopt.types import Batch, Config, Data, Params, Task
-from tasks.checks import MOST_LAYERS, check_memory, check_whole
-from tasks.naming import family_name
-from tasks.networks import apply, cross_entropy
-from tasks.sequences.networks import (
+
+from ..checks import MOST_LAYERS, check_memory, check_whole
+from ..naming import family_name
+from ..networks import apply, cross_entropy
+from ..synthetic import Synthetic, split_key
+from .networks import (
     CELLS,
     RecurrentNetwork,
     Transformer,
@@ -23,7 +25,6 @@ from tasks.sequences.networks import (
     recurrent_numbers,
     transformer_numbers,
 )
-from tasks.synthetic import Synthetic, split_key
 
 NO_ANSWER = -1
 

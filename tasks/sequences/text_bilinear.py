@@ -7,10 +7,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tasks.checks import MOST_LAYERS, check_memory, check_whole
-from tasks.datasets import NUM_SYMBOLS
-from tasks.sequences.networks import Embedding
-from tasks.sequences.text_family import TextFamily
+from ..checks import MOST_LAYERS, check_memory, check_whole
+from ..datasets import NUM_SYMBOLS
+from .networks import Embedding
+from .text_family import TextFamily
 
 
 class Bilinear(nn.Module):

@@ -12,11 +12,12 @@ import jax.numpy as jnp
 
 from lopt.names import InputError
 from lopt.types import SPLITS, Batch, Config, Data, Params, Task
-from tasks import datasets
-from tasks.checks import check_whole
-from tasks.naming import UNNAMED, family_name
-from tasks.networks import accuracy, apply, cross_entropy
-from tasks.sequences.networks import init_sequence_params
+
+from .. import datasets
+from ..checks import check_whole
+from ..naming import UNNAMED, family_name
+from ..networks import accuracy, apply, cross_entropy
+from .networks import init_sequence_params
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,10 +6,11 @@ from typing import ClassVar
 import flax.linen as nn
 
 from lopt.names import check_known
-from tasks.checks import check_memory, check_whole
-from tasks.datasets import NUM_SYMBOLS
-from tasks.sequences.networks import CELLS, RecurrentNetwork, recurrent_numbers
-from tasks.sequences.text_family import TextFamily
+
+from ..checks import check_memory, check_whole
+from ..datasets import NUM_SYMBOLS
+from .networks import CELLS, RecurrentNetwork, recurrent_numbers
+from .text_family import TextFamily
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,10 +5,10 @@ from typing import ClassVar
 
 import flax.linen as nn
 
-from tasks.checks import MOST_LAYERS, check_memory, check_whole
-from tasks.datasets import NUM_SYMBOLS
-from tasks.sequences.networks import Transformer, check_heads, transformer_numbers
-from tasks.sequences.text_family import TextFamily
+from ..checks import MOST_LAYERS, check_memory, check_whole
+from ..datasets import NUM_SYMBOLS
+from .networks import Transformer, check_heads, transformer_numbers
+from .text_family import TextFamily
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,10 @@ import numpy as np
 
 from lopt.names import InputError
 from lopt.types import SPLITS, Batch, Config, Data
-from tasks import datasets
-from tasks.naming import UNNAMED
-from tasks.sampling import sample_indices
+
+from .. import datasets
+from ..naming import UNNAMED
+from ..sampling import sample_indices
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

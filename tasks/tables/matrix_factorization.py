@@ -8,10 +8,11 @@ import numpy as np
 
 from lopt.names import InputError
 from lopt.types import SPLITS, Batch, Config, Data, Params, Task
-from tasks import datasets
-from tasks.checks import check_memory, check_whole
-from tasks.naming import UNNAMED, family_name
-from tasks.tables.family import draw, standardise
+
+from .. import datasets
+from ..checks import check_memory, check_whole
+from ..naming import UNNAMED, family_name
+from .family import draw, standardise
 
 # Shares of the entries in 16ths, in the order of SPLITS.
 SHARES = (10, 2, 2, 2)

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 
 from lopt.names import InputError, check_known
 from lopt.types import Batch, Config, Data, Params, Task
-from tasks.checks import check_memory, check_positive, check_whole, check_widths, mlp_numbers, show
-from tasks.naming import family_name
-from tasks.networks import ACTIVATIONS, MLP, apply, init_params
-from tasks.tables.family import TableFamily, draw
+
+from ..checks import check_memory, check_positive, check_whole, check_widths, mlp_numbers, show
+from ..naming import family_name
+from ..networks import ACTIVATIONS, MLP, apply, init_params
+from .family import TableFamily, draw
 
 READOUT_GAIN = 0.01  # variance times fan-in of the readout: predictions that start near the columns' means
 

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 
 from lopt.names import check_known
 from lopt.types import Batch, Config, Data, Params, Task
-from tasks.checks import check_memory, check_whole, check_widths, mlp_numbers
-from tasks.naming import family_name
-from tasks.networks import ACTIVATIONS, MLP, accuracy, apply, cross_entropy, init_params
-from tasks.tables.family import TableFamily, draw
+
+from ..checks import check_memory, check_whole, check_widths, mlp_numbers
+from ..naming import family_name
+from ..networks import ACTIVATIONS, MLP, accuracy, apply, cross_entropy, init_params
+from .family import TableFamily, draw
 
 # Variance times fan-in of the readout: predictions that start near 0, by columns that may be alike.
 READOUT_GAIN = 0.01

@@ -174,6 +174,17 @@ def test_every_file_that_decides_a_run_decides_the_key(rule, monkeypatch):
         assert [name for name in now if now[name] != found[name]] == [changed]
 
 
+def test_libraries_are_known_by_their_folders(tmp_path, monkeypatch):
+    """Also those that a virtual environment sees from another; a person's own package counts wherever it lies."""
+    places = ("other/site-packages/their_library", "debian/dist-packages/their_other", "work/my_package")
+    for place in map(tmp_path.joinpath, places):
+        place.mkdir(parents=True)
+        (place / "__init__.py").write_text("")
+        monkeypatch.syspath_prepend(str(place.parent))
+    names = ("their_library", "their_other", "my_package", "lopt", "tasks", "json")
+    assert [name for name in names if evaluation_cache._is_ours(name)] == ["my_package", "lopt", "tasks"]
+
+
 @pytest.mark.parametrize("rule", RULES)
 def test_no_code_of_ours_runs_that_the_key_does_not_know(rule):
     """Whatever Python function of ours is entered while an entry is made, its file is among the sources."""

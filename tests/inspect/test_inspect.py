@@ -10,7 +10,7 @@ import pytest
 from lopt.inspect import __main__ as inspect
 from lopt.inspect import probes
 from lopt.optimizers.learnable_sgd import LearnableSGD
-from lopt.trained.pretrained import load_pretrained, shipped
+from lopt.trained.pretrained import load_pretrained, shipped_folders
 
 RATE, MOMENTUM = 0.3, 0.8
 SGD = LearnableSGD(learning_rate=RATE, momentum=MOMENTUM)
@@ -69,7 +69,7 @@ def test_effective_rate_of_plain_gradient_descent_is_its_rate():
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in shipped()]
+    "name", [pytest.param(name, marks=() if name in FAST else pytest.mark.slow) for name in shipped_folders()]
 )
 def test_every_picture_depends_on_theta(name):
     """No architecture is probed only with tensors that it leaves to Adam."""

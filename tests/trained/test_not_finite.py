@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import lopt
-from lopt.trained.pretrained import shipped
+from lopt.trained.pretrained import shipped_folders
 
 PARAMS = {"w": jnp.asarray(np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3)), "b": jnp.ones(3)}
 GRADS = jax.tree.map(lambda p: p + 0.3, PARAMS)
@@ -25,7 +25,7 @@ def assert_finite(tree):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree))
 
 
-@pytest.mark.parametrize("name", shipped())
+@pytest.mark.parametrize("name", shipped_folders())
 def test_a_bad_element_counts_as_zero_and_a_bad_loss_leaves_the_state_finite(name):
     tx: Any = lopt.load(name, num_steps=10)
     step = jax.jit(lambda grads, state, value: tx.update(grads, state, PARAMS, value=value))

@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 import lopt
-from lopt.trained.pretrained import shipped
+from lopt.trained.pretrained import shipped_folders
 
 WRAPPERS: dict[str, Any] = {
     "bare": lambda tx: tx,
@@ -55,7 +55,7 @@ def test_a_split_model_trains_as_in_nnx_optimizer(wrapper):
     assert step._cache_size() == 1  # pyright: ignore
 
 
-@pytest.mark.parametrize("name", shipped())
+@pytest.mark.parametrize("name", shipped_folders())
 def test_every_rule_takes_a_split_model(name):
     tx: Any = lopt.load(name, num_steps=10)
     _, params = nnx.split(nnx.Linear(2, 3, rngs=nnx.Rngs(0)), nnx.Param)
@@ -109,7 +109,7 @@ def test_what_has_no_gradient_is_left_alone(begun, given, wrapper):
     assert eqx.apply_updates(model, updates).mlp.activation is model.mlp.activation
 
 
-@pytest.mark.parametrize("name", shipped())
+@pytest.mark.parametrize("name", shipped_folders())
 def test_every_rule_takes_a_whole_model(name):
     tx: Any = lopt.load(name, num_steps=10)
     model, _, all_grads = make_model()

@@ -1,7 +1,5 @@
 """Trained optimizers by name or path: where they are looked for, and what a training loop is given."""
 
-import tomllib
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,7 +14,6 @@ from lopt.trained import pretrained
 from lopt.trained.export import save_export
 from tests.trained.small_export import CARD, MLP, theta_of
 
-ROOT = Path(__file__).resolve().parents[2]
 SCHEDULED = OPTIMIZERS["learnable_adam"](schedule_terms=2)
 
 
@@ -64,6 +61,19 @@ def test_length_of_the_training_comes_from_the_card_with_a_warning(tmp_path):
         lopt.load(folder, num_steps=0)
 
 
+@pytest.mark.parametrize("rule", [MLP, SCHEDULED], ids=["mlp", "scheduled"])
+def test_a_training_longer_than_any_of_the_meta_training_is_warned_of(tmp_path, rule):
+    """Whether the rule reads its length or not. A length that only a traced program knows passes."""
+    folder = save_export(tmp_path / "short", rule, theta_of(rule), card=CARD)
+    longest = CARD["horizon"][1]
+    lopt.load(folder, num_steps=longest)  # warnings are errors
+    said = f"short was meta-trained on at most {longest} steps, and is to train for {longest + 1}"
+    with pytest.warns(UserWarning, match=said) as warned:
+        lopt.load(folder, num_steps=longest + 1)
+    assert warned[0].filename == __file__
+    jax.eval_shape(lambda steps: lopt.load(folder, num_steps=steps).init({"w": jnp.ones(2)}), jnp.array(longest + 1))
+
+
 def test_scale_by_learned_is_a_direction_for_the_chain():
     """params - rate (direction + decay params), the direction being that of `load` with the other sign."""
     params = {"w": jnp.asarray(np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3))}
@@ -101,11 +111,6 @@ def test_an_export_a_run_and_a_shipped_name_are_found(export, monkeypatch, tmp_p
         lopt.load_pretrained("site")
 
 
-def test_wheel_holds_the_checkpoints_where_they_are_looked_for():
-    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
-    assert wheel["force-include"] == {"checkpoints": "lopt/checkpoints"}
-
-
-@pytest.mark.parametrize("name", pretrained.shipped())
+@pytest.mark.parametrize("name", pretrained.shipped_folders())
 def test_every_shipped_optimizer_loads(name):
     assert lopt.load_pretrained(name).card["command"]

