@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from lopt.names import InputError
-from lopt.torch.parts.sums import whole
+from lopt.torch.parts.sums import added_up, is_sharded, local_part, whole
 
 _norms: Any = torch._foreach_norm  # pyright: ignore[reportPrivateImportUsage]
 
@@ -37,6 +37,9 @@ def as_loss(loss: Any, rule: str, device: torch.device) -> torch.Tensor:
 
 def clean_gradients(grads: Sequence[torch.Tensor]) -> tuple[list[torch.Tensor], torch.Tensor]:
     """Copies in float32 with zeros for elements that are not finite, and whether all elements were finite, a bool."""
-    largest = [whole(x).float() for x in _norms(list(grads), ord=float("inf"))]
-    finite = torch.isfinite(torch.stack(largest)).all()
-    return [torch.nan_to_num(grad.float(), nan=0.0, posinf=0.0, neginf=0.0) for grad in grads], finite
+    parts = [part for grad in grads if (part := local_part(grad)).numel()]
+    largest = [x.float() for x in _norms(parts, ord=float("inf"))] if parts else [grads[0].new_zeros(())]
+    bad = (~torch.isfinite(torch.stack(largest))).sum().float()
+    sharded = next((grad for grad in grads if is_sharded(grad)), bad)
+    (bad,) = added_up([bad], sharded)
+    return [torch.nan_to_num(grad.float(), nan=0.0, posinf=0.0, neginf=0.0) for grad in grads], bad == 0

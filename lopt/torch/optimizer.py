@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from lopt.names import InputError, check_known
 from lopt.torch.inputs import as_loss, clean_gradients
 from lopt.torch.layouts import LAYOUTS, flax_axes, flax_path
+from lopt.torch.parts.sums import like
 from lopt.torch.reading import read_trained
 from lopt.torch.stacks import Tensor, flax_state, neighbours, stack, store, unstack
 from lopt.torch.types import SHARED, State, Theta
@@ -153,9 +154,13 @@ class Learned(Optimizer):
             store(stacked, part)
             for i, change in zip(place, unstack(update, part[0].layout, part[0].param.ndim), strict=True):
                 param, lr, decay = tensors[i].param, groups[i]["lr"], groups[i]["weight_decay"]
+                change = like(change, param)
                 if decay:
                     param.mul_(1 - lr * decay)
-                param.add_(change * lr)
+                if isinstance(lr, torch.Tensor):
+                    param.add_(change * lr)
+                else:
+                    param.add_(change, alpha=lr)
 
     def _tensors(self) -> tuple[list[Tensor], list[dict[str, Any]]]:
         """The parameters that have a gradient, with their states, and the group of each."""

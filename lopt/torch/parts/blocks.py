@@ -5,7 +5,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
-from lopt.torch.parts.sums import is_sharded
+from lopt.torch.parts.sums import as_part, local_part
 
 BLOCK = 2**15  # most elements in a block on a CPU; other devices take a tensor at once
 
@@ -39,7 +39,7 @@ def to_local(arrays: Any, whole: torch.Tensor) -> Local:
     axes = (0, *sorted(range(1, whole.ndim), key=lambda axis: -whole.stride(axis)))
 
     def localize(x: torch.Tensor) -> torch.Tensor:
-        return (x.to_local() if is_sharded(x) else x).permute(axes)  # type: ignore[attr-defined]
+        return local_part(x).permute(axes)
 
     share = localize(whole).numel() / max(whole.numel(), 1)
     return Local(map_arrays(localize, arrays), axes, share)
@@ -48,25 +48,7 @@ def to_local(arrays: Any, whole: torch.Tensor) -> Local:
 def from_local(x: torch.Tensor, local: Local, whole: torch.Tensor) -> torch.Tensor:
     """A local result with its axes in their order, as part of a tensor that is placed as `whole` is."""
     x = x.permute(tuple(sorted(range(x.ndim), key=lambda axis: local.axes[axis])))
-    if not is_sharded(whole):
-        return x
-    from torch.distributed.tensor import DTensor
-
-    mesh, placements = whole.device_mesh, whole.placements  # type: ignore[attr-defined]
-    return DTensor.from_local(x, mesh, placements, run_check=False, shape=whole.shape, stride=whole.stride())
-
-
-def added_up(numbers: list[torch.Tensor], whole: torch.Tensor) -> list[torch.Tensor]:
-    """The sums over processes of what each has found in its own part of `whole`, by one message for all."""
-    if not is_sharded(whole):
-        return numbers
-    from torch.distributed.tensor import DTensor, Partial, Replicate
-
-    mesh = whole.device_mesh  # type: ignore[attr-defined]
-    placements = [Partial() if p.is_shard() else Replicate() for p in whole.placements]  # type: ignore[attr-defined]
-    joined = torch.cat([x.flatten() for x in numbers])
-    parts = DTensor.from_local(joined, mesh, placements, run_check=False).full_tensor()
-    return [part.reshape(x.shape) for part, x in zip(parts.split([x.numel() for x in numbers]), numbers, strict=True)]
+    return as_part(x, whole)
 
 
 def cut(arrays: Tree, shape: torch.Size, axis: int) -> Iterator[tuple[Tree, slice]]:

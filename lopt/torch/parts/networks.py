@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 import torch
 
 from lopt.torch.parts.accumulators import Statistics
-from lopt.torch.parts.blocks import added_up, cut, from_local, to_local
+from lopt.torch.parts.blocks import cut, from_local, to_local
+from lopt.torch.parts.sums import added_up
 from lopt.torch.types import Theta
 
 Features = Callable[..., list[torch.Tensor]]
@@ -117,12 +118,12 @@ def apply_mlp(
             weights = weights * torch.stack([factors[i].reshape(()) for i in places])[:, None]
         else:
             rows = rows * torch.stack([factors[i].expand(*[-1] * len(own)) for i in places])
-        term = (weights.T @ rows.flatten(1)).reshape(-1, *own)
+        term = (weights.T @ rows.flatten(1)).reshape(weights.shape[1], *own)
         hidden = term + hidden if term.numel() < hidden.numel() or own != shape else term.add_(hidden)
     for i in itertools.count(1):
         if f"{prefix}kernel_{i}" not in theta:
             return list(hidden.unbind())
         kernel, bias = theta[f"{prefix}kernel_{i}"], theta[f"{prefix}bias_{i}"]
         x = hidden.relu_().flatten(1)
-        hidden = torch.addmm(bias[:, None], kernel.T, x).reshape(-1, *shape)
+        hidden = torch.addmm(bias[:, None], kernel.T, x).reshape(len(bias), *shape)
     raise AssertionError
