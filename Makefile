@@ -6,18 +6,20 @@ PYTHON ?= $(firstword $(foreach name,python3 python3.14 python3.13 python3.12 py
 LOWEST_PYTHON ?= python3.11
 BIN := .venv/bin
 DEMO := runs/demo
+# What pip is told to install for the PyTorch side; on a machine without a GPU, the index of CPU builds saves gigabytes.
+TORCH ?= torch>=2.5
 PAPER := influence_balancing toy_regression ridge_l2 lstm_variance lorenz swimmer char_rnn many_hyperparameters lr_schedule \
 	learned_optimizer
 # Kept between calls: compiled programs, and the data sets that make demo and make test prepare.
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/runs/cache/jax
 export TFDS_DATA_DIR ?= $(CURDIR)/runs/data
 
-.PHONY: help demo test test-all test-thorough test-slow test-lowest check dist paper bench clean
+.PHONY: help demo test test-all test-thorough test-slow test-lowest test-torch check dist paper bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@sed -n '1,2s/^# //p' Makefile
-	@echo 'Also: test-all (test and the full tables), test-slow (minutes), test-lowest (minutes, lowest versions), check (linter and type checker), dist (sdist and wheel), paper (experiments, minutes), bench (speed), clean (all that these made).'
+	@echo 'Also: test-all (test and the full tables), test-slow (minutes), test-lowest (minutes, lowest versions), test-torch (installs PyTorch, which is large), check (linter and type checker), dist (sdist and wheel), paper (experiments, minutes), bench (speed), clean (all that these made).'
 
 .venv/ready: requirements.txt
 	@test -n "$(PYTHON)" || { echo 'lopt needs Python 3.11 or newer: make PYTHON=/path/to/python demo'; exit 1; }
@@ -52,6 +54,14 @@ runs/lowest/ready: requirements.txt
 	$(LOWEST_PYTHON) -m venv runs/lowest
 	sed -E 's/>=([^, ]+)(,[^ ]+)?/==\1/' requirements.txt > runs/lowest/requirements.txt
 	runs/lowest/bin/python -m pip install --quiet --disable-pip-version-check -r runs/lowest/requirements.txt
+	@touch $@
+
+# The PyTorch side, all rows. PyTorch is gigabytes, so nothing else installs it; with it, make test has these tests too.
+test-torch: .venv/torch
+	$(BIN)/python -m pytest -m "not slow" tests/torch
+
+.venv/torch: .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
 	@touch $@
 
 check: .venv/ready

@@ -47,6 +47,10 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *(*SETTINGS, "lopt.version", "lopt.files", "lopt.trees"),
         *("lopt.own", "lopt.optimizers", "lopt.optimizers.parts"),
     ),
+    "lopt.torch.types": (),
+    "lopt.torch.parts": ("lopt.torch.types",),
+    "lopt.torch.rules": ("lopt.torch.types", "lopt.torch.parts"),
+    "lopt.torch": ("lopt.names", "lopt.trained", "lopt.torch.types", "lopt.torch.parts", "lopt.torch.rules"),
     "lopt.meta_training": (
         *(*SETTINGS, "lopt.files", "lopt.figures", "lopt.trees", "lopt.seeds", "lopt.inner_step", "lopt.horizons"),
         *("lopt.distributed", "lopt.tracking", "lopt.pool", "lopt.optimizers", "lopt.estimators", "lopt.trained"),
@@ -99,6 +103,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
 # Folders whose files do not import each other, but for these, which are shared.
 APART = {
     "lopt.optimizers": ("parts",),
+    "lopt.torch.rules": (),
     "lopt.estimators": ("problems", "shaping", "pairs", "windows", "evolution", "gradients", "carrying"),
 }
 
@@ -132,7 +137,7 @@ def floor_of(room: str) -> int:
 LIGHT = {"lopt", "tasks"}
 # What `lopt.load` does.
 LOADING = {"lopt", "lopt.types", "lopt.names", "lopt.version", "lopt.files", "lopt.trees", "lopt.trained"} | {
-    f"lopt.trained.{name}" for name in ("transform", "leaves", "export", "card", "pretrained")
+    f"lopt.trained.{name}" for name in ("transform", "leaves", "export", "card", "folders", "pretrained")
 }
 
 

@@ -16,7 +16,8 @@ from lopt.distributed import PairLayout
 from lopt.evaluation.evaluate import evaluate
 from lopt.meta_training.loop import Invocation, train
 from lopt.optimizers import OPTIMIZERS
-from lopt.trained.pretrained import Pretrained, load_pretrained, shipped_folders
+from lopt.trained.folders import shipped_folders
+from lopt.trained.pretrained import Pretrained, load_pretrained
 from presets import PRESETS
 from tasks import parse_mixture
 

@@ -14,7 +14,7 @@ import lopt
 from lopt.estimators import ESTIMATORS
 from lopt.evaluation.baselines import BASELINES
 from lopt.optimizers import OPTIMIZERS
-from lopt.trained.pretrained import shipped_folders
+from lopt.trained.folders import shipped_folders
 from presets import PRESETS
 from tasks import AUGMENTATIONS, FAMILIES, POOLS
 from tasks.datasets import BUILTIN

@@ -5,10 +5,12 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lopt.names import InputError, Spec, build
-from lopt.types import LearnedOptimizer
+
+if TYPE_CHECKING:  # the PyTorch side reads cards too, and loads no JAX
+    from lopt.types import LearnedOptimizer
 
 FORMAT = 1  # the names and the layout of an export's files
 # How the inputs of the rules are computed from gradients, parameters, losses and time: which features, their order,
@@ -47,7 +49,7 @@ def describe_optimizer(optimizer: Any) -> dict[str, Any]:
     return {"architecture": name or f"{kind.__module__}:{kind.__qualname__}", "settings": settings}
 
 
-def optimizer_of(card: Mapping[str, Any], given: LearnedOptimizer | None) -> LearnedOptimizer:
+def optimizer_of(card: Mapping[str, Any], given: "LearnedOptimizer | None") -> "LearnedOptimizer":
     """The rule that a card describes.
 
     Nothing is imported because the card names it. A rule of an installed package is found among those that the package

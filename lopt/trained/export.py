@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import safetensors
 import safetensors.numpy
 
 from lopt.files import write_atomic
@@ -25,19 +24,12 @@ from lopt.trained.card import (
     FORMAT,
     describe_optimizer,
     optimizer_of,
-    read_card,
     write_card,
 )
+from lopt.trained.folders import CARD_FILE, THETA_FILE, Read, previous_export, read_files, theta_arrays
 from lopt.trees import by_name, describe, describe_leaves, differences, map_with_name
 from lopt.types import LearnedOptimizer, Theta
 from lopt.version import versions
-
-THETA_FILE, CARD_FILE = "theta.safetensors", "card.json"
-MAX_CARD_BYTES = MAX_HEADER_BYTES = 2**22  # those of safetensors list names and shapes
-
-
-class _Replaced(Exception):
-    """The export was replaced while it was read."""
 
 
 def check_exportable(optimizer: LearnedOptimizer, folder: str | os.PathLike | None = None) -> None:
@@ -105,8 +97,6 @@ def read_export(
 ) -> tuple[LearnedOptimizer, Theta, dict[str, Any], Path]:
     """Optimizer, theta, card and folder of an export that a run may be replacing at this moment.
 
-    Both files are read from one folder that is held open, so that they belong together.
-
     Args:
       find: gives the export's folder.
       optimizer: the rule, for one that is not part of lopt.
@@ -114,58 +104,7 @@ def read_export(
     Raises:
       InputError: it is damaged, of another version, or of another rule.
     """
-    while True:
-        folder = find()
-        try:
-            return *_read_folder(folder, find, optimizer), folder
-        except _Replaced:
-            continue
-
-
-def _read_folder(
-    folder: Path, find: Callable[[], Path], given: LearnedOptimizer | None
-) -> tuple[LearnedOptimizer, Theta, dict[str, Any]]:
-    try:
-        place = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        if isinstance(error, FileNotFoundError):
-            raise _Replaced from error
-        raise InputError(f"cannot read {folder}: {error}") from error
-    try:
-        try:
-            card = read_card(_read_bounded(place, CARD_FILE, MAX_CARD_BYTES))
-        except (OSError, ValueError, RecursionError) as error:
-            _raise_if_replaced(place, find)
-            raise InputError(f"cannot read {folder / CARD_FILE}: {error}") from error
-        try:
-            optimizer = optimizer_of(card, given)
-        except InputError as error:
-            raise InputError(f"{folder / CARD_FILE}: {error}") from error
-        try:
-            return optimizer, _read_theta(place, optimizer, card["theta_sha256"]), card
-        except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:  # KeyError: numpy lacks a dtype
-            _raise_if_replaced(place, find)
-            raise InputError(f"cannot read {folder / THETA_FILE}: {error}") from error
-    finally:
-        os.close(place)
-
-
-def _raise_if_replaced(place: int, find: Callable[[], Path]) -> None:
-    try:
-        same = os.path.samestat(os.fstat(place), os.stat(find()))
-    except FileNotFoundError:
-        same = False
-    if not same:
-        raise _Replaced
-
-
-def _read_bounded(place: int, name: str, most: int) -> bytes:
-    """A file of an open folder. Its size is compared with what it can be before memory is taken for it."""
-    with open(name, "rb", opener=lambda path, flags: os.open(path, flags, dir_fd=place)) as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > most:
-            raise InputError(f"the file has {size:,} bytes, where at most {most:,} are possible")
-        return file.read(most + 1)
+    return read_files(find, lambda card: optimizer_of(card, optimizer), _read_theta)
 
 
 def theta_template(optimizer: LearnedOptimizer) -> Theta:
@@ -186,13 +125,10 @@ def _flatten(optimizer: LearnedOptimizer, theta: Theta) -> dict[str, np.ndarray]
     return arrays
 
 
-def _read_theta(place: int, optimizer: LearnedOptimizer, sha256: str) -> Theta:
+def _read_theta(optimizer: LearnedOptimizer, card: Mapping[str, Any], read: Read) -> Theta:
     template = theta_template(optimizer)
-    most = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(template)) + MAX_HEADER_BYTES
-    data = _read_bounded(place, THETA_FILE, most)
-    if hashlib.sha256(data).hexdigest() != sha256:
-        raise InputError("the file is damaged, or the card describes another one (the SHA-256 differs)")
-    arrays = safetensors.numpy.load(data)
+    numbers = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(template))
+    arrays = theta_arrays(card, read, numbers)
     _check_arrays(arrays, template)
     return map_with_name(lambda name, _: jnp.array(arrays[name]), template)
 
@@ -204,11 +140,6 @@ def _check_arrays(arrays: Mapping[str, np.ndarray], template: Theta) -> None:
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise InputError(f"theta has numbers in {name} that are not finite")
-
-
-def previous_export(folder: Path) -> Path:
-    """Where `_swap_in` puts the export that it replaces, which stays there if it is killed between two renames."""
-    return folder.with_name(f".{folder.name}.previous")
 
 
 def _check_folder(folder: Path) -> None:

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import optax
 
-from lopt.names import InputError, check_known, parse_spec
-from lopt.trained.export import CARD_FILE, THETA_FILE, previous_export, read_export
+from lopt.names import InputError, parse_spec
+from lopt.trained.export import read_export
+from lopt.trained.folders import find_export
 from lopt.trained.transform import as_optax, check_num_steps
 from lopt.types import LearnedOptimizer, Theta
 
@@ -138,25 +139,3 @@ def _rule(optimizer: str | LearnedOptimizer | None) -> LearnedOptimizer | None:
     from lopt.own import foreign  # here, as few exports need it
 
     return foreign.make("optimizer", parse_spec(optimizer), OPTIMIZERS)
-
-
-def shipped_folders() -> dict[str, Path]:
-    """The folders of the optimizers that ship with lopt, by name: in the package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    root = next((root for root in (package / "checkpoints", package.parent / "checkpoints") if root.is_dir()), package)
-    return {card.parent.name: card.parent for card in sorted(root.glob(f"[!.]*/{CARD_FILE}"))}
-
-
-def find_export(path_or_name: str | os.PathLike) -> Path:
-    """The export folder that a person means, as `load_pretrained` explains. Raises InputError if there is none."""
-    text = os.fspath(path_or_name)
-    for folder in (Path(text).resolve(), Path(text, "export").resolve()):
-        # The folder twice: between the two looks, a run may have moved a new export there and removed the previous.
-        for candidate in (folder, previous_export(folder), folder):
-            if any(os.path.isfile(candidate / name) for name in (CARD_FILE, THETA_FILE)):  # False for a name too long
-                return candidate
-    known = shipped_folders()
-    if text not in known and Path(text).exists():
-        raise InputError(f"{text} is neither an export ({CARD_FILE}, {THETA_FILE}) nor a run directory with export/")
-    check_known("path or trained optimizer", text, known)
-    return known[text]

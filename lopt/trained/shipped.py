@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from lopt.names import InputError
 from lopt.trained.card import optimizer_of, read_card
 from lopt.trained.export import CARD_FILE, theta_template
-from lopt.trained.pretrained import shipped_folders
+from lopt.trained.folders import shipped_folders
 from lopt.types import LearnedOptimizer
 
 READS = {"params": "params", "value": "loss", "num_steps": "num_steps"}  # what a person calls the inputs of a rule

@@ -10,7 +10,8 @@ import pytest
 from lopt.inspect import __main__ as inspect
 from lopt.inspect import probes
 from lopt.optimizers.learnable_sgd import LearnableSGD
-from lopt.trained.pretrained import load_pretrained, shipped_folders
+from lopt.trained.folders import shipped_folders
+from lopt.trained.pretrained import load_pretrained
 
 RATE, MOMENTUM = 0.3, 0.8
 SGD = LearnableSGD(learning_rate=RATE, momentum=MOMENTUM)

@@ -15,7 +15,7 @@ from lopt.optimizers.nn_adam import NNAdam
 from lopt.optimizers.parts.progress import init_loss_averages, loss_features, update_loss_averages
 from lopt.optimizers.rnn_mlp import RNNMLPOptimizer
 from lopt.optimizers.velo import Velo
-from lopt.trained.released import convert
+from lopt.trained.published import convert
 from tests.optimizers.velo_in_numpy import CeloInNumpy, sigmoid, velo_tree
 
 PARAMS = {

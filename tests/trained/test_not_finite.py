@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import lopt
-from lopt.trained.pretrained import shipped_folders
+from lopt.trained.folders import shipped_folders
 
 PARAMS = {"w": jnp.asarray(np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3)), "b": jnp.ones(3)}
 GRADS = jax.tree.map(lambda p: p + 0.3, PARAMS)

@@ -12,7 +12,7 @@ import pytest
 from flax import nnx
 
 import lopt
-from lopt.trained.pretrained import shipped_folders
+from lopt.trained.folders import shipped_folders
 
 WRAPPERS: dict[str, Any] = {
     "bare": lambda tx: tx,

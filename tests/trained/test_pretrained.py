@@ -10,7 +10,7 @@ import pytest
 
 import lopt
 from lopt.optimizers import OPTIMIZERS
-from lopt.trained import pretrained
+from lopt.trained import folders
 from lopt.trained.export import save_export
 from tests.trained.small_export import CARD, MLP, theta_of
 
@@ -98,7 +98,7 @@ def test_an_export_a_run_and_a_shipped_name_are_found(export, monkeypatch, tmp_p
     for place in (export, str(export), export.parent, "run", "run/export"):
         assert lopt.load_pretrained(place).path == export
     package = tmp_path / "site" / "lopt"
-    monkeypatch.setattr(pretrained, "__file__", str(package / "trained" / "pretrained.py"))
+    monkeypatch.setattr(folders, "__file__", str(package / "trained" / "folders.py"))
     demo = save_export(tmp_path / "site" / "checkpoints" / "demo", MLP, theta_of(MLP), card=CARD)  # a checkout
     assert lopt.load_pretrained("demo").path == demo
     demo = save_export(package / "checkpoints" / "demo", MLP, theta_of(MLP), card=CARD)  # an installed wheel
@@ -111,6 +111,6 @@ def test_an_export_a_run_and_a_shipped_name_are_found(export, monkeypatch, tmp_p
         lopt.load_pretrained("site")
 
 
-@pytest.mark.parametrize("name", pretrained.shipped_folders())
+@pytest.mark.parametrize("name", folders.shipped_folders())
 def test_every_shipped_optimizer_loads(name):
     assert lopt.load_pretrained(name).card["command"]

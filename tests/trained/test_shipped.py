@@ -10,7 +10,8 @@ import pytest
 
 import lopt
 from lopt.listing import main
-from lopt.trained.pretrained import load_pretrained, shipped_folders
+from lopt.trained.folders import shipped_folders
+from lopt.trained.pretrained import load_pretrained
 from lopt.trained.shipped import SIDE, state_numbers
 from tests.test_imports import ROOT
 

@@ -10,7 +10,7 @@ import pytest
 
 import lopt
 from lopt.optimizers import OPTIMIZERS
-from lopt.trained.pretrained import shipped_folders
+from lopt.trained.folders import shipped_folders
 
 SHAPES = {"w": (4, 3), "b": (3,)}
 PARAMS = {name: np.linspace(-1, 1, int(np.prod(shape))).reshape(shape) for name, shape in SHAPES.items()}

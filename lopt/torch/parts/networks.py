@@ -1,0 +1,129 @@
+"""A per-parameter network applied to normalized features of a tensor.
+
+As in `lopt/optimizers/parts/networks.py`, a first pass over the tensor finds the mean square of each feature, and a
+second pass computes the features again, and the network on them.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+
+from lopt.torch.parts.accumulators import Statistics
+from lopt.torch.parts.blocks import cut, from_local, to_local
+from lopt.torch.parts.sums import added_up
+from lopt.torch.types import Theta
+
+Features = Callable[..., list[torch.Tensor]]
+
+
+def mlp_shapes(num_inputs: int, hidden_sizes: Sequence[int], num_outputs: int) -> dict[str, tuple[int, ...]]:
+    """Shapes of the theta of an MLP, `{"kernel_i", "bias_i"}`."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for i, (fan_in, size) in enumerate(itertools.pairwise((num_inputs, *hidden_sizes, num_outputs))):
+        shapes |= {f"kernel_{i}": (fan_in, size), f"bias_{i}": (size,)}
+    return shapes
+
+
+def normalized_rule(
+    features: Features,
+    theta: Theta,
+    rule: Callable[..., torch.Tensor],
+    statistics: Statistics,
+    *,
+    prefix: str = "",
+    constants: torch.Tensor | None = None,
+    num_axes: int | None = None,
+    epsilon: float = 1e-5,
+    num_plain: int = 0,
+) -> torch.Tensor:
+    """rule(*MLP([x / sqrt(epsilon + mean(x^2)) for x in features(statistics)], constants)), updates `[k, *shape]`.
+
+    Args:
+      features: computes arrays `[k, *shape]`, or with some axes of length 1, from statistics.
+      theta: has the MLP, `kernel_i: [fan_in, size]` and `bias_i: [size]`, each after the prefix.
+      rule: maps the outputs of the MLP, followed by the plain features, to an array, element by element.
+      statistics: those of the stack.
+      prefix: of the MLP's names in theta.
+      constants: inputs of the MLP that all parameters share, `[c]`.
+      num_axes: the mean of the squares is taken over this number of last axes; None means all of them.
+      epsilon: added to the mean square.
+      num_plain: this number of last features is passed to the rule as they are, and not to the MLP.
+    """
+    whole = statistics.grad
+    first = 1 if num_axes is None else max(whole.ndim - num_axes, 1)
+    local = to_local(statistics, whole)
+    shape = local.arrays.grad.shape
+    axes = tuple(i for i, axis in enumerate(local.axes) if axis >= first)
+    along = axes[0] if axes else 0
+    blocks = list(cut(local.arrays, shape, along))
+    kept = features(blocks[0][0]) if len(blocks) == 1 else None  # of one block, features are computed once
+
+    means: list[torch.Tensor] = []
+    for block, place in blocks:
+        inputs = features(block) if kept is None else kept
+        share = local.share * (place.stop - place.start) / max(shape[along], 1)
+        squares = [_mean_square(x, axes) * share for x in inputs[: len(inputs) - num_plain]]
+        means = [x + y for x, y in zip(means, squares, strict=True)] if means else squares
+    factors = [torch.rsqrt(epsilon + x) for x in added_up(means, whole)]
+
+    result = torch.empty(shape, dtype=torch.float32, device=local.arrays.grad.device)
+    for block, place in blocks:
+        inputs = features(block) if kept is None else kept
+        outputs = apply_mlp(theta, prefix, inputs[: len(factors)], factors, constants)
+        step = rule(*outputs, *inputs[len(factors) :])
+        result.narrow(along, place.start, place.stop - place.start).copy_(step)
+    return from_local(result, local, whole)
+
+
+def _mean_square(x: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
+    """The mean of x^2 over the axes, which keep length 1; 0 for no elements."""
+    if not axes:
+        return x.square()
+    count = math.prod(x.shape[axis] for axis in axes)
+    return x.square().sum(dim=axes, keepdim=True) / max(count, 1)
+
+
+def apply_mlp(
+    theta: Theta,
+    prefix: str,
+    features: Sequence[torch.Tensor],
+    factors: Sequence[torch.Tensor],
+    constants: torch.Tensor | None,
+) -> list[torch.Tensor]:
+    """The outputs of an MLP, one array per output, of features that are multiplied by their factors.
+
+    What is constant along an axis is multiplied by its weights there once, and broadcast after that.
+
+    Args:
+      theta: as for `normalized_rule`.
+      prefix: as for `normalized_rule`.
+      features: arrays that can be broadcast to one another.
+      factors: one per feature, an array that can be broadcast to it.
+      constants: inputs after the features that all parameters share, `[c]`.
+    """
+    shape = torch.broadcast_shapes(*(x.shape for x in features))
+    kernel, bias = theta[f"{prefix}kernel_0"], theta[f"{prefix}bias_0"]
+    if constants is not None:
+        bias = bias + constants @ kernel[len(features) :]
+    hidden = bias.reshape(-1, *[1] * len(shape))
+    by_shape: dict[torch.Size, list[int]] = {}
+    for i, x in enumerate(features):
+        by_shape.setdefault(x.shape, []).append(i)
+    for own, places in sorted(by_shape.items(), key=lambda item: item[0].numel()):
+        rows = torch.stack([features[i] for i in places])
+        weights = kernel[places]
+        if factors[0].numel() == 1:
+            weights = weights * torch.stack([factors[i].reshape(()) for i in places])[:, None]
+        else:
+            rows = rows * torch.stack([factors[i].expand(*[-1] * len(own)) for i in places])
+        term = (weights.T @ rows.flatten(1)).reshape(weights.shape[1], *own)
+        hidden = term + hidden if term.numel() < hidden.numel() or own != shape else term.add_(hidden)
+    for i in itertools.count(1):
+        if f"{prefix}kernel_{i}" not in theta:
+            return list(hidden.unbind())
+        kernel, bias = theta[f"{prefix}kernel_{i}"], theta[f"{prefix}bias_{i}"]
+        x = hidden.relu_().flatten(1)
+        hidden = torch.addmm(bias[:, None], kernel.T, x).reshape(len(bias), *shape)
+    raise AssertionError
