@@ -1,70 +1,77 @@
-"""The optimizers that a learned one is compared with, each tuned on every task over 15 learning rates in five decades.
+"""The optimizers that a learned one is compared with, each tuned on every task.
 
-Weight decay is decoupled and applies to every tensor. optax 0.2.8 has no SOAP and no Shampoo, so neither is here.
-
-Adam: Kingma, Ba, 2015 (arXiv 1412.6980). AdamW, cosine schedule: Loshchilov, Hutter, 2019 (1711.05101), 2017
-(1608.03983). NAdam: Dozat, 2016. RMSProp: Hinton, 2012. Adagrad: Duchi, Hazan, Singer, 2011. Lion: Chen et al., 2023
-(2302.06675). Adafactor: Shazeer, Stern, 2018 (1804.04235). LAMB: You et al., 2020 (1904.00962). Muon: Jordan et al.,
-2024, with the scale of Liu et al., 2025 (2502.16982). Schedule-Free: Defazio et al., 2024 (2405.15682).
+Most have 15 trials, which are learning rates over five decades; `adamw_grid` has more, and those that find their rate
+themselves have one. Weight decay is decoupled and applies to every tensor. The papers are in docs/evaluation.md.
 """
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from optax import contrib
 
+from lopt.evaluation.schedules import cosine, slow_decay, slow_weight, warmup_cosine
+from lopt.evaluation.soap import soap
 from lopt.names import InputError, check_known, split_list
 from lopt.types import Params, PyTree
 
 REFERENCE = "adam"  # the baseline that speed-ups and scores refer to
 DEFAULT = "adam,adam_cosine,adamw"
-WARMUP = 0.05  # share of the steps
 DECAY = ("weight_decay", 0.01)
-
-
-def cosine(count: jax.Array, num_steps: jax.Array) -> jax.Array:
-    """(1 + cos(pi t / T)) / 2 after t of T updates."""
-    return 0.5 * (1 + jnp.cos(jnp.pi * count / num_steps))
-
-
-def warmup_cosine(count: jax.Array, num_steps: jax.Array) -> jax.Array:
-    """A straight line from 1 / W to 1 over the first W = 5 % of the updates, then the cosine over the others."""
-    warmup = jnp.maximum(1.0, WARMUP * num_steps)
-    return jnp.where(count < warmup, (count + 1) / warmup, cosine(count - warmup, num_steps - warmup)).clip(max=1.0)
+RATE = "learning_rate"
+Schedule = Callable[[jax.Array, jax.Array], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
 class Baseline:
-    """An optax optimizer whose learning rate is tuned: a `runs.Rule` whose `hyper` is that rate.
+    """An optax optimizer that is tuned: a `runs.Rule` whose `hyper` is a learning rate, or a dict of settings.
 
     Attributes:
       name: its name in `--baselines`.
       constructor: takes a learning rate, or a function from the number of updates done to one.
-      settings: further arguments of the constructor, (name, value).
+      settings: further arguments of the constructor, (name, value); a value that is a function of (updates done,
+        num_steps) becomes one of the updates done.
       schedule: factor of the learning rate, a function of (updates done, num_steps); None for a constant rate.
       label: the name that people read.
-      rates: the grid of learning rates, rising; the program of a run does not depend on it.
+      rates: the learning rates to choose from, rising; the program of a run does not depend on them.
+      also: further settings to choose from, (name, values): trials are all combinations. The name `schedule` is no
+        argument of the constructor: where it is 0, the rate is constant.
     """
 
     name: str
     constructor: Callable[..., optax.GradientTransformation]
     settings: tuple[tuple[str, Any], ...] = ()
-    schedule: Callable[[jax.Array, jax.Array], jax.Array] | None = None
+    schedule: Schedule | None = None
     label: str = dataclasses.field(default="", compare=False)
     rates: tuple[float, ...] = dataclasses.field(default=(), compare=False)
+    also: tuple[tuple[str, tuple[float, ...]], ...] = dataclasses.field(default=(), compare=False)
+
+    @property
+    def trials(self) -> tuple[dict[str, float], ...]:
+        """The settings of each trial, the rates rising slowest."""
+        names, values = [RATE, *(name for name, _ in self.also)], [self.rates, *(x for _, x in self.also)]
+        return tuple(dict(zip(names, trial, strict=True)) for trial in itertools.product(*values))
+
+    @property
+    def hypers(self) -> PyTree:
+        """What the trials differ in, float32 `[G]`: learning rates, or a dict of all tuned settings."""
+        columns = {name: np.array([trial[name] for trial in self.trials], np.float32) for name in self.trials[0]}
+        return columns if self.also else columns[RATE]
 
     def transformation(self, hyper: PyTree, num_steps: jax.Array) -> optax.GradientTransformationExtraArgs:
-        """The optimizer at a learning rate, for a training of `num_steps`."""
-        schedule, rate = self.schedule, hyper
-        if schedule is not None:
-            rate = lambda count: hyper * schedule(count, num_steps)  # noqa: E731
-        return optax.with_extra_args_support(self.constructor(rate, **dict(self.settings)))
+        """The optimizer of one trial, for a training of `num_steps`."""
+        tuned = dict(hyper) if isinstance(hyper, Mapping) else {RATE: hyper}
+        rate, share = tuned.pop(RATE), tuned.pop("schedule", 1.0)
+        settings = {name: _of_count(value, num_steps) for name, value in self.settings}
+        if (schedule := self.schedule) is not None:
+            constant = rate
+            rate = lambda count: constant * (share * schedule(count, num_steps) + (1 - share))  # noqa: E731
+        return optax.with_extra_args_support(self.constructor(rate, **settings, **tuned))
 
     def eval_params(self, state: PyTree, params: Params) -> Params:
         """The parameters to use after the training: their average, where the rule keeps one."""
@@ -76,10 +83,11 @@ class Baseline:
         return "constant" if self.schedule is None else "scheduled"
 
     def describe(self) -> str:
-        """Everything that decides its runs, apart from the rate and the version of optax."""
+        """Everything that decides its runs, apart from the trial and the version of optax."""
         constructor = self.constructor.func if isinstance(self.constructor, functools.partial) else self.constructor
         schedule = self.schedule.__name__ if self.schedule else None
-        return f"{self.name}: {constructor.__module__}.{constructor.__qualname__} {self.settings} {schedule}"
+        settings = tuple((name, value.__name__ if callable(value) else value) for name, value in self.settings)
+        return f"{self.name}: {constructor.__module__}.{constructor.__qualname__} {settings} {schedule}"
 
 
 def grid(highest: float) -> tuple[float, ...]:
@@ -88,19 +96,41 @@ def grid(highest: float) -> tuple[float, ...]:
     return tuple(np.logspace(top - 5, top, 15).tolist())
 
 
+def in_words(trial: Mapping[str, float]) -> str:
+    """What a trial sets apart from its rate: "weight decay 0.1, constant"; "" if that is nothing."""
+    words = [f"{name.replace('_', ' ')} {x:g}" for name, x in trial.items() if name not in (RATE, "schedule")]
+    if "schedule" in trial:
+        words.append("scheduled" if trial["schedule"] else "constant")
+    return ", ".join(words)
+
+
+def _of_count(value: Any, num_steps: jax.Array) -> Any:
+    return (lambda count: value(count, num_steps)) if callable(value) else value
+
+
 def _is_schedule_free(baseline: Baseline) -> bool:
     return baseline.constructor is contrib.schedule_free_adamw
 
 
+def _mechanic(learning_rate: Any) -> optax.GradientTransformation:
+    return contrib.mechanize(optax.adam(learning_rate))
+
+
 # Rules whose step is about as large as the rate share five decades. Those whose step is a fraction of the rate, because
 # it scales with the gradient, the parameters or an average, get rates ten times higher. Where the best rate is at the
-# edge of its grid, the evaluation warns.
+# edge of its grid, the evaluation warns. Muon updates matrices, at the root mean square of an Adam update; Adam updates
+# all else, at the same rate. AdEMAMix's slow average forgets over 1,000 updates, as optax advises for short trainings.
+_MUON = (("consistent_rms", 0.2),)
+_ADEMAMIX = (("b3", slow_decay), ("alpha", slow_weight), DECAY)
+_HALF_DECADES = (1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
+_GRID = (("weight_decay", (0.01, 0.1)), ("schedule", (0.0, 1.0)))
 _TABLE = (
     Baseline("adam", optax.adam, (), None, "Adam", grid(1)),
     Baseline("adam_cosine", optax.adam, (), cosine, "Adam, cosine", grid(1)),
     Baseline("adam_warmup_cosine", optax.adam, (), warmup_cosine, "Adam, warm-up and cosine", grid(1)),
     Baseline("adamw", optax.adamw, (DECAY,), None, "AdamW", grid(1)),
     Baseline("adamw_cosine", optax.adamw, (DECAY,), cosine, "AdamW, cosine", grid(1)),
+    Baseline("adamw_grid", optax.adamw, (), cosine, "AdamW, 28 trials", _HALF_DECADES, _GRID),
     Baseline("nadamw", optax.nadamw, (DECAY,), None, "NAdamW", grid(1)),
     Baseline("sgdm", optax.sgd, (("momentum", 0.9),), None, "SGD, momentum 0.9", grid(10)),
     Baseline("rmsprop", optax.rmsprop, (), None, "RMSProp", grid(1)),
@@ -108,9 +138,15 @@ _TABLE = (
     Baseline("lion", optax.lion, (("weight_decay", 0.1),), None, "Lion", grid(1)),
     Baseline("adafactor", optax.adafactor, (), None, "Adafactor", grid(10)),
     Baseline("lamb", optax.lamb, (DECAY,), None, "LAMB", grid(10)),
-    # Muon updates matrices, at the root mean square of an Adam update; Adam updates all else, at the same rate.
-    Baseline("muon", contrib.muon, (("consistent_rms", 0.2),), None, "Muon (and Adam)", grid(1)),
+    Baseline("muon", contrib.muon, _MUON, None, "Muon (and Adam)", grid(1)),
+    Baseline("muon_cosine", contrib.muon, _MUON, cosine, "Muon (and Adam), cosine", grid(1)),
+    Baseline("soap", soap, (DECAY,), None, "SOAP", grid(1)),
+    Baseline("soap_cosine", soap, (DECAY,), warmup_cosine, "SOAP, warm-up and cosine", grid(1)),
+    Baseline("ademamix_cosine", contrib.ademamix, _ADEMAMIX, cosine, "AdEMAMix, cosine", grid(1)),
     Baseline("schedule_free_adamw", contrib.schedule_free_adamw, (DECAY,), None, "Schedule-Free AdamW", grid(10)),
+    Baseline("prodigy_cosine", contrib.prodigy, (), cosine, "Prodigy, cosine", (1.0,)),
+    Baseline("mechanic_cosine", _mechanic, (), cosine, "Mechanic on Adam, cosine", (1.0,)),
+    Baseline("dowg", contrib.dowg, (), None, "DoWG", (1.0,)),
 )
 BASELINES: dict[str, Baseline] = {baseline.name: baseline for baseline in _TABLE}
 

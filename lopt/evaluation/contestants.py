@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lopt.evaluation.baselines import BASELINES, REFERENCE, Baseline
+from lopt.evaluation.baselines import BASELINES, RATE, REFERENCE, Baseline, in_words
 from lopt.evaluation.cache import arrays_sha
 from lopt.evaluation.runs import Learned, Rule
 from lopt.evaluation.scores import DEFAULT_RATE
@@ -30,8 +30,11 @@ class Contestant(NamedTuple):
       label: the name that people read.
       kind: one of `results.KINDS`.
       rule: the optimizer of its runs.
-      hypers: what its runs may differ in, stacked: learning rates `[G]`, or theta with a leading axis of 1.
+      hypers: what its runs may differ in, stacked: learning rates `[G]`, a dict of settings `[G]` each, or theta with a
+        leading axis of 1.
       rates: learning rates to choose from, `[G]`; for what is not tuned a single one, NaN if it has none.
+      settings: what else differs between the trials, in words, `[G]`.
+      reference: Adam as a rule, in turn with whose steps its own are timed.
     """
 
     name: str
@@ -40,6 +43,8 @@ class Contestant(NamedTuple):
     rule: Rule
     hypers: PyTree
     rates: tuple[float, ...]
+    settings: tuple[str, ...] = ("",)
+    reference: Rule = BASELINES[REFERENCE]
 
 
 def as_pretrained(trained: Any) -> Pretrained:
@@ -91,10 +96,7 @@ def contestants(
         np.full(len(rates), DEFAULT_RATE, np.float32),  # as many as tuned Adam has, whose program it shares
         (DEFAULT_RATE,),
     )
-    tuned = [
-        Contestant(x.name, x.label, x.kind, x, np.asarray(x.rates, np.float32), x.rates)
-        for x in sorted(baselines, key=lambda baseline: baseline.name != REFERENCE)
-    ]
+    tuned = [tuned_baseline(x) for x in sorted(baselines, key=lambda baseline: baseline.name != REFERENCE)]
     found = [
         _learned("learned", pretrained.name, pretrained.optimizer, pretrained.theta),
         _learned("untrained", f"{pretrained.name}, untrained", pretrained.optimizer, untrained, kind="untuned"),
@@ -108,6 +110,13 @@ def contestants(
         if other.name in RESERVED or names.count(other.name) > 1:
             raise InputError(f"there is another optimizer of the name {other.name!r}: rename its folder")
     return found
+
+
+def tuned_baseline(baseline: Baseline) -> Contestant:
+    """A baseline with all of its trials."""
+    trials = baseline.trials
+    rates, settings = tuple(trial[RATE] for trial in trials), tuple(map(in_words, trials))
+    return Contestant(baseline.name, baseline.label, baseline.kind, baseline, baseline.hypers, rates, settings)
 
 
 def _identity(pretrained: Pretrained) -> tuple[LearnedOptimizer, str]:

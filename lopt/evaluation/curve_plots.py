@@ -83,7 +83,9 @@ def _lines(result: TaskResult) -> Iterator[_Line]:
 
 
 def _at_rate(entry: Entry, measure: str) -> str:
-    return f"{entry.label}, lr {entry.rates[entry.best[measure]]:.2g}" if entry.tuned else entry.label
+    index = entry.best[measure]
+    settings = f", {entry.settings[index]}" if entry.settings[index] else ""
+    return f"{entry.label}, lr {entry.rates[index]:.2g}{settings}" if entry.tuned else entry.label
 
 
 def _draw_task(left: "Axes", right: "Axes", task: str, result: TaskResult) -> None:

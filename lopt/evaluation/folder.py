@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from lopt.evaluation.deciding import end_losses, references
 from lopt.evaluation.measures import MEASURES
+from lopt.evaluation.ratios import log_ratios
 from lopt.evaluation.results import Curves, TaskResult, entry_arrays, entry_of, pack, unpack
 from lopt.files import check_writable, write_atomic
 from lopt.names import InputError
@@ -126,7 +128,9 @@ def track_results(folder: Path, content: Mapping[str, Any], mode: str) -> None:
     for task in content["tasks"]:
         for found in task["rows"]:
             place = f"{task['name']}/{found['optimizer']}"
-            row |= {f"{place}/{measure}": found[measure] for measure in (*MEASURES, "valid_loss", "score")}
+            row |= {
+                f"{place}/{measure}": found[measure] for measure in (*MEASURES, "score", "train_ratio", "valid_ratio")
+            }
     tracker.log(row, step=0)
     tracker.finish()
 
@@ -173,24 +177,31 @@ def _result(arrays: Mapping[str, np.ndarray], index: int) -> TaskResult:
 
 def _rows(task: str, result: TaskResult) -> Iterator[dict[str, Any]]:
     """One row per run of T steps; a run that diverged has infinite measures."""
+    reference = references(result.entries)
     for name, entry in result.entries.items():
         groups = [
-            ("tuning", rate, result.tuning_seeds, Curves(*(array[index] for array in entry.tuning)))
-            for index, rate in enumerate(entry.rates.tolist())
-            if entry.tuned
+            ("tuning", index, result.tuning_seeds, Curves(*(array[index] for array in entry.tuning)))
+            for index in range(len(entry.rates) if entry.tuned else 0)
         ]
-        # By rate, so that runs of a rate that is best by both measures are there once.
+        # By trial, so that runs of one that is best by several measures are there once.
         chosen = {index: entry.chosen[measure] for measure, index in entry.best.items()}
-        groups += [("evaluation", float(entry.rates[index]), result.seeds, runs) for index, runs in chosen.items()]
-        for purpose, rate, seeds, runs in groups:
-            measures = {measure: function(runs.loss) for measure, function in MEASURES.items()}
+        groups += [("evaluation", index, result.seeds, runs) for index, runs in chosen.items()]
+        for purpose, index, seeds, runs in groups:
+            measures = {measure: function(runs) for measure, function in MEASURES.items()}
             columns = {**measures, "valid_loss": runs.valid_loss, "valid_accuracy": runs.valid_accuracy}
+            ratios = dict.fromkeys(("train_ratio", "valid_ratio"), np.full(len(seeds), np.nan))
+            if reference and purpose == "evaluation":
+                pairs = zip(end_losses(runs, runs), reference, strict=True)
+                ratios = {key: np.exp(log_ratios(*pair)) for key, pair in zip(ratios, pairs, strict=True)}
+            rate = float(entry.rates[index])
             for i, seed in enumerate(seeds.tolist()):
                 yield {
                     "task": task,
                     "optimizer": name,
                     "purpose": purpose,
                     "learning_rate": None if np.isnan(rate) else rate,
+                    "settings": str(entry.settings[index]),
                     "seed": seed,
                     **{column: float(values[i]) for column, values in columns.items()},
+                    **{column: None if np.isnan(x[i]) else float(x[i]) for column, x in ratios.items()},
                 }

@@ -1,4 +1,7 @@
-"""Measures of training losses, in numpy. A run that diverged is never left out: its measures are infinite."""
+"""Measures of runs, in numpy. A run that diverged is never left out: its measures are infinite."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -7,6 +10,16 @@ SPEED_UP_DECAY = 0.95  # decay of the moving average of curves that are compared
 VALID_POINTS = 20  # equally spaced moments of a training at which the validation loss is measured; the last is its end
 LEVEL = 1e-4  # relative difference up to which two curves are at the same level
 LONG = 4  # horizons that Adam has to catch up in; also the speed-up that counts if it never does
+
+
+class Runs(Protocol):
+    """What the measures read of runs: training losses `[..., T]`, and losses at `VALID_POINTS` moments of them."""
+
+    @property
+    def loss(self) -> Any: ...
+
+    @property
+    def valid_losses(self) -> Any: ...
 
 
 def diverged(loss: np.ndarray) -> np.ndarray:
@@ -34,7 +47,18 @@ def valid_steps(num_steps: int) -> np.ndarray:
     return num_steps * np.arange(1, VALID_POINTS + 1) // VALID_POINTS
 
 
-MEASURES = {"mean_loss": mean_loss, "final_loss": final_loss}
+def valid_curve(runs: Runs) -> np.ndarray:
+    """Validation losses; infinite all along for a diverged run, and where one is not finite: `[..., VALID_POINTS]`."""
+    losses = np.asarray(runs.valid_losses, np.float64)
+    return np.where(np.isfinite(losses) & ~diverged(runs.loss)[..., None], losses, np.inf)
+
+
+# What a baseline is tuned for, each on its own; functions of runs, `[...]` values.
+MEASURES: dict[str, Callable[[Runs], np.ndarray]] = {
+    "mean_loss": lambda runs: mean_loss(runs.loss),
+    "final_loss": lambda runs: final_loss(runs.loss),
+    "valid_loss": lambda runs: valid_curve(runs)[..., -1],
+}
 
 
 def moving_average(loss: np.ndarray, decay: float) -> np.ndarray:
@@ -51,10 +75,10 @@ def moving_average(loss: np.ndarray, decay: float) -> np.ndarray:
     return average
 
 
-def best_rate(tuning_loss: np.ndarray, measure: str) -> int:
-    """Index of the learning rate with the lowest mean over the seeds of a measure; losses are `[G, S, T]`."""
-    _check_shape(tuning_loss, (None, None, None), "losses [G, S, T]")
-    return int(np.argmin(MEASURES[measure](tuning_loss).mean(1)))
+def best_trial(tuning: Runs, measure: str) -> int:
+    """Index of the trial with the lowest mean over the seeds of a measure; losses are `[G, S, T]`."""
+    _check_shape(tuning.loss, (None, None, None), "losses [G, S, T]")
+    return int(np.argmin(MEASURES[measure](tuning).mean(1)))
 
 
 def median_curve(loss: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from lopt.evaluation.baselines import REFERENCE
 from lopt.evaluation.contestants import Contestant
-from lopt.evaluation.measures import LONG
+from lopt.evaluation.measures import LONG, MEASURES
 from lopt.evaluation.protocol import Evaluation
 from lopt.evaluation.results import Entry, TaskResult
 from lopt.evaluation.runs import flops_per_step
@@ -111,9 +111,10 @@ def duration(seconds: float) -> str:
 
 
 def _lengths(contestant: Contestant) -> int:
-    """Horizons per seed: one per rate, two more for the best by each measure, and four more for the long run."""
-    rates = len(contestant.rates)
-    return (rates + 2 if rates > 1 else 1) + (LONG if contestant.name == REFERENCE else 0)
+    """Horizons per seed, at most: one per trial, one for the best by each measure, and four more for the long run."""
+    trials = len(contestant.rates)
+    best = min(trials, len(MEASURES))
+    return (trials + best if trials > 1 else 1) + (LONG if contestant.name == REFERENCE else 0)
 
 
 def _seconds(evaluation: Evaluation, contestant: Contestant, flops: float) -> float:

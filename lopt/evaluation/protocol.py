@@ -17,7 +17,8 @@ from lopt.evaluation.cache import EvaluationCache, arrays_sha, sources
 from lopt.evaluation.contestants import Contestant
 from lopt.evaluation.measures import LONG
 from lopt.evaluation.results import Entry, TaskResult
-from lopt.evaluation.tuning import make_entry
+from lopt.evaluation.runs import Runner
+from lopt.evaluation.tuning import capacity, make_entry
 from lopt.names import InputError
 from lopt.types import SPLITS, Data, TaskFamily
 from lopt.version import versions
@@ -61,8 +62,9 @@ class Evaluation:
         if self.split not in SPLITS[1:]:
             raise InputError(f"the split must be one of {', '.join(SPLITS[1:])}, not {self.split!r}")
         for baseline in self.baselines:
-            if len(baseline.rates) < 2:
-                raise InputError(f"{baseline.name} must have at least two learning rates to choose from")
+            if len(baseline.rates) < (2 if baseline.name == REFERENCE else 1):
+                least = "at least two learning rates" if baseline.name == REFERENCE else "a learning rate"
+                raise InputError(f"{baseline.name} must have {least} to choose from")
             if not all(0 < rate < math.inf for rate in baseline.rates):
                 raise InputError(f"the learning rates of {baseline.name} must be finite and above 0: {baseline.rates}")
         if REFERENCE not in (baseline.name for baseline in self.baselines):
@@ -111,11 +113,12 @@ class Evaluation:
           data: what `family.load` returned.
           flops: `flops_per_step`, where it is known already.
         """
-        is_adam = contestant.rule == BASELINES[REFERENCE]  # Adam at 1e-3 shares the program of the long run
+        is_adam = contestant.rule == contestant.reference  # Adam at 1e-3 shares the program of the long run
         entry = make_entry(
             contestant.rule,
             contestant.hypers,
             contestant.rates,
+            self._clock(contestant, family, data),
             family,
             data,
             horizon=self.horizon,
@@ -125,6 +128,7 @@ class Evaluation:
             layout=self.layout,
             long=contestant.name == REFERENCE,
             max_steps=self.horizon * (LONG if is_adam else 1),
+            settings=contestant.settings,
             flops=flops,
             label=contestant.label,
             kind=contestant.kind,
@@ -132,6 +136,23 @@ class Evaluation:
         if self.cache is not None:
             self.cache.write(_file_name(contestant, family), self._description(contestant, family, data), entry)
         return entry
+
+    def _clock(self, contestant: Contestant, family: TaskFamily, data: Data) -> Runner:
+        """Adam, in turn with which the contestant is timed, by the program of tuned Adam."""
+        (hypers,) = (baseline.hypers for baseline in self.baselines if baseline.name == REFERENCE)
+        # On an accelerator all runs of a program step together: there, both must have room for as many.
+        like = hypers if self.layout.sequential else contestant.hypers
+        return Runner(
+            rule=contestant.reference,
+            hypers=hypers,
+            family=family,
+            data=data,
+            seed=self.seed,
+            split=self.split,
+            layout=self.layout,
+            max_steps=self.horizon * LONG,
+            capacity=capacity(like, self.num_seeds),
+        )
 
     def _description(self, contestant: Contestant, family: TaskFamily, data: Data) -> dict[str, Any]:
         """Everything that decides an entry, as plain values."""
@@ -141,6 +162,7 @@ class Evaluation:
             "optimizer": contestant.rule.describe(),
             "hypers": arrays_sha(contestant.hypers),
             "rates": [str(rate) for rate in contestant.rates],
+            "settings": contestant.settings,
             "long": contestant.name == REFERENCE,
             "horizon": self.horizon,
             "num_seeds": self.num_seeds,
@@ -149,7 +171,7 @@ class Evaluation:
             "dtype": str(jnp.zeros(()).dtype),
             "platform": jax.default_backend(),
             "sequential": self.layout.sequential,
-            "sources": sources([family, contestant.rule, tuning]),
+            "sources": sources([family, contestant.rule, contestant.reference, tuning]),
             "versions": {name: version for name, version in versions().items() if name != "lopt"},
         }
 

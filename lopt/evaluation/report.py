@@ -13,7 +13,7 @@ from lopt.evaluation.folder import AGGREGATE, PICTURE, check_folder, write_resul
 from lopt.evaluation.results import TaskResult
 from lopt.evaluation.score_plots import draw_aggregate, draw_sweep
 from lopt.evaluation.scores import TaskScores
-from lopt.evaluation.table import table
+from lopt.evaluation.table import deciding_table, table
 from lopt.extras import need
 from lopt.figures import to_png
 
@@ -38,8 +38,10 @@ class Report:
     configuration: Mapping[str, Any]
 
     def table(self) -> str:
-        """The scores of every task as text."""
-        return "\n\n".join(table(name, result, self.scores[name]) for name, result in self.results.items())
+        """The scores of every task, and the ratios that decide over all of them, as text."""
+        parts = [table(name, result, self.scores[name]) for name, result in self.results.items()]
+        parts.append(deciding_table(self.summary["deciding"], self.summary["optimizers"]))
+        return "\n\n".join(part for part in parts if part)
 
     def plot(self) -> "Figure":
         """Training loss over steps: one panel per task."""

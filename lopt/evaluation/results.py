@@ -14,7 +14,8 @@ from lopt.names import InputError
 
 KINDS = ("learned", "untuned", "constant", "scheduled")
 MOST_RATIO = 1032  # of bytes out to bytes in, that deflate can reach
-PLAIN = ("label", "kind", "rates", "flops_per_step", "seconds_per_step")
+PLAIN = ("label", "kind", "flops_per_step")
+ARRAYS = ("rates", "settings", "step_seconds")
 
 
 class Curves(NamedTuple):
@@ -38,35 +39,38 @@ class Curves(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One optimizer on one task, with G learning rates, S seeds and T steps.
+    """One optimizer on one task, with G trials of its settings, S seeds and T steps.
 
     Attributes:
       label: the name that people read.
       kind: one of `KINDS`.
-      rates: the learning rates, rising, `[G]`; NaN for a learned rule, which has none.
-      tuning: the runs at each rate on the tuning seeds, losses `[G, S, T]`; `[0, S, T]` for what is not tuned.
-      best: for each of `MEASURES`, the index of the rate that was best by it on the tuning seeds; 0 for what is not
+      rates: the learning rate of each trial, `[G]`; NaN for a learned rule, which has none.
+      settings: what else differs between the trials, in words, `[G]`; "" where only the rate does.
+      tuning: the runs of each trial on the tuning seeds, losses `[G, S, T]`; `[0, S, T]` for what is not tuned.
+      best: for each of `MEASURES`, the index of the trial that was best by it on the tuning seeds; 0 for what is not
         tuned.
-      chosen: for each of `MEASURES`, the runs at that rate on the evaluation seeds, losses `[S, T]`.
-      long: the runs at the rate of the lowest final loss over `LONG` horizons, `[S, LONG * T]`; the reference alone has
-        them.
+      chosen: for each of `MEASURES`, the runs of that trial on the evaluation seeds, losses `[S, T]`.
+      long: the runs of the trial with the lowest final loss over `LONG` horizons, `[S, LONG * T]`; the reference alone
+        has them.
       flops_per_step: floating-point operations of one training step, by XLA's count before it optimizes the program.
-      seconds_per_step: time of one step of one run on one device, all devices being busy, without compilation.
+      step_seconds: time of one step of one run on one device, all devices being busy, without compilation: of this
+        optimizer, and of Adam, which took turns with it, `[TURNS, 2]`.
     """
 
     label: str
     kind: str
     rates: np.ndarray
+    settings: np.ndarray
     tuning: Curves
     best: dict[str, int]
     chosen: dict[str, Curves]
     long: Curves | None
     flops_per_step: float
-    seconds_per_step: float
+    step_seconds: np.ndarray
 
     @property
     def tuned(self) -> bool:
-        """Whether there was a choice of rates."""
+        """Whether there was a choice of trials."""
         return len(self.tuning.loss) > 0
 
     def check(self) -> None:
@@ -80,7 +84,10 @@ class Entry(NamedTuple):
             if shapes and shapes != [wanted[name], (*runs, VALID_POINTS), runs]:
                 raise ValueError(f"{self.label}: {name} has the shapes {shapes}, and losses must be {wanted[name]}")
         if self.best.keys() != MEASURES.keys() or not all(0 <= i < len(self.rates) for i in self.best.values()):
-            raise ValueError(f"{self.label}: {self.best} are no indices of {len(self.rates)} learning rates")
+            raise ValueError(f"{self.label}: {self.best} are no indices of {len(self.rates)} trials")
+        shapes = np.shape(self.settings), np.shape(self.step_seconds)[1:]
+        if shapes != ((len(self.rates),), (2,)) or not len(self.step_seconds):
+            raise ValueError(f"{self.label}: settings and step times have the shapes {shapes}")
 
 
 class TaskResult(NamedTuple):
@@ -113,31 +120,27 @@ class TaskResult(NamedTuple):
 
 
 def entry_arrays(entry: Entry) -> dict[str, np.ndarray]:
-    """The arrays of an entry: `FIELD`, `best.MEASURE`, `tuning.ARRAY`, `chosen.MEASURE.ARRAY`, `long.ARRAY`.
+    """The arrays of an entry: `FIELD`, `best.MEASURE`, `tuning.ARRAY`, `chosen.TRIAL.ARRAY`, `long.ARRAY`.
 
-    Where one rate is best by all measures, its runs are there once, as those of the final loss.
+    A trial that is best by several measures is there once, under its index.
     """
-    arrays = {name: np.asarray(getattr(entry, name)) for name in PLAIN} | _curves_arrays("tuning", entry.tuning)
+    arrays = {name: np.asarray(getattr(entry, name)) for name in (*PLAIN, *ARRAYS)}
+    arrays |= _curves_arrays("tuning", entry.tuning)
     arrays |= {f"best.{measure}": np.asarray(index) for measure, index in entry.best.items()}
-    same = len(set(entry.best.values())) == 1
     for measure, curves in entry.chosen.items():
-        if not same or measure == "final_loss":
-            arrays |= _curves_arrays(f"chosen.{measure}", curves)
+        arrays |= _curves_arrays(f"chosen.{entry.best[measure]}", curves)
     return arrays | (_curves_arrays("long", entry.long) if entry.long else {})
 
 
 def entry_of(arrays: Mapping[str, np.ndarray]) -> Entry:
     """The inverse of `entry_arrays`. Raises KeyError or ValueError if something is missing or of another shape."""
-    plain: dict[str, Any] = {name: arrays[name] if name == "rates" else arrays[name].item() for name in PLAIN}
-    final = _curves_of(arrays, "chosen.final_loss")
-    chosen = {
-        measure: _curves_of(arrays, f"chosen.{measure}") if f"chosen.{measure}.loss" in arrays else final
-        for measure in MEASURES
-    }
+    plain: dict[str, Any] = {name: arrays[name].item() for name in PLAIN} | {name: arrays[name] for name in ARRAYS}
+    best = {measure: int(arrays[f"best.{measure}"]) for measure in MEASURES}
+    trials = {index: _curves_of(arrays, f"chosen.{index}") for index in best.values()}
     entry = Entry(
         tuning=_curves_of(arrays, "tuning"),
-        best={measure: int(arrays[f"best.{measure}"]) for measure in MEASURES},
-        chosen=chosen,
+        best=best,
+        chosen={measure: trials[index] for measure, index in best.items()},
         long=_curves_of(arrays, "long") if "long.loss" in arrays else None,
         **plain,
     )

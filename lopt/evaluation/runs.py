@@ -18,7 +18,7 @@ from lopt.trained.transform import as_optax
 from lopt.types import Config, Data, LearnedOptimizer, Params, PyTree, Task, TaskFamily
 
 VALID_BATCHES = 16
-TIMINGS, TIMED_STEPS = 5, 100  # short calls whose median is the time of a step, and their length
+TURNS, TIMED_STEPS = 5, 100  # short calls by which two optimizers are timed in turn, and their length
 
 
 class Rule(Protocol):
@@ -217,20 +217,23 @@ class Runner:
         self._key, self._split, self._layout = jax.random.key(seed), split, layout
         self._max_steps, self._capacity = max_steps, capacity
 
-    def seconds_per_step(self) -> float:
-        """Time of one step of one run on one device while all are busy: the median of short calls, after compilation.
+    def step_seconds(self, other: "Runner") -> np.ndarray:
+        """Times of one step of one run on one device while all are busy, after compilation: `[TURNS, 2]`.
 
-        The median leaves out a call during which the machine was busy with something else.
+        This runner and the other one take turns, so that whatever else the machine does meets both.
         """
-        devices = min(self._layout.num_devices, self._capacity)
-        plan, num_steps = np.zeros((2, devices), np.int32), min(TIMED_STEPS, self._max_steps)
-        seconds = []
-        self._execute(plan, 0, 0)  # compiles, if this is the first call
-        for _ in range(TIMINGS):
-            started = time.monotonic()
-            self._execute(plan, num_steps, 0)
-            seconds.append(time.monotonic() - started)
-        return float(np.median(seconds)) / num_steps
+        runners = self, other
+        for runner in runners:
+            runner._timed_call(0)  # compiles, if this is its first call
+        return np.array([[runner._timed_call(TIMED_STEPS) for runner in runners] for _ in range(TURNS)])
+
+    def _timed_call(self, num_steps: int) -> float:
+        """Seconds per step of a run on each device, all at once."""
+        num_steps = min(num_steps, self._max_steps)
+        plan = np.zeros((2, min(self._layout.num_devices, self._capacity)), np.int32)
+        started = time.monotonic()
+        self._execute(plan, num_steps, 0)
+        return (time.monotonic() - started) / max(num_steps, 1)
 
     def __call__(self, plan: np.ndarray, num_steps: int, *, num_points: int = 1) -> Curves:
         """Trains runs.

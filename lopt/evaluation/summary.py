@@ -14,6 +14,7 @@ from lopt.evaluation.aggregate import (
     probability_of_improvement,
     profile,
 )
+from lopt.evaluation.deciding import PROTOCOLS, over_tasks, sentence
 from lopt.evaluation.measures import LONG, moving_average, valid_steps
 from lopt.evaluation.results import Entry, TaskResult
 from lopt.evaluation.scores import TaskScores
@@ -38,13 +39,17 @@ def summarize(
       sweeps: what `sweeps.run_sweep` returned.
     """
     aggregate = _aggregate(scores)
+    deciding = {
+        protocol: over_tasks({name: task.deciding[protocol] for name, task in scores.items()}) for protocol in PROTOCOLS
+    }
     return plain(
         {
             **about,
-            "headline": headline(results, scores, aggregate),
+            "headline": headline(results, scores, aggregate, deciding),
             "caution": caution(len(next(iter(results.values())).seeds)),
             "optimizers": _optimizers(results),
             "tasks": [_task(name, results[name], scores[name]) for name in results],
+            "deciding": deciding,
             "aggregate": aggregate,
             "profiles": _profiles(scores),
             "sweeps": list(sweeps),
@@ -102,8 +107,9 @@ def _optimizers(results: Results) -> dict[str, dict[str, str]]:
             tuning = "none"
             if entry.tuned:
                 seeds = f"{len(result.tuning_seeds)} tuning seeds"
-                grid = f"{len(entry.rates)} learning rates from {entry.rates[0]:.2g} to {entry.rates[-1]:.2g}"
-                tuning = f"{grid} on {seeds}, by training loss"
+                several = len(np.unique(entry.settings)) > 1
+                what = f"{len(entry.rates)} trials, " * several + f"{len(np.unique(entry.rates))} learning rates"
+                tuning = f"{what} from {entry.rates.min():.2g} to {entry.rates.max():.2g} on {seeds}, once per measure"
             found[name] = {"label": entry.label, "kind": entry.kind, "tuning": tuning}
     return found
 
@@ -172,7 +178,12 @@ def _failures(results: Results, scores: Scores) -> list[str]:
     return found
 
 
-def headline(results: Results, scores: Scores, aggregate: Sequence[Mapping[str, Any]]) -> str:
+def headline(
+    results: Results,
+    scores: Scores,
+    aggregate: Sequence[Mapping[str, Any]],
+    deciding: Mapping[str, list[dict[str, Any]]],
+) -> str:
     """The evaluation in a few sentences: on how many tasks it is better, by how much, where worst, how surely."""
     first = next(iter(results.values()))
     label = first.entries["learned"].label
@@ -182,14 +193,15 @@ def headline(results: Results, scores: Scores, aggregate: Sequence[Mapping[str, 
     else:
         text = f"has {'a lower' if better else 'no lower'} final loss than tuned Adam"
     text = f"After {first.horizon:,} steps {label} {text}"
+    against = "".join(f" {words}" for protocol, rows in deciding.items() if (words := sentence(rows, protocol)))
     if not aggregate:
-        return f"{text}."
+        return f"{text}.{against}"
     ours = aggregate[0]
     low, high = ours["iqm_low"], ours["iqm_high"]
     interval = "" if math.isnan(low) else f" (95 % interval {low:.2f} to {high:.2f})"
-    text += f": score {ours['iqm']:.2f}{interval}, where tuned Adam has 1."
+    text += f": score {ours['iqm']:.2f}{interval}, where tuned Adam has 1.{against}"
     if ours["worst"] is not None:
-        text += f" Its worst task is {ours['worst_task']}, with the score {ours['worst']:.2g}."
+        text += f" By score, its worst task is {ours['worst_task']}, with {ours['worst']:.2g}."
     bound = "at least " if ours["speed_up_iqm"] >= LONG else ""
     text += (
         f" Speed-up over the best single Adam {bound}{ours['speed_up_iqm']:.2f}, over its envelope "

@@ -10,10 +10,11 @@ import numpy as np
 from lopt.distributed import PairLayout
 from lopt.evaluation.baselines import BASELINES, Baseline
 from lopt.evaluation.cache import EvaluationCache, arrays_sha, sources
-from lopt.evaluation.measures import diverged, final_loss
+from lopt.evaluation.measures import MEASURES
+from lopt.evaluation.ratios import Losses
 from lopt.evaluation.runs import Rule, Runner
 from lopt.types import Data, PyTree, TaskFamily
-from lopt.validation.scores import Losses, best_of_grid
+from lopt.validation.scores import best_of_grid
 from lopt.version import versions
 
 REFERENCE = BASELINES["adam_cosine"]
@@ -63,7 +64,7 @@ class Trainings:
         )
         plan = np.stack(np.divmod(np.arange(number * self.num_seeds), self.num_seeds))
         curves = runner(plan, steps)
-        losses = final_loss(curves.loss), np.where(diverged(curves.loss), np.inf, curves.valid_loss)
+        losses = (MEASURES[name](curves) for name in ("final_loss", "valid_loss"))
         return Losses(*(x.reshape(number, self.num_seeds) for x in losses))
 
     def reference(self, cache: EvaluationCache | None, baseline: Baseline = REFERENCE) -> Losses:
@@ -72,24 +73,23 @@ class Trainings:
         The rates are compared on the very trainings that theta is scored on: the reference is at least as good as one
         that is tuned on others.
         """
-        rates = np.asarray(baseline.rates, np.float32)
-        description = self._description(baseline, rates) if cache else {}
+        description = self._description(baseline) if cache else {}
         name = f"{self.family.name}-validation"
         kept = cache.read_arrays(name, description) if cache else None
         if kept is None:
-            found = self.run(baseline, rates)
+            found = self.run(baseline, baseline.hypers)
             kept = found._asdict()
             if cache:
                 cache.write_arrays(name, description, kept)
         return best_of_grid(Losses(kept["train"], kept["valid"]))
 
-    def _description(self, baseline: Baseline, rates: np.ndarray) -> dict[str, Any]:
+    def _description(self, baseline: Baseline) -> dict[str, Any]:
         """Everything that decides the reference's losses, as plain values."""
         return {
             "task": self.family.name,
             "data": arrays_sha(self.data),
             "optimizer": baseline.describe(),
-            "hypers": arrays_sha(rates),
+            "hypers": arrays_sha(baseline.hypers),
             "horizon": self.horizon,
             "num_seeds": self.num_seeds,
             "seed": SEED,

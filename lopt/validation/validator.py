@@ -12,11 +12,12 @@ import numpy as np
 from lopt.distributed import PairLayout
 from lopt.evaluation.cache import EvaluationCache
 from lopt.evaluation.protocol import Evaluation
+from lopt.evaluation.ratios import Losses, task_ratios
 from lopt.evaluation.runs import Learned
 from lopt.names import InputError
 from lopt.types import LearnedOptimizer, TaskFamily, Theta
 from lopt.validation.reference import SEED, SPLIT, Trainings
-from lopt.validation.scores import Losses, score_row, task_score
+from lopt.validation.scores import score_row
 
 
 class TaskValidator:
@@ -84,7 +85,7 @@ class TaskValidator:
             losses = trainings.run(self._rule, hypers)
             for i, scores in enumerate(found):
                 own = Losses(losses.train[i], losses.valid[i])
-                scores[name] = task_score(own, self._references[name])
+                scores[name] = task_ratios(own, self._references[name])
         return [score_row(scores) for scores in found]
 
 

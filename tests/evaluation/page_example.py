@@ -52,6 +52,8 @@ def row(name: str, floor: float) -> dict[str, Any]:
         "valid_loss": "inf" if math.isinf(final) else 1.5 * final,
         "lowest_valid_loss": "inf" if math.isinf(final) else 1.2 * final,
         "lowest_valid_step": None if math.isinf(final) else 1400,
+        "train_ratio": 10.0 if math.isinf(final) else level / 0.012,
+        "valid_ratio": 10.0 if math.isinf(final) else 1.5 * level / 0.012,
         "valid_accuracy": None if floor > 10 else 0.1 if math.isinf(final) else 1 - final,
         "speed_up": None if scheduled else 0.0 if math.isinf(final) else 4.0 if name == "learned" else 0.5,
         "speed_up_envelope": None if scheduled else 0.0 if math.isinf(final) else 1.7 if name == "learned" else 0.4,
@@ -59,9 +61,21 @@ def row(name: str, floor: float) -> dict[str, Any]:
         "diverged": 5 if math.isinf(final) else 0,
         "num_runs": 5,
         "flops_per_step": 2.5e6 * flops * floor,
+        "step_time": time,
+        "step_time_low": time - floor / 100,
+        "step_time_high": time + floor / 50,
         "milliseconds_per_step": 0.25 * (time + floor / 10),
         "score": 0.0 if math.isinf(final) else 0.02 / level,
     }
+
+
+def deciding(name: str) -> dict[str, Any]:
+    ratio = min(NAMES[name][2] / 0.012, 10.0)
+    row: dict[str, Any] = {"optimizer": name, "num_tasks": len(TASKS), "both": 1.1 * ratio}
+    for part, times in (("train", 1.0), ("valid", 1.5)):
+        row |= {part: times * ratio, f"{part}_worst": 2 * times * ratio, f"{part}_worst_task": "text_rnn/<b>&</script>"}
+        row[f"{part}_below"] = 2 if times * ratio < 1 else 0
+    return row
 
 
 def aggregate(name: str) -> dict[str, Any]:
@@ -87,7 +101,7 @@ def aggregate(name: str) -> dict[str, Any]:
 
 def example() -> dict[str, Any]:
     """An evaluation from formulas: one optimizer diverged, one is scheduled, one task has a hostile name."""
-    tuning = {"constant": "15 learning rates from 1e-05 to 1 on 5 tuning seeds, by training loss"}
+    tuning = {"constant": "15 learning rates from 1e-05 to 1 on 5 tuning seeds, once per measure"}
     tuning |= {"scheduled": tuning["constant"], "untuned": "not tuned", "learned": "not tuned: meta-trained"}
     thresholds = [10 ** (i / 20 - 1) for i in range(41)]
     return {
@@ -113,6 +127,7 @@ def example() -> dict[str, Any]:
             }
             for task, floor in TASKS.items()
         ],
+        "deciding": {"tuned": [deciding(name) for name in NAMES], "untuned": []},
         "aggregate": [aggregate(name) for name in NAMES],
         "profiles": {
             "threshold": thresholds,

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from lopt.evaluation.folder import SCORES, SUMMARY, write_results
+from lopt.evaluation.measures import MEASURES
 from lopt.evaluation.page import render
 from lopt.evaluation.results import Curves, Entry, TaskResult
 from lopt.evaluation.scores import score_task
@@ -49,10 +50,11 @@ def runs(*curves, accuracy=0.9, valid=None):
     return Curves(loss, valid, np.full(loss.shape[:-1], accuracy, np.float32))
 
 
-def untuned(label, kind, curves):
+def untuned(label, kind, curves: Curves):
     none = Curves(*(x[None][:0] for x in curves))
-    both = {"mean_loss": curves, "final_loss": curves}
-    return Entry(label, kind, np.array([np.nan]), none, {"mean_loss": 0, "final_loss": 0}, both, None, 2e6, 3e-3)
+    best, chosen = dict.fromkeys(MEASURES, 0), dict.fromkeys(MEASURES, curves)
+    turns = np.array([[3e-3, 1e-3], [8e-3, 2e-3], [2e-3, 1e-3]])
+    return Entry(label, kind, np.array([np.nan]), np.array([""]), none, best, chosen, None, 2e6, turns)
 
 
 # At 0.1 down at once to a plateau at 1; at 0.01 it waits for half of the steps, and ends at a half.
@@ -70,14 +72,17 @@ LONG = runs(
 
 
 def task(losses):
-    adam_best = {"mean_loss": 2, "final_loss": 1}
-    chosen = {"mean_loss": MEAN, "final_loss": FINAL}
+    adam_best = {"mean_loss": 2, "final_loss": 1, "valid_loss": 1}
+    chosen = {"mean_loss": MEAN, "final_loss": FINAL, "valid_loss": FINAL}
+    itself = np.array([[1e-3, 1e-3]])
     tenth, flat = [steps((T, x)) for x in (5, 6, 7)], [steps((T, x)) for x in (9, 9, 9)]
     entries = {
         "learned": untuned("star", "learned", runs(*(steps((T, x)) for x in losses))),
         "untrained": untuned("star, untrained", "untuned", runs(*flat, accuracy=0.1)),
         "adam_default": untuned("Adam at 0.001", "untuned", runs(*tenth, accuracy=0.25)),
-        "adam": Entry("Adam", "constant", np.array(RATES), TUNING, adam_best, chosen, LONG, 1e6, 1e-3),
+        "adam": Entry(
+            "Adam", "constant", np.array(RATES), np.full(3, ""), TUNING, adam_best, chosen, LONG, 1e6, itself
+        ),
     }
     return TaskResult(1234, T, np.arange(3), np.arange(3, 6), (), entries)
 
@@ -118,7 +123,7 @@ def test_adam_faces_each_measure_with_its_own_rate_and_a_lost_seed_is_infinite()
         assert adam.mean_loss == pytest.approx((1.0 + 1.2 + 1.4) / 3)
         assert (adam.final_loss, adam.valid_loss, adam.diverged, adam.num_runs) == (np.inf, np.inf, 1, 3)
         assert adam.valid_accuracy == pytest.approx(0.9)
-        assert (adam.flops_per_step, adam.milliseconds_per_step) == (1e6, 1.0)
+        assert (adam.flops_per_step, adam.step_time, adam.milliseconds_per_step) == (1e6, 1.0, 1.0)
         assert (adam.speed_up, adam.speed_up_envelope) == (0.0, 0.0)
         np.testing.assert_allclose(scores.run_scores["adam"], [1.25, 1.0, 0.0], rtol=1e-6)
         assert set(scores.warnings) == {
@@ -183,7 +188,7 @@ def test_over_all_tasks():
     low, high = ours["iqm_low"], ours["iqm_high"]
     assert CONTENT["headline"] == (
         "After 20 steps star has a lower final loss than tuned Adam on 4 of 4 tasks: score 0.61 (95 % interval "
-        f"{low:.2f} to {high:.2f}), where tuned Adam has 1. Its worst task is lost, with the score 0.15. Speed-up over "
+        f"{low:.2f} to {high:.2f}), where tuned Adam has 1. By score, its worst task is lost, with 0.15. Speed-up over "
         f"the best single Adam {single:.2f}, over its envelope {envelope:.2f}. {CONTENT['caution']}"
     )
 
@@ -242,7 +247,8 @@ def test_the_console_says_it():
     lines = table("near", RESULTS["near"], SCORED["near"]).splitlines()
     assert lines[0] == "near: 1,234 parameters, 20 steps, mean of 3 seeds"
     speed = f"{speed_ups(LEARNED['near'])[0]:.3g}"
-    # Rate, mean, final, valid and lowest valid loss with its step, accuracy, speed-up, diverged, ms per step, score.
+    # Rate, mean, final, valid and lowest valid loss with its step, accuracy, speed-up, diverged, range of the step's
+    # time over Adam's, score; there are no ratios without Adam on a cosine schedule.
     assert lines[2].split() == [
         "star",
         "-",
@@ -254,10 +260,12 @@ def test_the_console_says_it():
         "90.0%",
         speed,
         "0/3",
-        "3",
+        *("2", "to", "4"),
         "3.93",
+        *("-", "-"),
     ]
-    assert lines[4].split()[-11:] == ["-", "6", "6", "6", "6", "(1)", "25.0%", "0.05", "0/3", "3", "0.0849"]
+    ends = ["25.0%", "0.05", "0/3", "2", "to", "4", "0.0849", "-", "-"]
+    assert lines[4].split()[-15:] == ["-", "6", "6", "6", "6", "(1)", *ends]
     assert lines[5].split() == [
         "Adam",
         "0.1",
@@ -270,7 +278,7 @@ def test_the_console_says_it():
         "(-)",
         "90.0%",
         "0",
-        *("1/3", "1", "0.75"),
+        *("1/3", "1", "to", "1", "0.75", "-", "-"),
     ]
     assert "wanted" not in "\n".join(lines)
 
@@ -292,7 +300,6 @@ def test_the_page_says_it():
             single,
             envelope,
             "0 of 3",
-            "3.00",
             "2.00 M",
         )
     ]
@@ -305,3 +312,6 @@ def test_the_page_says_it():
     assert overall[1][1] == f"0.61 [{low:.2f}, {high:.2f}]"
     assert overall[1][3] == "0.15 lost"
     assert CONTENT["caution"] in page.texts
+    # Three times Adam's in the middle of its turns, which were twice, three and four times.
+    assert page.rows["cost"][1] == ["star", "2.00", "3.00 [2.00, 4.00]"]
+    assert page.rows["cost"][-1] == ["Adam", "1.00", "1.00"]

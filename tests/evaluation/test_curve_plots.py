@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lopt.evaluation import curve_plots as plots
-from lopt.evaluation.measures import MEASURES, best_rate, valid_steps
+from lopt.evaluation.measures import MEASURES, best_trial, valid_steps
 from lopt.evaluation.results import Curves, Entry, TaskResult
 from lopt.evaluation.score_plots import draw_aggregate
 from lopt.evaluation.scores import score_task
@@ -26,9 +26,10 @@ def runs(*levels, steps=T, offset=0.0):
 
 def entry(label, kind, curves: Curves, rates=(np.nan,), tuning=None, long=None):
     tuning = tuning or Curves(*(x[None][:0] for x in curves))
-    best = {measure: best_rate(tuning.loss, measure) if len(tuning.loss) else 0 for measure in MEASURES}
+    best = {measure: best_trial(tuning, measure) if len(tuning.loss) else 0 for measure in MEASURES}
     chosen = dict.fromkeys(MEASURES, curves)
-    return Entry(label, kind, np.array(rates), tuning, best, chosen, long, 1.0, 1.0)
+    none = np.full(len(rates), "")
+    return Entry(label, kind, np.array(rates), none, tuning, best, chosen, long, 1.0, np.ones((1, 2)))
 
 
 def task(offset=0.0):
@@ -92,10 +93,11 @@ def looks(line):
 def test_an_optimizer_looks_the_same_in_every_panel_and_picture():
     """Whichever of its rates is best, and in whatever order the others end."""
     one, other = task(), task()
+    rates, tuning = one.entries["adam"].rates, one.entries["adam"].tuning
     other.entries["adam"].best["mean_loss"] = 2  # here, Adam has two lines
     for name, level in (("lion", 0.01), ("muon", 0.4)):
-        one.entries[name] = other.entries[name] = entry(name, "constant", runs(level), *one.entries["adam"][2:4])
-    other.entries["lion"] = entry("lion", "constant", runs(1.0), *one.entries["adam"][2:4])
+        one.entries[name] = other.entries[name] = entry(name, "constant", runs(level), rates, tuning)
+    other.entries["lion"] = entry("lion", "constant", runs(1.0), rates, tuning)
     panels = []
     for axes in draw(one, other).axes[::2]:
         handles, names = axes.get_legend_handles_labels()

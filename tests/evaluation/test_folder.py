@@ -46,13 +46,19 @@ def test_one_row_for_each_run(tmp_path):
     rows = list(csv.DictReader((tmp_path / results.SCORES).read_text().splitlines()))
     # Adam's two tuned entries: three rates and the best one, two seeds; three more entries.
     assert len(rows) == 2 * (3 + 1) * 2 + 3 * 2
-    columns = ("task", "optimizer", "purpose", "learning_rate", "seed")
-    assert list(rows[0]) == [*columns, "mean_loss", "final_loss", "valid_loss", "valid_accuracy"]
+    columns = ("task", "optimizer", "purpose", "learning_rate", "settings", "seed")
+    values = ["mean_loss", "final_loss", "valid_loss", "valid_accuracy", "train_ratio", "valid_ratio"]
+    assert list(rows[0]) == [*columns, *values]
     assert len({tuple(row[column] for column in columns) for row in rows}) == len(rows)
     assert [row["mean_loss"] for row in rows].count("inf") == 1  # kept, and said
     assert {row["seed"] for row in rows if row["purpose"] == "tuning"} == {"2", "3"}
     cosine = [row for row in rows if (row["optimizer"], row["purpose"]) == ("adam_cosine", "evaluation")]
     assert [(row["learning_rate"], row["final_loss"]) for row in cosine] == [("0.1", "0.5"), ("0.1", "1.0")]
+    # Ratios run by run, over Adam with the cosine on the same seed: 0.5 and 1.
+    ratios = {row["seed"]: row for row in rows if (row["optimizer"], row["purpose"]) == ("learned", "evaluation")}
+    assert [float(ratios[seed]["train_ratio"]) for seed in "01"] == pytest.approx([2, 10])
+    assert [float(ratios[seed]["valid_ratio"]) for seed in "01"] == pytest.approx([2, 10])
+    assert {row["train_ratio"] for row in rows if row["purpose"] == "tuning"} == {""}
 
 
 def test_the_summary_is_strict_json(tmp_path):

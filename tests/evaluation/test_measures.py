@@ -4,9 +4,17 @@ import numpy as np
 import pytest
 
 from lopt.evaluation import measures
-from lopt.evaluation.measures import LONG, SPEED_UP_DECAY, best_rate, envelope, median_curve, speed_up
+from lopt.evaluation.measures import LONG, SPEED_UP_DECAY, best_trial, envelope, median_curve, speed_up
+from lopt.evaluation.results import Curves
 
 T = 100
+
+
+def as_runs(loss, valid=None):
+    """Curves whose validation losses are, unless they are given, the training losses at the same moments."""
+    loss = np.asarray(loss)
+    moments = loss[..., measures.valid_steps(loss.shape[-1]) - 1] if valid is None else np.asarray(valid)
+    return Curves(loss, moments, np.zeros(loss.shape[:-1]))
 
 
 def constant(*values):
@@ -29,21 +37,25 @@ def test_moving_average_is_adams():
     np.testing.assert_allclose(average, [[4, 8 / 3, 16 / 7], [1, np.inf, np.inf]])
 
 
-def test_best_rate_is_tuned_for_each_measure():
-    fast, deep = np.ones(T), np.linspace(4, 0, T)
-    tuning = np.stack([np.stack([curve, curve]) for curve in (fast, deep)])
-    assert best_rate(tuning, "mean_loss") == 0
-    assert best_rate(tuning, "final_loss") == 1
-    tuning[1, 0, 2] = np.nan  # one diverged seed rules a rate out
-    assert best_rate(tuning, "final_loss") == 0
+def test_the_best_trial_is_another_one_for_each_measure():
+    fast, deep, general = np.ones(T), np.linspace(4, 0, T), np.full(T, 2.0)
+    loss = np.stack([np.stack([curve, curve]) for curve in (fast, deep, general)])
+    valid = np.broadcast_to(np.array([3.0, 2.0, 1.0])[:, None, None], (3, 2, 20)).copy()
+    tuning = as_runs(loss, valid)
+    assert [best_trial(tuning, measure) for measure in measures.MEASURES] == [0, 1, 2]
+    valid[2, 1, -1] = np.inf
+    assert best_trial(tuning, "valid_loss") == 1
+    loss[1, 0, 2] = np.nan  # one diverged seed rules a trial out, also where its validation loss is finite
+    assert [best_trial(tuning, measure) for measure in measures.MEASURES] == [0, 0, 0]
 
 
 def test_a_part_of_the_grid_is_never_better():
-    tuning = np.random.default_rng(0).uniform(size=(7, 3, T))
+    loss = np.random.default_rng(0).uniform(size=(7, 3, T))
     for measure, function in measures.MEASURES.items():
-        scores = function(tuning).mean(1)
+        scores = function(as_runs(loss)).mean(1)
         for part in ([0], [1, 4], [2, 3, 6], range(6)):
-            assert scores[[*part]][best_rate(tuning[[*part]], measure)] >= scores[best_rate(tuning, measure)]
+            best = scores[best_trial(as_runs(loss), measure)]
+            assert scores[[*part]][best_trial(as_runs(loss[[*part]]), measure)] >= best
 
 
 def test_speed_up_of_a_known_crossing():
@@ -110,7 +122,7 @@ def test_the_same_level_is_one_part_in_ten_thousand():
 def test_other_shapes_are_refused():
     losses = np.ones((3, T))
     for call in (
-        lambda: best_rate(losses, "mean_loss"),
+        lambda: best_trial(as_runs(losses), "mean_loss"),
         lambda: median_curve(losses[0]),
         lambda: envelope(losses, np.ones((3, 4 * T))),
         lambda: envelope(losses[None], losses),

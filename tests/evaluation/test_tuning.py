@@ -9,6 +9,7 @@ import pytest
 from lopt.distributed import PairLayout
 from lopt.evaluation import tuning
 from lopt.evaluation.contestants import as_pretrained, contestants
+from lopt.evaluation.measures import MEASURES
 from lopt.evaluation.plan import make_plan
 from lopt.evaluation.protocol import Evaluation
 from lopt.evaluation.results import Curves
@@ -16,25 +17,25 @@ from lopt.optimizers import OPTIMIZERS
 from tests.toy_family import Bowl
 
 T = 20
-# By rate: the first is best by mean loss, the second by final loss.
-LEVELS = {0: (1.0, 1.0), 1: (4.0, 0.5), 2: (8.0, 8.0)}
+# By trial, in the first half and after it, and in validation: each is best by another measure.
+LEVELS = {0: (1.0, 1.0, 7.0), 1: (4.0, 0.5, 6.0), 2: (8.0, 8.0, 5.0)}
 
 
 class Runner:
-    """Losses by (rate, seed): a level in the first half, another after it, and a hundredth for each seed."""
+    """Losses by (trial, seed): a level in the first half, another after it, and a hundredth for each seed."""
 
     def __init__(self, **settings):
         self.settings = settings
 
-    def seconds_per_step(self):
-        return 0.25
+    def step_seconds(self, other):
+        return np.full((5, 2), other)
 
     def __call__(self, plan, num_steps, *, num_points=1):
-        first, last = np.array([LEVELS[rate] for rate in plan[0]]).T
+        first, last, after = np.array([LEVELS[trial] for trial in plan[0]]).T
         halves = np.where(np.arange(num_steps)[None] < T // 2, first[:, None], last[:, None])
         loss = halves + 0.01 * plan[1][:, None]
         valid = np.full((len(loss), 20), np.nan)
-        valid[:, 20 - num_points :] = loss[:, -1:]
+        valid[:, 20 - num_points :] = after[:, None] + 0.01 * plan[1][:, None]
         return Curves(loss, valid, loss[:, -1])
 
 
@@ -43,17 +44,19 @@ def entry(monkeypatch):
     monkeypatch.setattr(tuning, "Runner", Runner)
 
     def make(rates, long):
-        settings = {"horizon": T, "num_seeds": 3, "seed": 0, "split": "valid", "layout": PairLayout()}
+        settings: dict[str, Any] = {"horizon": T, "num_seeds": 3, "seed": 0, "split": "valid", "layout": PairLayout()}
         hypers = np.zeros(len(rates))
         nobody: Any = None  # the runner above asks neither rule nor task
-        return tuning.make_entry(nobody, hypers, rates, nobody, {}, **settings, long=long, max_steps=T, flops=1.0)
+        clock: Any = 0.25
+        settings |= {"long": long, "max_steps": T, "flops": 1.0}
+        return tuning.make_entry(nobody, hypers, rates, clock, nobody, {}, **settings)
 
     return make
 
 
-def test_each_measure_gets_its_own_rate_and_the_long_run_that_of_the_final_loss(entry):
+def test_each_measure_gets_its_own_trial_and_the_long_run_that_of_the_final_loss(entry):
     found = entry((0.1, 0.2, 0.3), True)
-    assert found.best == {"mean_loss": 0, "final_loss": 1}
+    assert found.best == {"mean_loss": 0, "final_loss": 1, "valid_loss": 2}
     # Seeds 3, 4, 5 tune, and 0, 1, 2 evaluate.
     np.testing.assert_allclose(found.tuning.loss[2], np.full((3, T), 8) + 0.01 * np.arange(3, 6)[:, None])
     np.testing.assert_allclose(found.chosen["mean_loss"].loss, np.full((3, T), 1) + 0.01 * np.arange(3)[:, None])
@@ -68,10 +71,10 @@ def test_each_measure_gets_its_own_rate_and_the_long_run_that_of_the_final_loss(
 
 def test_what_is_not_tuned_runs_once(entry):
     found = entry((np.nan,), False)
-    assert found.best == {"mean_loss": 0, "final_loss": 0}
+    assert found.best == dict.fromkeys(MEASURES, 0)
     assert found.tuning.loss.shape == (0, 3, T)
     assert found.chosen["mean_loss"] is found.chosen["final_loss"]
-    assert (found.long, found.tuned, found.seconds_per_step) == (None, False, 0.25)
+    assert (found.long, found.tuned, found.step_seconds.tolist()) == (None, False, [[0.25, 0.25]] * 5)
     found.check()
 
 
@@ -82,7 +85,9 @@ def test_arrays_of_other_shapes_are_refused(entry):
         {"long": lost},
         {"tuning": found.long},
         {"rates": np.ones(2)},
-        {"best": {"mean_loss": 0, "final_loss": 3}},
+        {"best": {"mean_loss": 0, "final_loss": 3, "valid_loss": 0}},
+        {"settings": np.full(2, "")},
+        {"step_seconds": np.ones((5, 3))},
         {"best": {"mean_loss": 0}},
         {"chosen": {**found.chosen, "mean_loss": lost}},
     ):

@@ -10,11 +10,11 @@ import pytest
 from lopt.distributed import PairLayout
 from lopt.evaluation.baselines import BASELINES
 from lopt.evaluation.cache import EvaluationCache
+from lopt.evaluation.ratios import Losses, task_ratios
 from lopt.evaluation.runs import VALID_BATCHES
 from lopt.names import InputError
 from lopt.optimizers.learnable_sgd import LearnableSGD
 from lopt.validation.reference import REFERENCE, SEED, Trainings
-from lopt.validation.scores import Losses, task_score
 from lopt.validation.validator import TaskValidator
 from tests.toy_family import Bowl
 
@@ -75,7 +75,7 @@ def test_scores_are_those_of_trainings_made_step_by_step_in_one_trace(tmp_path):
     grid = [table(adam_cosine(rate), (np.zeros(8), np.zeros(8))) for rate in REFERENCE.rates]
     best = Losses(*(min((x[kind] for x in grid), key=lambda v: np.log(v).sum()) for kind in range(2)))
     for row, theta in zip(rows, SOME, strict=True):
-        score = task_score(table(sgd(float(jnp.exp(theta["log_learning_rate"])))), best)
+        score = task_ratios(table(sgd(float(jnp.exp(theta["log_learning_rate"])))), best)
         np.testing.assert_allclose((row["valid_train"], row["valid_valid"]), score, rtol=2e-3)
         np.testing.assert_allclose(row["valid_score"], np.sqrt(score.train * score.valid), rtol=2e-3)
         assert row["valid/bowl"] == pytest.approx(row["valid_score"])
@@ -94,7 +94,7 @@ def test_other_trainings_have_another_reference(tmp_path, monkeypatch):
         patch.setattr(Trainings, "run", None)
         np.testing.assert_array_equal(trainings.reference(cache), first)  # nothing runs
     descriptions = [
-        str(each._description(baseline, np.asarray(baseline.rates)))
+        str(each._description(baseline))
         for each, baseline in (
             (trainings, REFERENCE),
             (Trainings(FAMILY, data, 50, SEEDS, PairLayout(1)), REFERENCE),

@@ -11,6 +11,7 @@ from html import escape
 from pathlib import Path
 
 from lopt.evaluation.page.cells import Cell, Content, Styles, quantity, significant
+from lopt.evaluation.page.deciding import deciding_tables
 from lopt.evaluation.page.drawing import drawn, line_styles
 from lopt.evaluation.page.intervals import aggregate_table
 from lopt.evaluation.page.tables import cost_table, results_table, sweep_table, tuning_table
@@ -72,6 +73,15 @@ def _header(content: Content) -> str:
 def _label(content: Content) -> str:
     """What people call the learned optimizer."""
     return escape(content.get("optimizers", {}).get("learned", {}).get("label", "the learned optimizer"))
+
+
+def _deciding(content: Content, styles: Styles) -> str:
+    tables = deciding_tables(content, styles)
+    if not tables:
+        return ""
+    return f"""<p>Below 1 is better than tuned Adam. On each task, the median over the seeds of the ratio of a run to
+the reference on the same seed, between 0.1 and 10; over the tasks, the geometric mean. A diverged run counts as 10.</p>
+{tables}"""
 
 
 def _overall(content: Content, styles: Styles) -> str:
@@ -170,9 +180,10 @@ def _cost(content: Content, styles: Styles) -> str:
         sentence = f"""<p>One training step with {_label(content)} takes {_times(*flops)} the FLOPs of one with Adam.
 The curves over FLOPs and over seconds take the cost of a step into account.</p>"""
     return f"""{sentence}{table}
-<p class="note">Cost of a whole training step, gradient included: median over tasks, their range in brackets. FLOPs are
-counted by the compiler. A time is the median of short calls, one optimizer after the other: what else the machine did
-meanwhile is in it, so read small differences as none.</p>"""
+<p class="note">Cost of a whole training step, gradient included: median over tasks, and the range in brackets. FLOPs
+are counted by the compiler. For times, each optimizer takes turns with Adam, so that what else the machine does meets
+both; the range is that of all turns on all tasks, and Adam's own row, Adam in turn with itself, shows the
+noise.</p>"""
 
 
 def _times(low: float, high: float) -> str:
@@ -214,6 +225,7 @@ def _count(n: int, noun: str) -> str:
 
 
 SECTIONS = {
+    "deciding": ("The ratios that decide", _deciding),
     "overall": ("Over all tasks", _overall),
     "failures": ("Where it fails", _failures),
     "curves": ("Training curves", _curves),

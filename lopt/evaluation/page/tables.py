@@ -34,16 +34,17 @@ RESULTS = (
     Column("valid_loss", "Loss ({split})", "low", significant),
     Column("lowest_valid_loss", "Lowest loss ({split})", "low", significant, ("at {}", "lowest_valid_step")),
     Column("valid_accuracy", "Accuracy ({split})", "high", percent),
+    Column("train_ratio", "Training loss / Adam\N{NON-BREAKING HYPHEN}cosine", "low", significant),
+    Column("valid_ratio", "Loss ({split}) / best Adam", "low", significant),
     Column("score", "Score", "high", significant),
     Column("speed_up", "Speed\N{NON-BREAKING HYPHEN}up", "high", significant),
     Column("speed_up_envelope", "Speed\N{NON-BREAKING HYPHEN}up (envelope)", "high", significant),
     Column("diverged", "Diverged", None, quantity, ("of {}", "num_runs")),
-    Column("milliseconds_per_step", "ms per step", None, significant),
     Column("flops_per_step", "FLOPs per step", None, with_prefix),
 )
 
 
-COSTS = {"flops_per_step": "FLOPs per step / Adam's", "milliseconds_per_step": "Time per step / Adam's"}
+COSTS = {"flops_per_step": "FLOPs per step / Adam's", "step_time": "Time per step / Adam's"}
 
 
 def results_table(content: Content, styles: Styles) -> str:
@@ -75,28 +76,33 @@ def _result(column: Column, row: Mapping[str, Any], best: float | None) -> str:
 
 def cost_table(content: Content, styles: Styles) -> tuple[str, tuple[float, float] | None]:
     """FLOPs and time of a step relative to Adam's; and the learned optimizer's lowest and highest FLOPs over tasks."""
-    ratios: dict[str, dict[str, list[float]]] = {}
+    ratios: dict[str, dict[str, list[tuple[float, ...]]]] = {}  # middle, low, high: on each task
     for task in content.get("tasks", []):
         rows = {row["optimizer"]: row for row in task.get("rows", [])}
         for name, row in rows.items():
-            for key in COSTS:
-                ours, adam = number(row.get(key)), number(rows.get("adam", {}).get(key))
-                if ours is not None and adam:
-                    ratios.setdefault(name, {}).setdefault(key, []).append(ours / adam)
-    if not ratios:
+            found = ratios.setdefault(name, {})
+            flops, adam = number(row.get("flops_per_step")), number(rows.get("adam", {}).get("flops_per_step"))
+            if flops is not None and adam:
+                found.setdefault("flops_per_step", []).append((flops / adam,))
+            times = [number(row.get(f"step_time{end}")) for end in ("", "_low", "_high")]
+            if all(x is not None for x in times):
+                found.setdefault("step_time", []).append(tuple(x for x in times if x is not None))
+    if not any(ratios.values()):
         return "", None
     lines = [table_row(name, content, styles, [_ratio(x.get(key)) for key in COSTS]) for name, x in ratios.items()]
     table = sortable_table("Cost of a step", [column_head(title, "low") for title in COSTS.values()], ["".join(lines)])
-    flops = ratios.get("learned", {}).get("flops_per_step")
+    flops = [x for (x,) in ratios.get("learned", {}).get("flops_per_step", [])]
     return table, (min(flops), max(flops)) if flops else None
 
 
-def _ratio(values: list[float] | None) -> str:
+def _ratio(values: list[tuple[float, ...]] | None) -> str:
+    """The median over tasks of the first numbers, and the range of all of them."""
     if not values:
         return data_cell(None, "")
-    low, middle, high = (significant(x) for x in (min(values), statistics.median(values), max(values)))
+    middle, flat = statistics.median(first for first, *_ in values), [x for task in values for x in task]
+    low, high = significant(min(flat)), significant(max(flat))
     spread = f' <span class="unit">[{low}, {high}]</span>' if low != high else ""
-    return data_cell(statistics.median(values), f"{middle}{spread}")
+    return data_cell(middle, f"{significant(middle)}{spread}")
 
 
 def tuning_table(content: Content, styles: Styles) -> str:
