@@ -6,6 +6,7 @@ if __name__ == "__main__":
     interrupts.end_while_loading()  # JAX and the others take seconds
 
 import argparse
+import os
 import sys
 
 from lopt.names import InputError
@@ -23,11 +24,13 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m lopt.listing", description="Lists the trained optimizers that ship with lopt."
     ).parse_args(arguments)
     try:
-        print(table(shipped()))
+        print(f"{table(shipped())}\n{NOTES}", flush=True)
     except InputError as error:
         print(f"list: {error}", file=sys.stderr)
         return 2
-    print(NOTES)
+    except BrokenPipeError:  # whoever read the output has gone: lopt list | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return 0
 
 

@@ -71,6 +71,12 @@ def test_the_command_prints_a_line_each(capsys):
         assert text in row
 
 
+def test_a_reader_that_stops_reading_is_no_error():
+    line = f"{sys.executable} -m lopt list | true; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 def test_nothing_is_computed():
     """JAX has no device afterwards, so that their number can still be chosen."""
     program = "import lopt; lopt.shipped(); import jax; jax.config.update('jax_num_cpu_devices', 3); print(3)"
