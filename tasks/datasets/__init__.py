@@ -16,6 +16,7 @@ from lopt.types import SPLITS
 from tasks.datasets import blocks
 from tasks.datasets.blocks import BLOCK_IMAGES
 from tasks.datasets.builtin import BUILTIN
+from tasks.datasets.own import write_folder, write_set
 from tasks.datasets.prepared import (
     DatasetInfo,
     Prepared,
@@ -46,6 +47,8 @@ __all__ = [
     "load_text",
     "prepare",
     "resolve_data_dir",
+    "write_folder",
+    "write_set",
 ]
 
 DataDir = str | os.PathLike[str] | None
