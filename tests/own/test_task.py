@@ -197,6 +197,7 @@ def test_it_is_meta_trained_and_gone_on_with(tmp_path):
         lopt.meta_train("learnable_sgd", line(name="equinox"), workdir=tmp_path / "run", **SMALL)
 
 
+@pytest.mark.thorough
 def test_tune_takes_it_and_models(capsys):
     """The history and the progress are in the person's own unit."""
     x = np.random.default_rng(1).normal(size=(4000, 3))
