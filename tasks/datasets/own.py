@@ -47,8 +47,8 @@ def write_set(name: str, splits: Mapping[str, Mapping[str, Any]], root: Path) ->
         raise InputError(f"data set {name!r}: its splits differ in the shape of an example: {sorted(map(str, kinds))}")
     ((kind, shape),) = kinds
     arrays: Splits = {split: found for split, (*_, found) in read.items()}
-    target = {"image": "label", "table": "y"}.get(kind)
-    classes = target is not None and arrays["train"][target].dtype.kind in "iu"
+    target = {"image": "label", "table": "y", "text": ""}[kind]
+    classes = bool(target) and arrays["train"][target].dtype.kind in "iu"
     num_classes = 1 + max(int(found[target].max()) for found in arrays.values()) if classes else 0
     sizes = {split: len(next(iter(found.values()))) for split, found in arrays.items()}
     row = BuiltinSet(

@@ -153,7 +153,7 @@ def test_rules(wrong, message):
 
 
 @dataclasses.dataclass(frozen=True)
-class Wrong(PES):
+class Wrong(PES):  # pyright: ignore[reportGeneralTypeIssues]
     """PES, and one thing wrong."""
 
     wrong: str = ""
