@@ -31,7 +31,7 @@ from rich.logging import RichHandler
 from lopt.checkout import module_name
 from lopt.compile_cache import HELP, keep_programs
 from lopt.distributed import num_cores
-from lopt.meta_training.checkpoint import CheckpointError
+from lopt.meta_training.checkpoint import KEEP, CheckpointError
 from lopt.meta_training.config import MetaTrainConfig
 from lopt.meta_training.health import StuckError
 from lopt.meta_training.run import Run, meta_train
@@ -51,6 +51,9 @@ _PRESET = flags.DEFINE_string(
     "preset", None, f"a complete setting by name, which other flags override; names: {', '.join(sorted(PRESETS))}"
 )
 _CHECKPOINT_EVERY = flags.DEFINE_integer("checkpoint_every", 100, "outer steps between checkpoints", lower_bound=1)
+_KEEP_CHECKPOINTS = flags.DEFINE_integer(
+    "keep_checkpoints", KEEP, "how many of the latest checkpoints are kept; 0: all", lower_bound=0
+)
 _STOP_AFTER = flags.DEFINE_integer("stop_after", None, "stop after this many outer steps of this call", lower_bound=1)
 _DEVICES = flags.DEFINE_integer("devices", None, "devices that share the pairs; default: all that can", lower_bound=1)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "where data sets are; default: TFDS_DATA_DIR, or TFDS's own")
@@ -98,6 +101,7 @@ def _start(settings: dict[str, Any], workdir: str | os.PathLike, command: tuple[
         **settings,
         workdir=workdir,
         checkpoint_every=_CHECKPOINT_EVERY.value,
+        keep_checkpoints=_KEEP_CHECKPOINTS.value,
         stop_after=_STOP_AFTER.value,
         devices=_DEVICES.value,
         data_dir=_DATA_DIR.value,

@@ -2,6 +2,7 @@
 
 python -m lopt tasks list                      families, augmentations, named pools, data sets
 python -m lopt tasks prepare glyphs kjv        write built-in data sets into the data directory; without names, all
+python -m lopt tasks prepare raw/squares       write a set of your own, of raw/squares/train.npz: docs/own_data.md
 python -m lopt tasks show image_vit/glyphs     a page of samples, and how Adam trains it: runs/tasks/NAME.png
 python -m lopt tasks show my_tasks.py:Spiral   the same of a family of your own
 """
@@ -116,12 +117,16 @@ def _print(console: Console, title: str, columns: tuple[str, ...], rows: list[tu
 
 
 def prepare(names: list[str]) -> None:
+    own = [name for name in names if Path(name).is_dir() and name not in datasets.BUILTIN]
     for name in names:  # all of them known before the first is written
-        datasets.describe(name, _DATA_DIR.value)
+        if name not in own:
+            datasets.describe(name, _DATA_DIR.value)
     for name in names or datasets.BUILTIN:
         print(f"{name} ...", end=" ", flush=True)
         try:
-            print(datasets.prepare(name, _DATA_DIR.value), flush=True)
+            root = datasets.resolve_data_dir(_DATA_DIR.value)
+            made = datasets.write_folder(Path(name), root) if name in own else datasets.prepare(name, _DATA_DIR.value)
+            print(made, flush=True)
         except BaseException:
             print()  # so that the message has a line of its own
             raise

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lopt.meta_training.checkpoint import Checkpoints
+from lopt.meta_training.checkpoint import KEEP, Checkpoints
 from lopt.meta_training.config import MetaTrainConfig
 from lopt.meta_training.exports import Exports
 from lopt.meta_training.feed import Feed
@@ -38,6 +38,7 @@ class Invocation(NamedTuple):
       stop_after: stop after this many outer steps of this call; None to go to the end.
       wandb: disabled, offline or online.
       command: as typed, for the card.
+      keep_checkpoints: how many of the latest checkpoints are kept; 0 for all.
     """
 
     workdir: Path
@@ -45,6 +46,7 @@ class Invocation(NamedTuple):
     stop_after: int | None = None
     wandb: str = "disabled"
     command: tuple[str, ...] = ()
+    keep_checkpoints: int = KEEP
 
 
 class Outcome(NamedTuple):
@@ -84,7 +86,7 @@ class Attempt(NamedTuple):
         config, run, feed, signals, watch = self.config, self.run, self.feed, self.signals, self.watch
         exports = Exports(run.workdir, self.training.optimizer, config, run.command, self.record)
         with contextlib.ExitStack() as stack:
-            checkpoints = stack.enter_context(Checkpoints(run.workdir))
+            checkpoints = stack.enter_context(Checkpoints(run.workdir, keep=run.keep_checkpoints))
             with watch.timed("starting"):
                 step, state = self._first(checkpoints)
             rows_log = stack.enter_context(MetricsLog(run.workdir / METRICS, step))

@@ -1,4 +1,4 @@
-"""The latest two checkpoints of a run's whole state, and one more that is to be kept (orbax).
+"""The latest checkpoints of a run's whole state, and one more that is to be kept (orbax).
 
 A checkpoint is one orbax step folder. The state's leaves are stored flat, each under its path in the tree, beside a
 manifest of their shapes and types and the checksums of the files. Both are looked at before an array is read: orbax
@@ -26,7 +26,7 @@ from lopt.names import InputError
 from lopt.trees import describe, differences
 from lopt.types import PyTree
 
-KEEP = 2  # of the latest
+KEEP = 2  # of the latest, where nothing else is asked for
 _log = logging.getLogger("absl")
 
 
@@ -35,15 +35,16 @@ class CheckpointError(RuntimeError):
 
 
 class _LatestAndOne:
-    """Which checkpoints orbax keeps: the latest `KEEP`, and that of one step."""
+    """Which checkpoints orbax keeps: the latest ones, all of them if their number is 0, and that of one step."""
 
-    def __init__(self) -> None:
+    def __init__(self, number: int) -> None:
+        self.number = number
         self.step: int | None = None
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
         """One answer for each of the checkpoints, which are in the order of their steps."""
         del context
-        old = len(checkpoints) - KEEP
+        old = len(checkpoints) - (self.number or len(checkpoints))
         return [i >= old or checkpoint.step == self.step for i, checkpoint in enumerate(checkpoints)]
 
 
@@ -51,10 +52,14 @@ class Checkpoints:
     """The checkpoints in `WORKDIR/checkpoints`; use it as a context manager, so that the last save is finished.
 
     Every process of a run makes one and calls the same methods; orbax lets each write its shards.
+
+    Args:
+      workdir: the run's folder.
+      keep: how many of the latest are kept; 0 for all.
     """
 
-    def __init__(self, workdir: str | os.PathLike):
-        self._kept = _LatestAndOne()
+    def __init__(self, workdir: str | os.PathLike, *, keep: int = KEEP):
+        self._kept = _LatestAndOne(keep)
         self._directory = Path(workdir).absolute() / CHECKPOINTS
         context = ocp.Context()
         # Made in the background, a folder that cannot be made leaves a thread waiting for it for five minutes.

@@ -58,7 +58,9 @@ class MetaTrainConfig:
         "square, so that no family dominates; or signed, to the sign of each coordinate",
     )
     init_from: str = setting(
-        "", "where theta starts: a run, an export or a shipped optimizer with a theta of the same form; empty: fresh"
+        "",
+        "where theta starts: a run, one of its checkpoints (RUN/checkpoints/STEP), an export or a shipped optimizer, "
+        "with a theta of the same form; empty: fresh",
     )
     freeze: str = setting(
         "", "comma list of parts of theta that are not trained, by path, such as scheduler or mlp/kernel_0"

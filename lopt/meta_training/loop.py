@@ -10,13 +10,14 @@ from typing import Any
 from lopt.distributed import check_one_process
 from lopt.meta_training.attempt import Attempt, Invocation, Outcome
 from lopt.meta_training.budget import check_affordable, num_bytes
-from lopt.meta_training.checkpoint import KEEP, go_back
+from lopt.meta_training.checkpoint import go_back
 from lopt.meta_training.config import MetaTrainConfig
 from lopt.meta_training.feed import Feed
 from lopt.meta_training.health import StuckError
 from lopt.meta_training.outer import MetaTraining
 from lopt.meta_training.progress import Progress
 from lopt.meta_training.recovery import Record
+from lopt.meta_training.starting import read_start
 from lopt.meta_training.stopwatch import Stopwatch
 from lopt.meta_training.validation import Validator
 from lopt.meta_training.workdir import (
@@ -27,11 +28,9 @@ from lopt.meta_training.workdir import (
     finished_steps,
     open_workdir,
 )
-from lopt.optimizers import OPTIMIZERS
+from lopt.names import InputError
 from lopt.tracking import check_mode, open_tracker
 from lopt.trained.export import check_exportable
-from lopt.trained.pretrained import load_pretrained
-from lopt.types import Theta
 
 
 def train(
@@ -53,6 +52,8 @@ def train(
     """
     check_one_process()
     check_mode(run.wandb)
+    if run.keep_checkpoints < 0:
+        raise InputError(f"keep_checkpoints must be at least 0, not {run.keep_checkpoints}; 0 keeps all")
     for name in (EXPORT, EXPORT_EMA, EXPORT_BEST):
         check_exportable(training.optimizer, run.workdir / name)
     with contextlib.ExitStack() as stack:
@@ -61,14 +62,15 @@ def train(
             feed = stack.enter_context(Feed(training.families, training.layout, config.seed, config.data_block_steps))
         template = training.template(feed.at(0))
         check_affordable(training, config, template, feed.at(0))
-        start = _read_start(config.init_from, training)
+        kept = run.keep_checkpoints or -(-config.outer_steps // run.checkpoint_every)
+        start = read_start(config.init_from, training)
         stack.enter_context(
             open_workdir(
                 run.workdir,
                 config.as_json(),
                 may_change=config.may_grow,
                 defaults=MetaTrainConfig().as_json(),
-                needed_bytes=(KEEP + 2) * num_bytes(template),
+                needed_bytes=(kept + 2) * num_bytes(template),
             )
         )
         record = Record.read(run.workdir)
@@ -89,17 +91,6 @@ def train(
                     raise
                 record.check_may_go_back(error, config.max_recoveries)
                 record.note(error, go_back(run.workdir, error.good))
-
-
-def _read_start(init_from: str, training: MetaTraining) -> Theta | None:
-    """The theta that a setting names, checked to be one of the rule's; None for a fresh one."""
-    if not init_from:
-        return None
-    optimizer = training.optimizer
-    ours = type(optimizer) in OPTIMIZERS.values()  # whose settings may differ from those of the file
-    theta = load_pretrained(init_from, optimizer=None if ours else optimizer).theta
-    training.check_theta(theta)
-    return theta
 
 
 @contextlib.contextmanager

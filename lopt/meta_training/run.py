@@ -17,6 +17,7 @@ from lopt.distributed import default_layout
 from lopt.extras import need
 from lopt.figures import to_png
 from lopt.meta_training.attempt import Invocation
+from lopt.meta_training.checkpoint import KEEP
 from lopt.meta_training.config import MetaTrainConfig
 from lopt.meta_training.loop import train
 from lopt.meta_training.metrics import final_meta_loss, read_columns
@@ -142,6 +143,7 @@ def meta_train(
     workdir: str | os.PathLike,
     estimator: str | GradientEstimator = "pes",
     checkpoint_every: int = 100,
+    keep_checkpoints: int = KEEP,
     stop_after: int | None = None,
     devices: int | None = None,
     data_dir: str | None = None,
@@ -163,6 +165,7 @@ def meta_train(
       estimator: of the meta-gradient: a name with settings, or an object, which then has its own `num_pairs`, `sigma`,
         `truncation` and `horizon`.
       checkpoint_every: outer steps between checkpoints.
+      keep_checkpoints: how many of the latest are kept, to start other runs from by `init_from`; 0 for all.
       stop_after: stop after this many outer steps of this call.
       devices: devices that share the pairs; None for as many as can.
       data_dir: where data sets are looked for; None for the default.
@@ -190,7 +193,7 @@ def meta_train(
     config = dataclasses.replace(config, **texts)
     layout = default_layout(config.pairs(), devices)
     training = config.build(mixture, layout)
-    invocation = Invocation(Path(workdir), checkpoint_every, stop_after, wandb, command)
+    invocation = Invocation(Path(workdir), checkpoint_every, stop_after, wandb, command, keep_checkpoints)
     validator = None
     if validated.families:
         kept = Path(workdir, CACHE) if cache is None else Path(cache) if cache else None

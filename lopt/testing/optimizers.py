@@ -125,7 +125,7 @@ class RuleTrials:
         with jax.enable_x64(True), runs("a rule can be traced under jax_enable_x64", "name the dtypes"):
             theta = jax.eval_shape(rule.init_theta, jax.random.key(1))
             state = jax.eval_shape(lambda theta, p: rule.init(theta, p, num_steps=10), theta, params)
-            call = lambda theta, g, state, p: rule.update(theta, g, state, p, value=1.5)  # noqa: E731
+            call = lambda theta, g, state, p: rule.update(theta, g, state, p, value=jnp.asarray(1.5))  # noqa: E731
             updates, new_state = jax.eval_shape(call, theta, params, state, params)
         kinds = {str(x.dtype) for x in jax.tree.leaves((theta, updates))}
         require(kinds == {"float32"}, "theta and updates are float32 under x64 too", kinds, "name the dtypes")

@@ -18,6 +18,7 @@ from lopt.types import SPLITS
 from . import blocks
 from .blocks import BLOCK_IMAGES
 from .builtin import BUILTIN
+from .own import write_folder, write_set
 from .prepared import (
     DatasetInfo,
     Prepared,
@@ -48,6 +49,8 @@ __all__ = [
     "load_text",
     "prepare",
     "resolve_data_dir",
+    "write_folder",
+    "write_set",
 ]
 
 DataDir = str | os.PathLike[str] | None

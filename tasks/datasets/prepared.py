@@ -116,7 +116,8 @@ def find(name: str, root: Path) -> Path:
     raise InputError(
         f"unknown data set {name!r}.{f' Did you mean {near[0]!r}?' if near else ''} Built in: {', '.join(BUILTIN)}. "
         f"Prepared in {root}: {', '.join(held) or 'none'}. Any set of labelled images or of text of TensorFlow "
-        f"Datasets can be prepared there; docs/tasks.md shows how to write one of your own without TensorFlow."
+        f"Datasets can be prepared there; one of your own is made of a folder with train.npz (image, label; or x, y) "
+        f"by python -m lopt tasks prepare FOLDER: docs/own_data.md."
     )
 
 

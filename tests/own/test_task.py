@@ -49,12 +49,11 @@ def test_rows_are_cut_into_four_splits_without_a_row_twice():
     assert not np.array_equal(data["train"]["x"], ROWS[:80].astype(np.float32))  # shuffled, as rows may be sorted
     for split in SPLITS:  # rows of x and y stay together
         x, y = data[split]["x"], data[split]["y"]
-        np.testing.assert_allclose(x @ np.float32([1, -2, 0.5]) + 3, y, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(x @ np.array([1, -2, 0.5], np.float32) + 3, y, rtol=1e-4, atol=1e-5)
 
 
 def test_splits_that_are_given_are_kept():
-    own = {"train": ROWS[:60], "test": ROWS[60:]}
-    data = Splits.of(own).arrays
+    data: Any = Splits.of({"train": ROWS[:60], "test": ROWS[60:]}).arrays
     np.testing.assert_array_equal(data["test"], ROWS[60:].astype(np.float32))
     assert [len(data[split]) for split in SPLITS] == [53, 4, 3, 40]
     whole = {split: ROWS[i : i + 1] for i, split in enumerate(SPLITS)}
@@ -197,6 +196,7 @@ def test_it_is_meta_trained_and_gone_on_with(tmp_path):
         lopt.meta_train("learnable_sgd", line(name="equinox"), workdir=tmp_path / "run", **SMALL)
 
 
+@pytest.mark.thorough
 def test_tune_takes_it_and_models(capsys):
     """The history and the progress are in the person's own unit."""
     x = np.random.default_rng(1).normal(size=(4000, 3))

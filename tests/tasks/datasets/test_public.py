@@ -1,15 +1,13 @@
 """Public sets, written small with the features and splits that TFDS gives the real ones."""
 
 import importlib.util
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lopt.names import InputError
 from lopt.types import SPLITS
-from tasks import datasets, parse_tasks
+from tasks import datasets
 from tests.tasks.datasets.made_up import png, real_features, write_set
 
 ACCENTED = "\N{LATIN SMALL LETTER E WITH ACUTE}"  # two bytes, one character
@@ -183,24 +181,6 @@ def test_own_table_is_read(tmp_path):
     np.testing.assert_array_equal(x, np.stack([2 * y, -2 * y], 1))
 
 
-def own_data_code() -> str:
-    """The Python code under 'Data of your own' of docs/tasks.md."""
-    page = (Path(__file__).resolve().parents[3] / "docs" / "tasks.md").read_text()
-    return page.split("### Data of your own")[1].split("```python\n")[1].split("```")[0]
-
-
-def test_the_page_writes_a_set_of_ones_own_without_tensorflow(tmp_path):
-    code = own_data_code()
-    assert code.count('"runs/data"') == 1
-    exec(code.replace('"runs/data"', repr(str(tmp_path))), {"__name__": "page"})
-    (family,) = parse_tasks("image_mlp/squares", data_dir=str(tmp_path))
-    data = family.load()
-    assert {split: len(data[split]["label"]) for split in SPLITS} == {"train": 160, "meta": 10, "valid": 10, "test": 20}
-    middle = data["train"]["image"].reshape(-1, 8, 8)[:, 2:6, 2:6].mean((1, 2))
-    assert ((middle > 100) == (data["train"]["label"] == 1)).all()
-    assert "tensorflow" not in sys.modules
-
-
 @pytest.mark.skipif(importlib.util.find_spec("tensorflow") is not None, reason="TensorFlow is installed")
 def test_an_image_feature_needs_tensorflow_to_write_and_the_messages_say_so(tmp_path):
     import tensorflow_datasets as tfds
@@ -214,5 +194,5 @@ def test_an_image_feature_needs_tensorflow_to_write_and_the_messages_say_so(tmp_
     write_set(tmp_path, "floats", tfds.features.FeaturesDict(spec), {"train": [floats] * 50})
     with pytest.raises(InputError, match=r"uint8\): tfds\.features\.Image needs TensorFlow"):
         datasets.describe("floats", tmp_path)
-    with pytest.raises(InputError, match=r"docs/tasks\.md shows how to write one of your own without TensorFlow"):
+    with pytest.raises(InputError, match=r"by python -m tasks prepare FOLDER: docs/own_data\.md"):
         datasets.describe("nothing_like_it", tmp_path)
