@@ -1,4 +1,4 @@
-"""Run by test_distributed.py in each of two processes: `python -m tests.torch.two_processes RANK FILE FOLDER`."""
+"""Run by test_distributed.py in each of two processes: `python -m tests.torch_side.two_processes RANK FILE FOLDER`."""
 
 import math
 import sys
