@@ -58,7 +58,7 @@ runs/lowest/ready: requirements.txt
 
 # The PyTorch side, all rows. PyTorch is gigabytes, so nothing else installs it; with it, make test has these tests too.
 test-torch: .venv/torch
-	$(BIN)/python -m pytest -m "not slow" tests/torch
+	$(BIN)/python -m pytest -m "not slow" tests/torch_side
 
 .venv/torch: .venv/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"

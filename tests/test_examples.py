@@ -14,7 +14,9 @@ from lopt.trained.export import save_export
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
-LOADING = [name for name in EXAMPLES if name not in ("tune_optax.py", "pytorch_loop.py")]  # tests/torch runs the last
+LOADING = [
+    name for name in EXAMPLES if name not in ("tune_optax.py", "pytorch_loop.py")
+]  # tests/torch_side runs the last
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 import torch
 
 if torch.distributed.is_available():
-    from torch.distributed.tensor import DTensor, Partial, Replicate
+    from torch.distributed.tensor import DTensor, Partial, Replicate  # pyright: ignore[reportAssignmentType]
 else:  # a PyTorch that was built without it has no such tensors
 
     class DTensor(torch.Tensor): ...

@@ -1,7 +1,7 @@
 """The rules that PyTorch has, one per file: each computes what the rule of this name in `lopt/optimizers/` computes.
 
 Their settings come from exports, where they were checked. A new rule needs its file and a row here;
-`tests/torch/test_parity.py` then compares it with the one in JAX.
+`tests/torch_side/test_parity.py` then compares it with the one in JAX.
 """
 
 from collections.abc import Callable

@@ -327,8 +327,6 @@ def test_without_num_steps_a_warning_names_what_is_taken():
 @pytest.mark.thorough
 @pytest.mark.parametrize("name", TRAINED)
 def test_a_compiled_step_is_the_same_and_compiles_once(name):
-    import torch._dynamo
-
     (model, optimizer), (exact, reference) = make(name), make(name)
     counted = []
 
@@ -348,4 +346,4 @@ def test_a_compiled_step_is_the_same_and_compiles_once(name):
         torch.testing.assert_close(x, y, rtol=1e-6, atol=1e-7)
     assert numbers[0] > 0
     assert numbers[-1] == numbers[1]
-    torch._dynamo.reset()
+    torch.compiler.reset()

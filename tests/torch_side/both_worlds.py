@@ -79,7 +79,7 @@ def run_jax(path: Any, training: Training, **options: Any) -> tuple[dict[str, np
 
 def to_torch(name: str, x: np.ndarray) -> Any:
     """A tensor as PyTorch has it."""
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     axes = np.argsort(flax_axes(TENSORS[name][0], x.ndim)).astype(int)
     return torch.from_numpy(np.array(x.transpose(axes), order="C"))  # a copy, which the optimizer may overwrite

@@ -1,4 +1,4 @@
-"""Run by test_distributed.py in each of two processes: `python -m tests.torch.two_processes RANK FILE FOLDER`."""
+"""Run by test_distributed.py in each of two processes: `python -m tests.torch_side.two_processes RANK FILE FOLDER`."""
 
 import math
 import sys
@@ -6,7 +6,7 @@ from typing import Any
 
 import torch  # pyright: ignore[reportMissingImports]
 import torch.distributed as dist  # pyright: ignore[reportMissingImports]
-import torch.distributed.checkpoint as dcp  # pyright: ignore[reportMissingImports]
+import torch.distributed.checkpoint  # pyright: ignore[reportMissingImports]
 from torch.distributed.checkpoint.state_dict import (  # pyright: ignore[reportMissingImports]
     get_state_dict,
     set_state_dict,
@@ -16,6 +16,7 @@ from torch.distributed.fsdp import fully_shard  # pyright: ignore[reportMissingI
 
 from lopt.torch import Learned, param_groups
 
+dcp: Any = torch.distributed.checkpoint
 NAMES = ("blend_digits", "star_digits", "celo2_digits", "celo_digits", "celo_adam_digits", "demo_mlp")
 DATA = torch.arange(7)
 

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.thorough
 
 @pytest.mark.skipif(not torch.distributed.is_available(), reason="this PyTorch was built without torch.distributed")
 def test_two_processes_train_as_one_does(tmp_path):
-    command = [sys.executable, "-m", "tests.torch.two_processes"]
+    command = [sys.executable, "-m", "tests.torch_side.two_processes"]
     arguments = [str(tmp_path / "meeting"), str(tmp_path)]
     options = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     processes = [subprocess.Popen([*command, str(rank), *arguments], **options) for rank in range(2)]

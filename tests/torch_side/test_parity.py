@@ -19,7 +19,7 @@ from lopt.trained.export import save_export
 from lopt.trained.folders import shipped_folders
 from lopt.trained.pretrained import load_pretrained
 from lopt.trees import by_name
-from tests.torch.both_worlds import assert_close, draw_training, run_jax, run_torch
+from tests.torch_side.both_worlds import assert_close, draw_training, run_jax, run_torch
 from tests.trained.small_export import CARD, theta_of
 
 CELO = Path(__file__).parents[3] / "shared/data/celo"
