@@ -127,7 +127,8 @@ def test_the_report_holds_prints_and_draws_everything(report, tmp_path):
     assert page.count("data:image/png;base64,iVBOR") == 1
 
     files = report.write(tmp_path / "out")
-    assert sorted(files) == sorted(FILES) == sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert set(files) == {*FILES} - {"trials.png", "targets.png"}  # neither a cosine nor AdamW takes part
+    assert sorted(files) == sorted(path.name for path in (tmp_path / "out").iterdir())
     again = load_results(tmp_path / "out" / "curves.npz")["quadratic"].entries["adam"]
     np.testing.assert_array_equal(again.tuning.loss, report.results["quadratic"].entries["adam"].tuning.loss)
     configuration = json.loads((tmp_path / "out" / "summary.json").read_text())["configuration"]

@@ -6,10 +6,11 @@ The tables are written here, so that they can be read without JavaScript; the sc
 import functools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
+from lopt.evaluation.page.budgets import PARTS, picture, targets_table, trials_tables
 from lopt.evaluation.page.cells import Cell, Content, Styles, quantity, significant
 from lopt.evaluation.page.deciding import deciding_tables
 from lopt.evaluation.page.drawing import drawn, line_styles
@@ -20,12 +21,14 @@ FOLDER = Path(__file__).parent
 SCRIPTS = ("tables.js", "drawing.js", "chart.js", "curves.js")
 
 
-def render(content: Content) -> str:
+def render(content: Content, pictures: Mapping[str, bytes] | None = None) -> str:
     """The page as HTML. A section is left out where the content has nothing for it.
 
     Args:
       content: what `summary.summarize` returns, the content of summary.json.
+      pictures: PNG files that the page shows, by file name.
     """
+    content = {**content, "pictures": pictures or {}}
     styles = line_styles(content)
     sections = [(name, title, write(content, styles)) for name, (title, write) in SECTIONS.items()]
     sections = [section for section in sections if section[2]]
@@ -82,6 +85,41 @@ def _deciding(content: Content, styles: Styles) -> str:
     return f"""<p>Below 1 is better than tuned Adam. On each task, the median over the seeds of the ratio of a run to
 the reference on the same seed, between 0.1 and 10; over the tasks, the geometric mean. A diverged run counts as 10.</p>
 {tables}"""
+
+
+def _trials(content: Content, styles: Styles) -> str:
+    tables = trials_tables(content, styles)
+    if not tables:
+        return ""
+    needs = " ".join(f"<b>{PARTS[part]}</b>: {_needs(x, content)}." for part, x in content["trials"].items())
+    return f"""<p>How good a baseline is after k trials: the expected best of k drawn at random from its grid,
+exactly, as a ratio to tuned Adam, geometric mean over the tasks. {_label(content)} has nothing to tune.</p>
+<p>Trials that a baseline needs to reach it: {needs}</p>
+{picture("trials.png", "Loss over that of tuned Adam, by number of tuning trials", content["pictures"])}{tables}
+<p class="note">Trials are chosen and measured on the tuning seeds alike, which favours the baselines; {_label(content)}
+is measured on the evaluation seeds.</p>"""
+
+
+def _needs(part: Content, content: Content) -> str:
+    """The baselines that get to the learned ratio, with the trials that they need, and how many do not get there."""
+    labels = {name: escape(row["label"]) for name, row in content.get("optimizers", {}).items()}
+    needed = sorted((k, labels.get(name, name)) for name, k in part["needed"].items() if k is not None)
+    missing = len(part["needed"]) - len(needed)
+    texts = [f"{label} {k}" for k, label in needed]
+    texts += [f"{missing} of {len(part['needed'])} baselines more than they have"] if missing else []
+    return ", ".join(texts)
+
+
+def _targets(content: Content, styles: Styles) -> str:
+    table = targets_table(content, styles)
+    if not table:
+        return ""
+    return f"""<p>The target on each task is the validation loss that AdamW, tuned for it, has at the end. The score
+is AlgoPerf's for self-tuning rules: the mean height of the profile, which is the share of tasks on which an
+optimizer is at the target within so many times the fastest's time, from 1 to 4 times. 1 is the fastest everywhere.
+Validation losses are measured every 5&nbsp;% of a training, so that is the resolution; seconds are steps times the time
+of a step over Adam's.</p>
+{picture("targets.png", "Share of tasks at the target, over time", content["pictures"])}{table}"""
 
 
 def _overall(content: Content, styles: Styles) -> str:
@@ -231,6 +269,8 @@ SECTIONS = {
     "curves": ("Training curves", _curves),
     "results": ("Results by task", _results),
     "profiles": ("Performance profiles", _profiles),
+    "trials": ("Tuning trials that it replaces", _trials),
+    "targets": ("Time to a target", _targets),
     "cost": ("Cost of a step", _cost),
     "sweeps": ("Beyond the training distribution", _sweeps),
     "tuning": ("What was tuned, and how", _tuning),
