@@ -136,7 +136,7 @@ def example() -> dict[str, Any]:
             **{name: [1 / (1 + (x / max(aggregate(name)["iqm"], 1e-9)) ** 6) for x in thresholds] for name in NAMES},
         },
         "trials": {
-            "train": {"learned": 1.5, "curves": TRIALS, "needed": {"adam": 3, "adam_cosine": 2, "muon": None}},
+            "train": {"learned": 1.5, "curves": TRIALS, "needed": {"adam": 3, "adam_cosine": 1, "muon": None}},
             "valid": {"learned": 0.5, "curves": TRIALS, "needed": dict.fromkeys(TRIALS)},
         },
         "targets": {
