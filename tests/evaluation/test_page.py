@@ -162,7 +162,7 @@ def test_what_budgets_buy_is_said_in_tables_words_and_pictures():
 def test_the_cost_of_a_step_is_said():
     """In words only what repeats: FLOPs. Times stand in the table alone, with the range of their turns."""
     text = render(example())
-    assert "One training step with Learned (lopt) takes 1.40 times the FLOPs of one with Adam" in text
+    assert "One training step with Learned (lopt) takes 1.40 times the FLOPs of one with\nAdam" in text
     assert "times the time of one with Adam" not in text
     assert "ms per step" not in text
     # The turns of the task with the floor 30 range from 0.3 below to 0.6 above.

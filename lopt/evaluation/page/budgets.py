@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Mapping
+from html import escape
 
 from lopt.evaluation.page.cells import (
     Column,
@@ -10,6 +11,7 @@ from lopt.evaluation.page.cells import (
     best_value,
     column_head,
     data_cell,
+    learned_label,
     measure_cell,
     quantity,
     significant,
@@ -26,7 +28,44 @@ TARGETS = (
 )
 
 
-def trials_tables(content: Content, styles: Styles) -> str:
+def trials_section(content: Content, styles: Styles) -> str:
+    """Words, picture and tables of the tuning trials; "" where there are none."""
+    tables = _trials_tables(content, styles)
+    if not tables:
+        return ""
+    needs = " ".join(f"<b>{PARTS[part]}</b>: {_needs(x, content)}." for part, x in content["trials"].items())
+    return f"""<p>How good a baseline is after k trials: the expected best of k drawn at random from its grid,
+exactly, as a ratio to tuned Adam, geometric mean over the tasks. {learned_label(content)} has nothing to tune.</p>
+<p>Trials that a baseline needs to reach it: {needs}</p>
+{_picture("trials.png", "Loss over that of tuned Adam, by number of tuning trials", content["pictures"])}{tables}
+<p class="note">Trials are chosen and measured on the tuning seeds alike, which favours the baselines;
+{learned_label(content)} is measured on the evaluation seeds.</p>"""
+
+
+def _needs(part: Content, content: Content) -> str:
+    """The baselines that get to the learned ratio, with the trials that they need, and how many do not get there."""
+    labels = {name: escape(row["label"]) for name, row in content.get("optimizers", {}).items()}
+    needed = sorted((k, labels.get(name, name)) for name, k in part["needed"].items() if k is not None)
+    missing = len(part["needed"]) - len(needed)
+    texts = [f"{label} {k}" for k, label in needed]
+    texts += [f"{missing} of {len(part['needed'])} baselines more than they have"] if missing else []
+    return ", ".join(texts)
+
+
+def targets_section(content: Content, styles: Styles) -> str:
+    """Words, picture and table of the times to a target; "" where there are none."""
+    table = _targets_table(content, styles)
+    if not table:
+        return ""
+    return f"""<p>The target on each task is the validation loss that AdamW, tuned for it, has at the end. The score
+is AlgoPerf's for self-tuning rules: the mean height of the profile, which is the share of tasks on which an
+optimizer is at the target within so many times the fastest's time, from 1 to 4 times. 1 is the fastest everywhere.
+Validation losses are measured every 5&nbsp;% of a training, so that is the resolution; seconds are steps times the time
+of a step over Adam's.</p>
+{_picture("targets.png", "Share of tasks at the target, over time", content["pictures"])}{table}"""
+
+
+def _trials_tables(content: Content, styles: Styles) -> str:
     """A table for training and one for validation: the ratio after some numbers of trials, and how many are needed."""
     return "".join(
         f"<h3>{PARTS[key][:1].upper()}{PARTS[key][1:]}</h3>{_trials_table(part, content, styles)}"
@@ -58,7 +97,7 @@ def _needed_cell(name: str, part: Content) -> str:
     return data_cell(float("inf"), f"more than {most}") if needed is None else data_cell(float(needed), str(needed))
 
 
-def targets_table(content: Content, styles: Styles) -> str:
+def _targets_table(content: Content, styles: Styles) -> str:
     """The self-tuning scores of all optimizers; "" where there are none."""
     rows = content.get("targets", {}).get("rows", [])
     if not rows:
@@ -74,7 +113,7 @@ def targets_table(content: Content, styles: Styles) -> str:
     return sortable_table("Time to the target", heads, ["".join(lines)])
 
 
-def picture(name: str, words: str, pictures: Mapping[str, bytes]) -> str:
+def _picture(name: str, words: str, pictures: Mapping[str, bytes]) -> str:
     """A picture within the page; "" where it is not there."""
     if name not in pictures:
         return ""

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from lopt.evaluation.page.budgets import PARTS, picture, targets_table, trials_tables
-from lopt.evaluation.page.cells import Cell, Content, Styles, quantity, significant
+from lopt.evaluation.page.budgets import targets_section, trials_section
+from lopt.evaluation.page.cells import Cell, Content, Styles, learned_label, quantity, significant
 from lopt.evaluation.page.deciding import deciding_tables
 from lopt.evaluation.page.drawing import drawn, line_styles
 from lopt.evaluation.page.intervals import aggregate_table
@@ -73,11 +73,6 @@ def _header(content: Content) -> str:
     )
 
 
-def _label(content: Content) -> str:
-    """What people call the learned optimizer."""
-    return escape(content.get("optimizers", {}).get("learned", {}).get("label", "the learned optimizer"))
-
-
 def _deciding(content: Content, styles: Styles) -> str:
     tables = deciding_tables(content, styles)
     if not tables:
@@ -85,41 +80,6 @@ def _deciding(content: Content, styles: Styles) -> str:
     return f"""<p>Below 1 is better than tuned Adam. On each task, the median over the seeds of the ratio of a run to
 the reference on the same seed, between 0.1 and 10; over the tasks, the geometric mean. A diverged run counts as 10.</p>
 {tables}"""
-
-
-def _trials(content: Content, styles: Styles) -> str:
-    tables = trials_tables(content, styles)
-    if not tables:
-        return ""
-    needs = " ".join(f"<b>{PARTS[part]}</b>: {_needs(x, content)}." for part, x in content["trials"].items())
-    return f"""<p>How good a baseline is after k trials: the expected best of k drawn at random from its grid,
-exactly, as a ratio to tuned Adam, geometric mean over the tasks. {_label(content)} has nothing to tune.</p>
-<p>Trials that a baseline needs to reach it: {needs}</p>
-{picture("trials.png", "Loss over that of tuned Adam, by number of tuning trials", content["pictures"])}{tables}
-<p class="note">Trials are chosen and measured on the tuning seeds alike, which favours the baselines; {_label(content)}
-is measured on the evaluation seeds.</p>"""
-
-
-def _needs(part: Content, content: Content) -> str:
-    """The baselines that get to the learned ratio, with the trials that they need, and how many do not get there."""
-    labels = {name: escape(row["label"]) for name, row in content.get("optimizers", {}).items()}
-    needed = sorted((k, labels.get(name, name)) for name, k in part["needed"].items() if k is not None)
-    missing = len(part["needed"]) - len(needed)
-    texts = [f"{label} {k}" for k, label in needed]
-    texts += [f"{missing} of {len(part['needed'])} baselines more than they have"] if missing else []
-    return ", ".join(texts)
-
-
-def _targets(content: Content, styles: Styles) -> str:
-    table = targets_table(content, styles)
-    if not table:
-        return ""
-    return f"""<p>The target on each task is the validation loss that AdamW, tuned for it, has at the end. The score
-is AlgoPerf's for self-tuning rules: the mean height of the profile, which is the share of tasks on which an
-optimizer is at the target within so many times the fastest's time, from 1 to 4 times. 1 is the fastest everywhere.
-Validation losses are measured every 5&nbsp;% of a training, so that is the resolution; seconds are steps times the time
-of a step over Adam's.</p>
-{picture("targets.png", "Share of tasks at the target, over time", content["pictures"])}{table}"""
 
 
 def _overall(content: Content, styles: Styles) -> str:
@@ -135,7 +95,9 @@ def _overall(content: Content, styles: Styles) -> str:
     note = "".join(f'\n<p class="note">{text}</p>' for text in notes if text)
     better = ""
     if any(row.get("improvement") is not None for row in rows):
-        better = f"\nP(improvement) is how often a run of {_label(content)} scores higher than a run of the other."
+        better = (
+            f"\nP(improvement) is how often a run of {learned_label(content)} scores higher than a run of the other."
+        )
     return f"""<p>The score of a run is the final loss of tuned constant Adam on its task, divided by the run's own:
 1 is tuned Adam, above 1 is better, and a diverged run scores 0.
 IQM is the mean of the middle half of the scores of all runs on all tasks: a task that fails can be among those left
@@ -215,8 +177,8 @@ def _cost(content: Content, styles: Styles) -> str:
         return ""
     sentence = ""
     if flops:
-        sentence = f"""<p>One training step with {_label(content)} takes {_times(*flops)} the FLOPs of one with Adam.
-The curves over FLOPs and over seconds take the cost of a step into account.</p>"""
+        sentence = f"""<p>One training step with {learned_label(content)} takes {_times(*flops)} the FLOPs of one with
+Adam. The curves over FLOPs and over seconds take the cost of a step into account.</p>"""
     return f"""{sentence}{table}
 <p class="note">Cost of a whole training step, gradient included: median over tasks, and the range in brackets. FLOPs
 are counted by the compiler. For times, each optimizer takes turns with Adam, so that what else the machine does meets
@@ -269,8 +231,8 @@ SECTIONS = {
     "curves": ("Training curves", _curves),
     "results": ("Results by task", _results),
     "profiles": ("Performance profiles", _profiles),
-    "trials": ("Tuning trials that it replaces", _trials),
-    "targets": ("Time to a target", _targets),
+    "trials": ("Tuning trials that it replaces", trials_section),
+    "targets": ("Time to a target", targets_section),
     "cost": ("Cost of a step", _cost),
     "sweeps": ("Beyond the training distribution", _sweeps),
     "tuning": ("What was tuned, and how", _tuning),
