@@ -29,8 +29,10 @@ from lopt.evaluation.baselines import BASELINES, DEFAULT
 from lopt.evaluation.evaluate import evaluate
 from lopt.evaluation.folder import track_results
 from lopt.evaluation.protocol import MIN_HORIZON
+from lopt.evaluation.request import PROTOCOL
+from lopt.evaluation.sweeps import axes
+from lopt.evaluation.untuned import POOL
 from lopt.names import InputError
-from lopt.pool import sweep_axes
 from lopt.tracking import WANDB_MODES, check_mode
 from lopt.trained.pretrained import Pretrained, load_pretrained
 
@@ -48,9 +50,15 @@ _TASKS = flags.DEFINE_string(
 _BASELINES = flags.DEFINE_string(
     "baselines", DEFAULT, f"comma list of {', '.join(BASELINES)}; or all. Adam at a constant rate is always there"
 )
+_PROTOCOL = flags.DEFINE_string(
+    "protocol",
+    PROTOCOL,
+    "tuned: baselines at their best settings on each task; both: also at one setting for all tasks, "
+    f"chosen on {POOL}, or on others: both:TASKS",
+)
 _LEARNED = flags.DEFINE_string("learned", "", "comma list of other learned optimizers, as for --checkpoint")
 _SWEEP = flags.DEFINE_string(
-    "sweep", "", f"comma list of axes along which every task is varied too: horizon, {', '.join(sweep_axes())}"
+    "sweep", "", f"comma list of axes along which every task is varied too: {', '.join(axes())}"
 )
 _HORIZON = flags.DEFINE_integer(
     "horizon", None, f"steps of a training, at least {MIN_HORIZON}; default: the longest of the meta-training"
@@ -94,6 +102,7 @@ def main(argv: list[str]) -> int:
         seed=_SEED.value,
         split=_SPLIT.value,
         baselines=_BASELINES.value,
+        protocol=_PROTOCOL.value,
         learned=_LEARNED.value,
         sweep=_SWEEP.value,
         cache=_CACHE.value,

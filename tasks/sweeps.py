@@ -13,7 +13,8 @@ from .augmentations.augmented import Augmented
 from .families import FAMILIES, parse_family
 
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
-DEPTHS = (1, 2, 3, 4)
+WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+DEPTHS = (1, 2, 3, 4, 8)
 
 
 def variants(family: TaskFamily, axis: str, *, data_dir: str | None = None) -> dict[str, TaskFamily]:
@@ -33,7 +34,9 @@ def variants(family: TaskFamily, axis: str, *, data_dir: str | None = None) -> d
     return AXES[axis](family, data_dir)
 
 
-def _scaled(setting: tuple[str, ...], minimum: float) -> Callable[[Any, str | None], dict[str, TaskFamily]]:
+def _scaled(
+    setting: tuple[str, ...], minimum: float, factors: tuple[float, ...] = FACTORS
+) -> Callable[[Any, str | None], dict[str, TaskFamily]]:
     """Multiples of the first of these settings that the family has; whole numbers stay whole."""
 
     def scale(value: Any, factor: float) -> Any:
@@ -45,7 +48,7 @@ def _scaled(setting: tuple[str, ...], minimum: float) -> Callable[[Any, str | No
         del data_dir
         name = _setting_of(family, setting)
         value = getattr(family, name)
-        return {f"{factor:g} x": dataclasses.replace(family, **{name: scale(value, factor)}) for factor in FACTORS}
+        return {f"{factor:g} x": dataclasses.replace(family, **{name: scale(value, factor)}) for factor in factors}
 
     return along
 
@@ -81,7 +84,7 @@ def _setting_of(family: Any, names: tuple[str, ...]) -> str:
 
 
 AXES: dict[str, Callable[[Any, str | None], dict[str, TaskFamily]]] = {
-    "width": _scaled(("hidden_sizes", "widths", "width"), 1),
+    "width": _scaled(("hidden_sizes", "widths", "width"), 1, WIDTHS),
     "depth": _depths,
     "batch_size": _scaled(("batch_size",), 1),
     "init_scale": _scaled(("init_scale", "init_scales"), 0.0),

@@ -11,6 +11,7 @@ import numpy as np
 
 from lopt.evaluation.baselines import BASELINES, RATE, REFERENCE, Baseline, in_words
 from lopt.evaluation.cache import arrays_sha
+from lopt.evaluation.deciding import UNTUNED
 from lopt.evaluation.runs import Learned, Rule
 from lopt.evaluation.scores import DEFAULT_RATE
 from lopt.names import InputError
@@ -19,7 +20,7 @@ from lopt.trained.pretrained import Pretrained, load_pretrained
 from lopt.trees import describe_leaves, differences
 from lopt.types import LearnedOptimizer, PyTree, Theta
 
-RESERVED = ("learned", "untrained", "adam_default", *BASELINES)  # names of entries
+RESERVED = ("learned", "untrained", "adam_default", *BASELINES, *(name + UNTUNED for name in BASELINES))  # of entries
 
 
 class Contestant(NamedTuple):
@@ -117,6 +118,16 @@ def tuned_baseline(baseline: Baseline) -> Contestant:
     trials = baseline.trials
     rates, settings = tuple(trial[RATE] for trial in trials), tuple(map(in_words, trials))
     return Contestant(baseline.name, baseline.label, baseline.kind, baseline, baseline.hypers, rates, settings)
+
+
+def one_setting(baseline: Baseline, index: int) -> Contestant:
+    """A baseline at one of its trials, for all tasks; it shares the program of the tuned one."""
+    trial = baseline.trials[index]
+    words = ", ".join(x for x in (f"lr {trial[RATE]:.2g}", in_words(trial)) if x)
+    hypers = jax.tree.map(lambda x: np.full_like(x, x[index]), baseline.hypers)
+    label = f"{baseline.label} (always {words})"
+    name, kind, settings = baseline.name + UNTUNED, baseline.kind, (in_words(trial),)
+    return Contestant(name, label, kind, baseline, hypers, (trial[RATE],), settings)
 
 
 def _identity(pretrained: Pretrained) -> tuple[LearnedOptimizer, str]:

@@ -34,10 +34,10 @@ def references(entries: Mapping[str, Entry], protocol: str = "tuned") -> Losses 
 
 
 def ratios_of(result: TaskResult, protocol: str = "tuned") -> dict[str, Ratios]:
-    """The ratios of every entry of a protocol; {} where there is no reference, or a loss is not above 0."""
+    """The ratios of every entry of a protocol; {} where there is no reference, or a loss is below 0."""
     reference = references(result.entries, protocol)
     losses = {name: _own_losses(entry) for name, entry in result.entries.items() if belongs(name, entry, protocol)}
-    if reference is None or any((part <= 0).any() for own in (reference, *losses.values()) for part in own):
+    if reference is None or any((part < 0).any() for own in (reference, *losses.values()) for part in own):
         return {}
     return {name: task_ratios(own, reference) for name, own in losses.items()}
 

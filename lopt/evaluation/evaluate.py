@@ -1,36 +1,38 @@
 """The front door: one call compares a trained optimizer with tuned baselines. `meta_eval.py` is its command."""
 
-import datetime
 import functools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
-from lopt.distributed import PairLayout
 from lopt.evaluation.affordable import check_affordable
 from lopt.evaluation.baselines import DEFAULT, Baseline, parse_baselines
 from lopt.evaluation.cache import EvaluationCache
-from lopt.evaluation.contestants import as_pretrained, contestants
+from lopt.evaluation.contestants import Contestant, as_pretrained
 from lopt.evaluation.folder import check_folder, keep_so_far
 from lopt.evaluation.plan import make_plan
 from lopt.evaluation.protocol import Evaluation
 from lopt.evaluation.report import Report
+from lopt.evaluation.request import (
+    PROTOCOL,
+    Request,
+    read_horizon,
+    read_layout,
+    read_protocol,
+    read_stops,
+    read_tasks,
+)
 from lopt.evaluation.results import TaskResult
 from lopt.evaluation.runs import forget_programs
 from lopt.evaluation.scores import score_task
 from lopt.evaluation.summary import summarize
-from lopt.evaluation.sweeps import Point, horizon_points, run_sweep
+from lopt.evaluation.sweeps import run_sweep
+from lopt.evaluation.untuned import untuned_contestants
 from lopt.extras import need
-from lopt.names import InputError, check_known, split_list
-from lopt.own import foreign
-from lopt.pool import read_mixture, sweep_axes, task_variants
-from lopt.trained.pretrained import Pretrained, beyond_horizon
-from lopt.types import TaskFamily, TaskMixture
-from lopt.version import versions
+from lopt.names import split_list
+from lopt.trained.pretrained import beyond_horizon
+from lopt.types import Data, TaskFamily, TaskMixture
 
 _SAY = functools.partial(print, flush=True)
 
@@ -44,6 +46,7 @@ def evaluate(
     seed: int = 0,
     split: str = "valid",
     baselines: str | Iterable[str | Baseline] = DEFAULT,
+    protocol: str = PROTOCOL,
     learned: str | Iterable[Any] = (),
     sweep: str | Iterable[str] = (),
     cache: str | os.PathLike | None = None,
@@ -66,8 +69,10 @@ def evaluate(
       seed: decides everything random.
       split: `valid` or `test`, the split that trained parameters are judged on.
       baselines: a comma list of names, `all`, or names and `Baseline`s. Adam at a constant rate is always there.
+      protocol: `tuned`, each baseline at the best of its settings on each task; or `both`, which also has each at one
+        setting for all tasks, the best on `pool_valid`; `both:TASKS` chooses it on other tasks.
       learned: other learned optimizers to compare with: a comma list, or items as for `trained`.
-      sweep: axes along which every task is varied too: `horizon` and those of `lopt.pool.sweep_axes`.
+      sweep: axes along which every task is varied too: those of `sweeps.axes`.
       cache: folder that runs are kept in and reused from; None for none.
       devices: number of devices that share the runs; None for all.
       data_dir: folder of the data sets; None for the default.
@@ -86,66 +91,82 @@ def evaluate(
     need("lopt.evaluate", "scipy")
     say = say or (lambda line: None)
     pretrained = as_pretrained(trained)
-    others = [as_pretrained(other) for other in (split_list(learned) if isinstance(learned, str) else learned)]
     evaluation = Evaluation(
-        _horizon(pretrained, horizon),
+        read_horizon(pretrained, horizon),
         num_seeds,
         seed,
         split=split,
         baselines=parse_baselines(baselines),
-        layout=_layout(devices),
+        layout=read_layout(devices),
         cache=EvaluationCache(Path(cache)) if cache else None,
     )
-    families = read_mixture(_tasks(trained, pretrained, tasks), data_dir).families
+    families = read_tasks(trained, pretrained, tasks, data_dir)
     axes = split_list(sweep) if isinstance(sweep, str) else list(sweep)
-    stops = _stops(axes, evaluation, families, data_dir)
-    taking_part = contestants(pretrained, evaluation.baselines, others)
-    configuration = _configuration(pretrained, families, evaluation, others, axes)
-    points = [evaluation for stop in stops.values() for evaluation, _ in stop.values()]
-    folders = [Path(folder) for folder in (out, cache) if folder]
-    check_affordable(evaluation, taking_part, len(families), points, folders)
+    request = Request(
+        pretrained,
+        [as_pretrained(other) for other in (split_list(learned) if isinstance(learned, str) else learned)],
+        evaluation,
+        families,
+        read_protocol(protocol, families, data_dir),
+        axes,
+        read_stops(axes, evaluation, families, data_dir),
+    )
+    data, pool_data = _checked_data(request, [Path(folder) for folder in (out, cache) if folder])
+    if out is not None:
+        check_folder(Path(out), request.configuration(), overwrite=overwrite)  # last, as it makes the folder
+    return _run(request, data, pool_data, out, say, dict(about or {}))
+
+
+def _checked_data(
+    request: Request, folders: Sequence[Path]
+) -> tuple[Mapping[TaskFamily, Data], Mapping[TaskFamily, Data]]:
+    """The data of the tasks and of the pool. Raises InputError where the evaluation cannot be done."""
+    evaluation = request.evaluation
+    # The pool keeps no runs of learned optimizers, so this is a little more than it takes.
+    num_tasks = len(request.families) + len(request.pool)
+    check_affordable(evaluation, request.contestants, num_tasks, request.points, folders)
     if evaluation.cache is not None:
         evaluation.cache.check()
-    data = {family: jax.tree.map(jnp.asarray, family.load()) for family in families}
-    for family in families:
-        evaluation.check_split(family, data[family])
-    if out is not None:
-        check_folder(Path(out), configuration, overwrite=overwrite)  # last, as it makes the folder
+    return request.load()
 
-    warnings = [text for each in (pretrained, *others) if (text := beyond_horizon(each, evaluation.horizon))]
+
+def _run(
+    request: Request,
+    data: Mapping[TaskFamily, Data],
+    pool_data: Mapping[TaskFamily, Data],
+    out: str | os.PathLike | None,
+    say: Callable[[str], None],
+    about: Mapping[str, Any],
+) -> Report:
+    """Makes all runs, and says what they show."""
+    horizon = request.evaluation.horizon
+    warnings = [text for each in (request.pretrained, *request.others) if (text := beyond_horizon(each, horizon))]
     for warning in warnings:
         say(f"warning: {warning}")
-    plan = make_plan(evaluation, taking_part, data)
+    taking_part = [*request.contestants, *_untuned(request, pool_data, say)]
+    plan = make_plan(request.evaluation, taking_part, data)
     say(plan.describe())
-    if stops:
-        say(f"and {sum(map(len, stops.values()))} points of sweeps, each about as long as a task")
+    if request.stops:
+        say(f"and {sum(map(len, request.stops.values()))} points of sweeps, each about as long as a task")
     results = plan.run(say, warnings, _keeper(out, say))
     scores = {name: score_task(result) for name, result in results.items()}
-    sweeps = [run_sweep(axis, family.name, stop, taking_part, say) for (axis, family), stop in stops.items()]
-    origin = _origin(pretrained, configuration, evaluation.layout) | dict(about or {})
-    return Report(results, scores, summarize(results, scores, origin, sweeps), configuration)
+    sweeps = [
+        run_sweep(axis, family.name, stop, request.contestants, say) for (axis, family), stop in request.stops.items()
+    ]
+    content = summarize(results, scores, request.origin() | dict(about), sweeps)
+    return Report(results, scores, content, request.configuration())
 
 
-def _horizon(pretrained: Pretrained, horizon: int | None) -> int:
-    if horizon is None and "horizon" not in pretrained.card:
-        raise InputError(f"{pretrained.name} does not say how long it was trained for: give a horizon")
-    return pretrained.card["horizon"][1] if horizon is None else horizon
-
-
-def _tasks(trained: Any, pretrained: Pretrained, given: Any) -> Any:
-    """The tasks that were given, or those that a run has at hand, or those that the card names."""
-    given = getattr(trained, "tasks", None) if given is None else given
-    if given is not None:
-        return given
-    tasks = pretrained.card.get("tasks")
-    if tasks is None:
-        raise InputError(f"{pretrained.path} does not say what it was trained on: give tasks, or --tasks")
-    if foreign.names_code(tasks):
-        raise InputError(
-            f"{pretrained.name} was trained on {tasks}, which is not all part of lopt, and no code is run because "
-            "a file names it: give the tasks yourself, as objects or --tasks=FILE.py:CLASS"
-        )
-    return tasks
+def _untuned(request: Request, data: Mapping[TaskFamily, Data], say: Callable[[str], None]) -> list[Contestant]:
+    """The baselines at the setting that is best on the pool; none where that was not asked for."""
+    if not data:
+        return []
+    plan = make_plan(request.evaluation, request.tuned, data)
+    say(f"to choose one setting per baseline: {plan.describe()}")
+    found = untuned_contestants(request.evaluation.baselines, plan.run(say, keep=lambda results: forget_programs()))
+    for contestant in found:
+        say(f"  {contestant.label}")
+    return found
 
 
 def _keeper(out: str | os.PathLike | None, say: Callable[[str], None]) -> Callable[[Mapping[str, TaskResult]], None]:
@@ -160,63 +181,3 @@ def _keeper(out: str | os.PathLike | None, say: Callable[[str], None]) -> Callab
                 say(f"warning: the runs so far cannot be kept: {error}")
 
     return keep
-
-
-def _layout(devices: int | None) -> PairLayout:
-    available = jax.device_count()
-    devices = available if devices is None else devices
-    if not 1 <= devices <= available:
-        raise InputError(f"{devices} devices asked for, {available} there")
-    return PairLayout(devices, sequential=jax.default_backend() == "cpu")
-
-
-def _stops(
-    axes: Iterable[str], evaluation: Evaluation, families: Iterable[TaskFamily], data_dir: str | None
-) -> dict[tuple[str, TaskFamily], dict[str, Point]]:
-    """Where the sweep of each task along each axis stops."""
-    stops = {}
-    for axis in axes:
-        check_known("axis of a sweep", axis, ["horizon", *sweep_axes()])
-        for family in families:
-            if axis == "horizon":
-                stops[axis, family] = horizon_points(evaluation, family)
-            else:
-                found = task_variants(family, axis, data_dir)
-                stops[axis, family] = {label: (evaluation, variant) for label, variant in found.items()}
-    return stops
-
-
-def _configuration(
-    pretrained: Pretrained,
-    families: Iterable[TaskFamily],
-    evaluation: Evaluation,
-    others: Iterable[Pretrained],
-    axes: list[str],
-) -> dict[str, Any]:
-    """Everything that decides the numbers, as plain values: results with an equal one may be replaced."""
-    return {
-        "optimizer": str(pretrained.optimizer),
-        "theta_sha256": pretrained.card["theta_sha256"],
-        "tasks": [family.name for family in families],
-        "horizon": evaluation.horizon,
-        "num_seeds": evaluation.num_seeds,
-        "seed": evaluation.seed,
-        "split": evaluation.split,
-        "baselines": {baseline.name: baseline.rates for baseline in evaluation.baselines},
-        "learned": {other.name: other.card["theta_sha256"] for other in others},
-        "sweep": axes,
-    }
-
-
-def _origin(pretrained: Pretrained, configuration: Mapping[str, Any], layout: PairLayout) -> dict[str, Any]:
-    """Where the numbers come from, for the report."""
-    return {
-        "title": f"{pretrained.name} after {configuration['horizon']:,} steps",
-        "optimizer": configuration["optimizer"],
-        "checkpoint": str(pretrained.path),
-        "theta_sha256": configuration["theta_sha256"],
-        "created": datetime.date.today().isoformat(),
-        "versions": versions(),
-        "hardware": f"{layout.num_devices} x {jax.devices()[0].device_kind}",
-        "setting": {name: configuration[name] for name in ("horizon", "num_seeds", "seed", "split")},
-    }

@@ -17,12 +17,14 @@ from lopt.evaluation.results import Curves, TaskResult, entry_arrays, entry_of, 
 from lopt.files import check_writable, write_atomic
 from lopt.names import InputError
 
-CURVES, SCORES, SUMMARY, PICTURE, AGGREGATE, REPORT = FILES = (
+CURVES, SCORES, SUMMARY, PICTURE, AGGREGATE, TRIALS, TARGETS, REPORT = FILES = (
     "curves.npz",
     "scores.csv",
     "summary.json",
     "curves.png",
     "aggregate.png",
+    "trials.png",
+    "targets.png",
     "report.html",
 )
 SO_FAR = "curves.so_far.npz"
@@ -91,7 +93,7 @@ def write_results(
 
     summary = json.dumps({"configuration": configuration, **content}, indent=1, allow_nan=False) + "\n"
     files = {CURVES: pack_results(results), SCORES: text.getvalue(), SUMMARY: summary, **pictures}
-    files[REPORT] = render(dict(content))
+    files[REPORT] = render(dict(content), pictures)
     failed: dict[str, OSError] = {}
     for name, data in files.items():
         try:

@@ -8,8 +8,9 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lopt.evaluation.budget_plots import draw_targets, draw_trials
 from lopt.evaluation.curve_plots import draw
-from lopt.evaluation.folder import AGGREGATE, PICTURE, check_folder, write_results
+from lopt.evaluation.folder import AGGREGATE, PICTURE, TARGETS, TRIALS, check_folder, write_results
 from lopt.evaluation.results import TaskResult
 from lopt.evaluation.score_plots import draw_aggregate, draw_sweep
 from lopt.evaluation.scores import TaskScores
@@ -87,6 +88,9 @@ class Report:
         pictures = {PICTURE: to_png(self.plot())}
         if self.summary["aggregate"]:
             pictures[AGGREGATE] = to_png(draw_aggregate(self.summary))
+        for name, key, draw_it in ((TRIALS, "trials", draw_trials), (TARGETS, "targets", draw_targets)):
+            if self.summary[key]:
+                pictures[name] = to_png(draw_it(self.summary[key], self.summary["optimizers"]))
         for i, sweep in enumerate(self.summary["sweeps"]):
             pictures[f"sweep_{i}_{sweep['axis']}.png"] = to_png(draw_sweep(sweep, self.summary["optimizers"]))
         return pictures

@@ -96,7 +96,7 @@ def scale_by_soap(
         bases = jax.lax.cond(
             count % frequency == 0, lambda: _next_bases(count, covariances, state.bases), lambda: state.bases
         )
-        count = optax.safe_increment(count)
+        count = jnp.asarray(optax.safe_increment(count))
         return tree.unflatten(corrected), SoapState(count, tree.unflatten(ms), tree.unflatten(vs), covariances, bases)
 
     return optax.GradientTransformation(init, update)

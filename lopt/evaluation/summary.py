@@ -18,6 +18,8 @@ from lopt.evaluation.deciding import PROTOCOLS, over_tasks, sentence
 from lopt.evaluation.measures import LONG, moving_average, valid_steps
 from lopt.evaluation.results import Entry, TaskResult
 from lopt.evaluation.scores import TaskScores
+from lopt.evaluation.targets import to_targets
+from lopt.evaluation.trials import over_trials
 
 Results = Mapping[str, TaskResult]  # by the task's name
 Scores = Mapping[str, TaskScores]
@@ -52,6 +54,8 @@ def summarize(
             "deciding": deciding,
             "aggregate": aggregate,
             "profiles": _profiles(scores),
+            "trials": over_trials(results),
+            "targets": _targets(results, scores),
             "sweeps": list(sweeps),
             "failures": _failures(results, scores),
         }
@@ -158,6 +162,11 @@ def _score_tables(scores: Scores) -> dict[str, list[np.ndarray]]:
 def _profiles(scores: Scores) -> dict[str, list[float]]:
     found = {name: profile(table, THRESHOLDS).tolist() for name, table in _score_tables(scores).items()}
     return {"threshold": THRESHOLDS.tolist(), **found}
+
+
+def _targets(results: Results, scores: Scores) -> dict[str, Any]:
+    step_times = {task: {name: row.step_time for name, row in found.rows.items()} for task, found in scores.items()}
+    return to_targets(results, step_times, valid_steps(next(iter(results.values())).horizon))
 
 
 def _failures(results: Results, scores: Scores) -> list[str]:

@@ -73,7 +73,8 @@ def deciding_table(
     for protocol, rows in deciding.items():
         if not rows:
             continue
-        lines.append(f"loss at the end / {protocol} Adam's, geometric mean of {rows[0]['num_tasks']} tasks")
+        number = rows[0]["num_tasks"]
+        lines.append(f"loss at the end / {protocol} Adam's, geometric mean over {number} task{'s' * (number > 1)}")
         width = max(len(optimizers[row["optimizer"]]["label"]) for row in rows) + 2
         heads = (f"{part} {what}" for part in ("train", "valid") for what in ("ratio", "worst", "below 1"))
         lines.append("  " + " " * width + "".join(f"{head:>15}" for head in heads))

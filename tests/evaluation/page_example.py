@@ -13,6 +13,8 @@ NAMES = {  # label, kind, the loss that it approaches, steps to get there, milli
     "adam_cosine": ("Adam, cosine", "scheduled", 0.012, 220, 1.02, 1.0),
     "muon": ("Muon", "constant", 0.03, 110, 1.4, 2.5),
 }
+# Ratios after 1, 2, ... trials; Muon has two.
+TRIALS = {"adam": [2 * 0.9**k for k in range(15)], "adam_cosine": [1.5 * 0.9**k for k in range(15)], "muon": [3.0, 2.0]}
 TASKS = {"image_mlp/digits": 1.0, "text_rnn/<b>&</script>": 3.0, "quadratic:dimension=100": 30.0}
 
 
@@ -132,6 +134,17 @@ def example() -> dict[str, Any]:
         "profiles": {
             "threshold": thresholds,
             **{name: [1 / (1 + (x / max(aggregate(name)["iqm"], 1e-9)) ** 6) for x in thresholds] for name in NAMES},
+        },
+        "trials": {
+            "train": {"learned": 1.5, "curves": TRIALS, "needed": {"adam": 3, "adam_cosine": 1, "muon": None}},
+            "valid": {"learned": 0.5, "curves": TRIALS, "needed": dict.fromkeys(TRIALS)},
+        },
+        "targets": {
+            "rows": [
+                {"optimizer": name, "steps": 0.9 - 0.1 * i, "seconds": 0.5, "reached": 3 - i % 2, "num_tasks": 3}
+                for i, name in enumerate(NAMES)
+            ],
+            "ratios": {name: {"steps": [1.0, 2.0, "inf"], "seconds": [1.0, 4.0, "inf"]} for name in NAMES},
         },
         "sweeps": [
             {

@@ -50,11 +50,19 @@ def test_a_run_that_diverged_counts_as_ten():
 
 
 @pytest.mark.parametrize(
-    "changes", [{"adam_cosine": None}, {"learned": untuned("learned", runs([0, 1], [1, 1]), "learned")}]
+    "changes", [{"adam_cosine": None}, {"learned": untuned("learned", runs([-1, 1], [1, 1]), "learned")}]
 )
-def test_no_reference_or_a_loss_of_zero_have_no_ratios(changes):
+def test_no_reference_or_a_loss_below_zero_have_no_ratios(changes):
     entries = {name: entry for name, entry in (TASK.entries | changes).items() if entry is not None}
     assert ratios_of(TASK._replace(entries=entries)) == {}
+
+
+def test_a_loss_of_zero_counts_as_a_tenth_and_leaves_the_others_alone():
+    """Small data sets are fitted exactly."""
+    exact = untuned("Muon", runs([0, 0], [3, 3]), "learned")
+    found = ratios_of(TASK._replace(entries=TASK.entries | {"exact": exact}))
+    assert found["exact"].train == pytest.approx(0.1)
+    assert {name: x for name, x in found.items() if name != "exact"} == ratios_of(TASK)
 
 
 def test_one_setting_for_all_tasks_is_another_comparison():

@@ -99,6 +99,8 @@ def untrainable(monkeypatch):
         ({"num_seeds": 10**9}, r"training steps need about .* GB of memory and at least .* days; this machine has"),
         ({"baselines": [dataclasses.replace(ADAM, rates=(0.1, float("inf")))]}, "finite and above 0"),
         ({"sweep": "widht"}, "unknown axis of a sweep 'widht'"),
+        ({"protocol": "untuned"}, "unknown protocol 'untuned'"),
+        ({"protocol": "both:qaudratic"}, "Did you mean 'quadratic'"),
         ({"devices": 0}, "0 devices asked for, 2 there"),
         ({"devices": 3}, "3 devices asked for, 2 there"),
         ({"out": "taken"}, "holds another evaluation"),
@@ -127,7 +129,8 @@ def test_the_report_holds_prints_and_draws_everything(report, tmp_path):
     assert page.count("data:image/png;base64,iVBOR") == 1
 
     files = report.write(tmp_path / "out")
-    assert sorted(files) == sorted(FILES) == sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert set(files) == {*FILES} - {"trials.png", "targets.png"}  # neither a cosine nor AdamW takes part
+    assert sorted(files) == sorted(path.name for path in (tmp_path / "out").iterdir())
     again = load_results(tmp_path / "out" / "curves.npz")["quadratic"].entries["adam"]
     np.testing.assert_array_equal(again.tuning.loss, report.results["quadratic"].entries["adam"].tuning.loss)
     configuration = json.loads((tmp_path / "out" / "summary.json").read_text())["configuration"]
@@ -135,6 +138,21 @@ def test_the_report_holds_prints_and_draws_everything(report, tmp_path):
     report.write(tmp_path / "out")  # the same evaluation may be replaced
     with pytest.raises(InputError, match="other horizon"):
         evaluate(pair(), [Bowl(), Quadratic()], **{**SMALL, "horizon": 30}, out=tmp_path / "out")
+
+
+def test_both_protocols_in_one_evaluation():
+    """The setting that is best on another task takes part, by the runs of the tuned baseline's program."""
+    said = []
+    settings = {**SMALL, "num_seeds": 1, "say": said.append, "protocol": "both:least_squares"}
+    found = evaluate(pair(), Bowl(), **settings)
+    tuned, once = (found.results["bowl"].entries[name] for name in ("adam", "adam_untuned"))
+    assert once.rates[0] in tuned.rates
+    assert not once.tuned
+    if once.rates[0] == tuned.rates[tuned.best["final_loss"]]:
+        np.testing.assert_array_equal(once.chosen["final_loss"].loss, tuned.chosen["final_loss"].loss)
+    assert f"  Adam (always lr {once.rates[0]:.2g})" in said
+    assert said[0].startswith("to choose one setting per baseline: tasks: 1; optimizers: 1; ")
+    assert found.configuration["untuned_on"] == found.summary["setting"]["untuned_on"] == ["least_squares"]
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)

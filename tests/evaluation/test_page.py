@@ -32,7 +32,7 @@ class Page(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         values = dict(attributes)
-        if tag not in ("meta", "link", "input"):
+        if tag not in ("meta", "link", "input", "img"):
             self.open.append(tag)
         self.addresses += [value for key, value in attributes if key in ("src", "href", "action", "data", "poster")]
         self.ids += [values["id"]] if "id" in values else []
@@ -86,6 +86,8 @@ def test_the_page_stands_alone():
         "curves",
         "results",
         "profiles",
+        "trials",
+        "targets",
         "cost",
         "sweeps",
         "tuning",
@@ -140,11 +142,28 @@ def test_tables_say_what_the_rows_say():
     assert page.rows["sweeps"][1] == ["Learned (lopt)", "2.00", "1.60", "1.10", "0.70", "0.30", "diverged"]
 
 
+def test_what_budgets_buy_is_said_in_tables_words_and_pictures():
+    text = render(example(), {"trials.png": b"one", "other.png": b"two"})
+    page = Page(text)
+    rows = page.rows["trials"]
+    assert rows[0][1:] == ["1 trial", "2 trials", "4 trials", "8 trials", "15 trials", "Needs"]
+    assert rows[1] == ["Learned (lopt)", *["1.50"] * 5, DASH]
+    assert rows[2] == ["Adam", "2.00", "1.80", "1.46", "0.957", "0.458", "3"]
+    assert rows[4] == ["Muon", "3.00", "2.00", DASH, DASH, DASH, "more than 2"]
+    assert [row[-1] for row in rows[7:]] == ["more than 15", "more than 15", "more than 2"]
+    words = " ".join("".join(page.texts).split())
+    assert "final training loss: Adam, cosine 1, Adam 3, 1 of 3 baselines more than they have." in words
+    assert "validation loss: 3 of 3 baselines more than they have." in words
+    assert page.rows["targets"][1] == ["Learned (lopt)", "0.900", "0.500", "3 of 3"]
+    assert page.rows["targets"][2] == ["Same rule, untrained", "0.800", "0.500", "2 of 3"]
+    assert re.findall(r'<img [^>]*src="data:image/png;base64,([^"]*)"', text) == ["b25l"]  # the one that it speaks of
+
+
 def test_the_cost_of_a_step_is_said():
     """In words only what repeats: FLOPs. Times stand in the table alone, with the range of their turns."""
     text = render(example())
-    assert "One training step with Learned (lopt) takes 1.40 times the FLOPs of one with Adam" in text
-    assert "times the time" not in text
+    assert "One training step with Learned (lopt) takes 1.40 times the FLOPs of one with\nAdam" in text
+    assert "times the time of one with Adam" not in text
     assert "ms per step" not in text
     # The turns of the task with the floor 30 range from 0.3 below to 0.6 above.
     assert Page(text).rows["cost"][1] == ["Learned (lopt)", "1.40", "1.90 [1.60, 2.50]"]
@@ -204,6 +223,8 @@ def test_absent_parts_are_left_out(key):
     page = Page(render(content))
     gone = {
         "deciding": "deciding",
+        "trials": "trials",
+        "targets": "targets",
         "aggregate": "overall",
         "profiles": "profiles",
         "sweeps": "sweeps",

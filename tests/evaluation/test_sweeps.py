@@ -15,7 +15,8 @@ from lopt.evaluation.plan import make_plan
 from lopt.evaluation.protocol import Evaluation
 from lopt.evaluation.runs import train_all
 from lopt.evaluation.score_plots import draw_aggregate, draw_sweep
-from lopt.evaluation.sweeps import horizon_points, run_sweep
+from lopt.evaluation.sweeps import Point, horizon_points, points, run_sweep
+from lopt.evaluation.uses import USES
 from lopt.optimizers import OPTIMIZERS
 from tests.evaluation.test_protocol import Bowl
 
@@ -24,16 +25,16 @@ ADAM = dataclasses.replace(BASELINES["adam"], rates=(0.01, 0.1))
 
 def test_scores_at_every_point_refer_to_adam_tuned_there():
     evaluation = Evaluation(40, 2, baselines=(ADAM,), layout=PairLayout(1, sequential=True))
-    points = {"near": (evaluation, Bowl(start=0.0)), "far": (evaluation, Bowl(start=5.0))}
+    stops = {"near": Point(evaluation, Bowl(start=0.0)), "far": Point(evaluation, Bowl(start=5.0))}
     optimizer = OPTIMIZERS["learnable_adam"](learning_rate=0.01)
     trained = as_pretrained((optimizer, optimizer.init_theta(jax.random.key(0))))
     taking_part, said = contestants(trained, evaluation.baselines), []
-    sweep = run_sweep("start", "bowl", points, taking_part, said.append)
+    sweep = run_sweep("start", "bowl", stops, taking_part, said.append)
     assert (sweep["axis"], sweep["task"], sweep["values"]) == ("start", "bowl", ["near", "far"])
     assert sweep["rows"]["learned"] == pytest.approx(sweep["rows"]["untrained"])
     assert len(said) == 2
     assert train_all._cache_size() == 0  # pyright: ignore  # a point's programs are of no use for the next one
-    for i, (_, family) in enumerate(points.values()):
+    for i, (_, family, _) in enumerate(stops.values()):
         (result,) = make_plan(evaluation, taking_part, {family: family.load()}).run(said.append).values()
         ours, adams = (final_loss(result.entries[name].chosen["final_loss"].loss) for name in ("learned", "adam"))
         assert sweep["rows"]["learned"][i] == pytest.approx((adams.mean() / ours).mean())
@@ -42,9 +43,10 @@ def test_scores_at_every_point_refer_to_adam_tuned_there():
 
 def test_horizons_are_multiples_and_never_too_short():
     evaluation = Evaluation(60, 1, baselines=(ADAM,))
-    points = horizon_points(evaluation, Bowl())
-    assert list(points) == ["20", "30", "60", "120", "300", "600"]
-    assert [found.horizon for found, _ in points.values()] == [20, 30, 60, 120, 300, 600]
+    stops = horizon_points(evaluation, Bowl())
+    assert list(stops) == ["20", "30", "60", "120", "300", "600", "1,200"]
+    assert [stop.evaluation.horizon for stop in stops.values()] == [20, 30, 60, 120, 300, 600, 1200]
+    assert [stop.use for stop in points("use", evaluation, Bowl()).values()] == list(USES.values())
 
 
 def texts(figure):

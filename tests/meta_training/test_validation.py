@@ -182,10 +182,15 @@ def test_the_whole_of_it_with_trainings_of_a_bowl(tmp_path):
     scores = history[SCORE][[5, 11]]
     assert scores[1] < scores[0] < 10
     assert np.isfinite(history[SCORE]).sum() == 2
-    assert trained.best.card["validation"] == {"step": 12, "score": scores[1], "theta": "newest", "tasks": "tests.toy_family:Bowl"}
+    assert trained.best.card["validation"] == {
+        "step": 12,
+        "score": scores[1],
+        "theta": "newest",
+        "tasks": "tests.toy_family:Bowl",
+    }
     assert len(list((tmp_path / "cache").iterdir())) == 1
     np.testing.assert_allclose(history["valid/bowl"][11], scores[1])
-    with pytest.raises(InputError, match='valid_tasks: there "bowl", asked ""'):
+    with pytest.raises(InputError, match='valid_tasks: there "tests.toy_family:Bowl", asked ""'):
         lopt.meta_train("learnable_adam", Quadratic(), **{**settings, "valid_tasks": ""})
 
 

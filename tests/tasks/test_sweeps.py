@@ -20,8 +20,10 @@ def test_widths_batches_and_scales_are_multiples_of_the_tasks_own():
         "1 x": f"{head}:hidden_sizes=(32,6)",
         "2 x": f"{head}:hidden_sizes=(64,12)",
         "4 x": f"{head}:hidden_sizes=(128,24)",
+        "8 x": f"{head}:hidden_sizes=(256,48)",
+        "16 x": f"{head}:hidden_sizes=(512,96)",
     }
-    assert list(names("text_transformer/python_docs:width=16", "width").values())[-1].endswith(":width=64")
+    assert list(names("text_transformer/python_docs:width=16", "width").values())[-1].endswith(":width=256")
     assert list(names(head, "batch_size").values()) == [
         f"{head}:batch_size=32", f"{head}:batch_size=64", head, f"{head}:batch_size=256", f"{head}:batch_size=512",
     ]  # fmt: skip

@@ -101,6 +101,11 @@ def data_cell(value: float | None, text: str, *, best: bool = False) -> str:
     return f'<td data-value="{name}"{" class=best" if best else ""}>{text}</td>'
 
 
+def learned_label(content: Content) -> str:
+    """What people call the learned optimizer."""
+    return escape(content.get("optimizers", {}).get("learned", {}).get("label", "the learned optimizer"))
+
+
 def table_row(name: str, content: Content, styles: Styles, cells: Iterable[str]) -> str:
     """A row for an optimizer: a sample of its line, its name, and the cells."""
     label = escape(content.get("optimizers", {}).get(name, {}).get("label", name))

@@ -6,11 +6,12 @@ The tables are written here, so that they can be read without JavaScript; the sc
 import functools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
-from lopt.evaluation.page.cells import Cell, Content, Styles, quantity, significant
+from lopt.evaluation.page.budgets import targets_section, trials_section
+from lopt.evaluation.page.cells import Cell, Content, Styles, learned_label, quantity, significant
 from lopt.evaluation.page.deciding import deciding_tables
 from lopt.evaluation.page.drawing import drawn, line_styles
 from lopt.evaluation.page.intervals import aggregate_table
@@ -20,12 +21,14 @@ FOLDER = Path(__file__).parent
 SCRIPTS = ("tables.js", "drawing.js", "chart.js", "curves.js")
 
 
-def render(content: Content) -> str:
+def render(content: Content, pictures: Mapping[str, bytes] | None = None) -> str:
     """The page as HTML. A section is left out where the content has nothing for it.
 
     Args:
       content: what `summary.summarize` returns, the content of summary.json.
+      pictures: PNG files that the page shows, by file name.
     """
+    content = {**content, "pictures": pictures or {}}
     styles = line_styles(content)
     sections = [(name, title, write(content, styles)) for name, (title, write) in SECTIONS.items()]
     sections = [section for section in sections if section[2]]
@@ -70,11 +73,6 @@ def _header(content: Content) -> str:
     )
 
 
-def _label(content: Content) -> str:
-    """What people call the learned optimizer."""
-    return escape(content.get("optimizers", {}).get("learned", {}).get("label", "the learned optimizer"))
-
-
 def _deciding(content: Content, styles: Styles) -> str:
     tables = deciding_tables(content, styles)
     if not tables:
@@ -97,7 +95,9 @@ def _overall(content: Content, styles: Styles) -> str:
     note = "".join(f'\n<p class="note">{text}</p>' for text in notes if text)
     better = ""
     if any(row.get("improvement") is not None for row in rows):
-        better = f"\nP(improvement) is how often a run of {_label(content)} scores higher than a run of the other."
+        better = (
+            f"\nP(improvement) is how often a run of {learned_label(content)} scores higher than a run of the other."
+        )
     return f"""<p>The score of a run is the final loss of tuned constant Adam on its task, divided by the run's own:
 1 is tuned Adam, above 1 is better, and a diverged run scores 0.
 IQM is the mean of the middle half of the scores of all runs on all tasks: a task that fails can be among those left
@@ -177,8 +177,8 @@ def _cost(content: Content, styles: Styles) -> str:
         return ""
     sentence = ""
     if flops:
-        sentence = f"""<p>One training step with {_label(content)} takes {_times(*flops)} the FLOPs of one with Adam.
-The curves over FLOPs and over seconds take the cost of a step into account.</p>"""
+        sentence = f"""<p>One training step with {learned_label(content)} takes {_times(*flops)} the FLOPs of one with
+Adam. The curves over FLOPs and over seconds take the cost of a step into account.</p>"""
     return f"""{sentence}{table}
 <p class="note">Cost of a whole training step, gradient included: median over tasks, and the range in brackets. FLOPs
 are counted by the compiler. For times, each optimizer takes turns with Adam, so that what else the machine does meets
@@ -231,6 +231,8 @@ SECTIONS = {
     "curves": ("Training curves", _curves),
     "results": ("Results by task", _results),
     "profiles": ("Performance profiles", _profiles),
+    "trials": ("Tuning trials that it replaces", trials_section),
+    "targets": ("Time to a target", targets_section),
     "cost": ("Cost of a step", _cost),
     "sweeps": ("Beyond the training distribution", _sweeps),
     "tuning": ("What was tuned, and how", _tuning),
