@@ -39,7 +39,7 @@ def outer_steps(
     if len(training.families) == 1 and not training.families_per_step:
         return _one_program(training, state, data, jnp.asarray(num_steps, jnp.int32), rate_scale)
     forms = tuple((x.shape, x.dtype) for x in jax.tree.leaves((state.estimator_states, data)))
-    return _programs(training, forms, bool(jax.config.jax_enable_x64)).run(state, data, num_steps, rate_scale)
+    return _programs(training, forms, bool(jax.config.read("jax_enable_x64"))).run(state, data, num_steps, rate_scale)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)

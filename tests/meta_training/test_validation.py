@@ -190,7 +190,7 @@ def test_the_whole_of_it_with_trainings_of_a_bowl(tmp_path):
     }
     assert len(list((tmp_path / "cache").iterdir())) == 1
     np.testing.assert_allclose(history["valid/bowl"][11], scores[1])
-    with pytest.raises(InputError, match='valid_tasks: there "tests.toy_family:Bowl", asked ""'):
+    with pytest.raises(InputError, match=r'valid_tasks: there "tests.toy_family:Bowl", asked ""'):
         lopt.meta_train("learnable_adam", Quadratic(), **{**settings, "valid_tasks": ""})
 
 
