@@ -118,8 +118,10 @@ class Blend:
     def init(self, theta: Theta, params: Params, *, num_steps: int | jax.Array | None) -> BlendState:
         del theta
         statistics = jax.tree.map(lambda p: init_statistics(p, DECAYS[_kind("", p)]), params)
-        steps, zeros = jnp.asarray(num_steps, jnp.int32), jnp.zeros((len(jax.tree.leaves(params)),), jnp.float32)
-        return BlendState(jnp.zeros((), jnp.int32), steps, init_loss_averages(steps), statistics, zeros, zeros)
+        steps, number = jnp.asarray(num_steps, jnp.int32), len(jax.tree.leaves(params))
+        # One array for both could not be donated.
+        agreement, drift = jnp.zeros(number, jnp.float32), jnp.zeros(number, jnp.float32)
+        return BlendState(jnp.zeros((), jnp.int32), steps, init_loss_averages(steps), statistics, agreement, drift)
 
     def update(
         self, theta: Theta, grads: Params, state: BlendState, params: Params, *, value: jax.Array | None

@@ -47,6 +47,7 @@ def check_optimizer(rule: LearnedOptimizer, *, sees_all_tensors: bool = False) -
     for bad in (0.0, *NOT_FINITE):
         trials.check_finite(bad)
     trials.check_no_params()
+    trials.check_donation()
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -175,3 +176,16 @@ class RuleTrials:
         with runs(rule, "take no maximum over tensors without a start"):
             found = jax.eval_shape(update, self.theta(0))
         require(found == {}, rule, found, "return a tree like that of the gradients")
+
+    def check_donation(self) -> None:
+        """A state that is made outside of jit can be donated: no array is in it twice, nor is one of the params."""
+        params = jax.tree.map(jnp.asarray, make_params())
+        state = self.rule.init(jax.tree.map(jnp.asarray, self.theta(0)), params, num_steps=10)
+        leaves = [leaf for leaf in jax.tree.leaves((state, params)) if isinstance(leaf, jax.Array)]
+        distinct = len({id(leaf) for leaf in leaves})
+        require(
+            distinct == len(leaves),
+            "each array of a fresh state is an array of its own, so that a jitted step can take the state over",
+            f"{len(leaves) - distinct} of {len(leaves)} arrays of state and params are there twice",
+            "make an array for each field, also where they begin alike",
+        )

@@ -108,6 +108,10 @@ def test_no_parameters_at_all(name):
     trials(name).check_no_params()
 
 
+def test_a_fresh_state_can_be_donated(name):
+    trials(name).check_donation()
+
+
 def test_settings_out_of_range(name):
     bad = {
         "adafac_mlp": {"mup_keys": "kernel"},

@@ -112,7 +112,8 @@ class Rule:
 
     def init(self, theta, params, *, num_steps):
         start = jnp.zeros(2 if self.wrong == "state" else (), None if self.wrong == "x64" else jnp.float32)
-        return {"trace": jax.tree.map(jnp.zeros_like, params), "count": start}
+        trace = params if self.wrong == "donation" else jax.tree.map(jnp.zeros_like, params)
+        return {"trace": trace, "count": start}
 
     def update(self, theta, grads, state, params, *, value):
         bounded = value if self.wrong == "loss" else jnp.nan_to_num(jnp.clip(value, -10, 10))
@@ -140,6 +141,7 @@ class Rule:
         ("loss", "a loss of inf gives finite updates"),
         ("shape", "updates have the shapes of params|init and update take tensors of every rank"),
         ("empty", "no params, no updates"),
+        ("donation", "each array of a fresh state is an array of its own"),
         ("function", "a rule can be exported"),
     ],
 )
