@@ -5,8 +5,14 @@ MLP (ten square matrices and their biases). All take turns, so that they meet th
 process, and as many threads as the machine has cores. The figures are medians of the turns, and ratios of these.
 """
 
+from lopt import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_while_loading()  # JAX and the others take seconds
+
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from typing import Any
@@ -101,4 +107,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    jax.config.update("jax_enable_x64", False)  # the figures are of float32, whatever the environment says
+    sys.exit(interrupts.run(main))

@@ -136,7 +136,7 @@ def test_a_sweep_trains_what_can_be_trained_and_goes_on_where_it_stopped(tmp_pat
     # One of these runs is that of a command of its own, which its card tells.
     card = load_pretrained(root / "truncation=5__seed=1").card
     alone = shlex.split(card["command"])
-    assert alone[:2] == ["python", "meta_train.py"]
+    assert alone[:4] == ["python", "-m", "lopt", "train"]
     assert command(*alone[2:-1], f"--workdir={tmp_path / 'alone'}") == 0
     theta, other = (load_pretrained(folder).theta for folder in (tmp_path / "alone", root / "truncation=5__seed=1"))
     assert all(theta[name] == other[name] for name in theta)

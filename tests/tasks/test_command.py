@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from absl import flags
 
+from tasks import datasets
 from tests.tasks.odd_paths import ODD_NAMES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,6 +91,18 @@ def here(monkeypatch, tmp_path, capsys):
     for flag in own:  # those that libraries have defined meanwhile stay
         delattr(flags.FLAGS, flag.name)
     del sys.modules[module.__name__]
+
+
+def test_a_folder_of_arrays_becomes_a_set(here, tmp_path):
+    folder = tmp_path / "raw" / "notes"
+    folder.mkdir(parents=True)
+    (folder / "train.txt").write_text("to be or not to be, that is the question. " * 50)
+    call = ("prepare", str(folder), f"--data_dir={tmp_path / 'data'}")
+    assert here(*call) == (0, "")
+    assert datasets.describe("notes", tmp_path / "data").kind == "text"
+    status, message = here(*call)
+    assert status == 2
+    assert "delete that folder, or choose another name" in message
 
 
 WRONG_COMMANDS = [

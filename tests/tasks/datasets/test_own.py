@@ -7,7 +7,6 @@ import pytest
 
 from lopt.names import InputError
 from lopt.types import SPLITS
-from tasks import __main__ as command
 from tasks import datasets, parse_tasks
 
 RNG = np.random.default_rng(0)
@@ -42,17 +41,6 @@ def test_splits_of_ones_own_stay(tmp_path):
     for split in SPLITS:
         np.testing.assert_array_equal(np.sort(found[split]["y"]), np.float32(splits[split]["y"]))
         np.testing.assert_array_equal(found[split]["x"][:, 0], 4 * found[split]["y"])
-
-
-def test_the_command_writes_a_folder(tmp_path, monkeypatch, capsys):
-    folder = tmp_path / "raw" / "notes"
-    folder.mkdir(parents=True)
-    (folder / "train.txt").write_text("to be or not to be, that is the question. " * 50)
-    monkeypatch.setattr(command, "_DATA_DIR", type("Flag", (), {"value": str(tmp_path / "data")}))
-    assert command.main(["tasks", "prepare", str(folder)]) == 0
-    assert datasets.describe("notes", tmp_path / "data").kind == "text"
-    assert command.main(["tasks", "prepare", str(folder)]) == 2
-    assert "delete that folder, or choose another name" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
