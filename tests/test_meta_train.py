@@ -137,7 +137,7 @@ def test_a_sweep_trains_what_can_be_trained_and_goes_on_where_it_stopped(tmp_pat
     card = load_pretrained(root / "truncation=5__seed=1").card
     alone = shlex.split(card["command"])
     assert alone[:4] == ["python", "-m", "lopt", "train"]
-    assert command(*alone[2:-1], f"--workdir={tmp_path / 'alone'}") == 0
+    assert command(*alone[4:-1], f"--workdir={tmp_path / 'alone'}") == 0
     theta, other = (load_pretrained(folder).theta for folder in (tmp_path / "alone", root / "truncation=5__seed=1"))
     assert all(theta[name] == other[name] for name in theta)
     capsys.readouterr()
