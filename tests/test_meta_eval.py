@@ -85,7 +85,13 @@ def test_end_to_end(run_folder, tmp_path):
     assert f"{task}: {beyond}" in summary["failures"]
     card = json.loads((run_folder / "export/card.json").read_text())
     assert summary["configuration"]["theta_sha256"] == card["theta_sha256"]
-    assert summary["setting"] == {"horizon": 24, "num_seeds": 2, "seed": 0, "split": "test"}
+    assert summary["setting"] == {
+        "horizon": 24,
+        "num_seeds": 2,
+        "seed": 0,
+        "split": "test",
+        "untuned_on": [],
+    }
     for picture in ("curves.png", "aggregate.png"):
         assert (out / picture).read_bytes().startswith(b"\x89PNG")
 

@@ -48,6 +48,6 @@ def test_without_the_package_of_tasks_objects_still_work(monkeypatch):
 def test_axes_of_sweeps():
     assert {"width", "dataset"} <= set(sweep_axes())
     wide = task_variants(read_mixture("image_mlp/digits:hidden_sizes=(8,)").families[0], "width")
-    assert [vars(family)["hidden_sizes"] for family in wide.values()] == [(2,), (4,), (8,), (16,), (32,)]
+    assert [vars(family)["hidden_sizes"] for family in wide.values()] == [(2,), (4,), (8,), (16,), (32,), (64,), (128,)]
     with pytest.raises(InputError, match="unknown axis of a sweep 'widht'"):
         task_variants(Bowl(), "widht")

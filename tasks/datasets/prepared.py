@@ -116,7 +116,7 @@ def find(name: str, root: Path) -> Path:
     raise InputError(
         f"unknown data set {name!r}.{f' Did you mean {near[0]!r}?' if near else ''} Built in: {', '.join(BUILTIN)}. "
         f"Prepared in {root}: {', '.join(held) or 'none'}. Any set of labelled images or of text of TensorFlow "
-        f"Datasets can be prepared there; one of your own is made of a folder with train.npz (image, label; or x, y) "
+        f"Datasets can be prepared there, and a folder with your own train.npz (image, label; or x, y) "
         f"by python -m lopt tasks prepare FOLDER: docs/own_data.md."
     )
 

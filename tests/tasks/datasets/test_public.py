@@ -194,5 +194,5 @@ def test_an_image_feature_needs_tensorflow_to_write_and_the_messages_say_so(tmp_
     write_set(tmp_path, "floats", tfds.features.FeaturesDict(spec), {"train": [floats] * 50})
     with pytest.raises(InputError, match=r"uint8\): tfds\.features\.Image needs TensorFlow"):
         datasets.describe("floats", tmp_path)
-    with pytest.raises(InputError, match=r"by python -m tasks prepare FOLDER: docs/own_data\.md"):
+    with pytest.raises(InputError, match=r"by python -m lopt tasks prepare FOLDER: docs/own_data\.md"):
         datasets.describe("nothing_like_it", tmp_path)
