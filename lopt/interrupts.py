@@ -15,12 +15,13 @@ where a library catches everything. A command therefore begins and ends like thi
         sys.exit(interrupts.run(main))
 """
 
+import _thread
 import contextlib
 import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 STATUS = 130  # as shells have it: 128 and the number of SIGINT
 
@@ -35,6 +36,7 @@ def run(main: Callable[[], int | None]) -> int | None:
     """Calls `main` with Ctrl-C as KeyboardInterrupt; where that ends it, so does the process, with status 130."""
     if signal.getsignal(signal.SIGINT) is _end:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    sys.unraisablehook = _raise_again
     try:
         status = main()
     except KeyboardInterrupt:
@@ -49,6 +51,14 @@ def run(main: Callable[[], int | None]) -> int | None:
             sys.stderr.flush()
         _end()  # JAX that was interrupted while it compiled may crash when Python tidies up
     return status
+
+
+def _raise_again(unraisable: Any) -> None:
+    """Ctrl-C that comes while Python calls a destructor or a callback is printed and lost there: once more, then."""
+    if unraisable.exc_type is KeyboardInterrupt:
+        _thread.interrupt_main()
+    else:
+        sys.__unraisablehook__(unraisable)
 
 
 def _end(*signal_and_frame: object) -> NoReturn:

@@ -79,6 +79,26 @@ def test_a_command_that_runs_decides_itself(body, status, tmp_path):
     assert interrupted(["-c", PROGRAM.replace("BODY", body)], tmp_path) == (status, "saved\n")
 
 
+IN_A_DESTRUCTOR = """
+import sys, time
+from lopt import interrupts
+interrupts.end_while_loading()
+class Tidy:
+    def __del__(self):
+        print("ready", flush=True)
+        time.sleep(60)
+def main():
+    tidy = Tidy()
+    del tidy
+    time.sleep(60)
+sys.exit(interrupts.run(main))
+"""
+
+
+def test_it_is_not_lost_in_a_destructor(tmp_path):
+    assert interrupted(["-c", IN_A_DESTRUCTOR], tmp_path) == (130, "")
+
+
 def test_whoever_ignores_it_goes_on_to():
     program = "from lopt import interrupts; interrupts.end_while_loading(); import os, signal; os.kill(os.getpid(), 2)"
     ignore = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
