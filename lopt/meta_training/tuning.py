@@ -122,8 +122,7 @@ def tune(
     theta holds, for each hyperparameter, its distance from the initial value in the coordinates of its scale; the
     objective is the mean over a training of `objective` after each step, or the objective after the last one.
     A training that diverges counts with the objective of fresh params plus its size, so twice the objective where that
-    is positive. A run takes num_updates * 2 * num_pairs *
-    truncation inner steps and one compilation.
+    is positive. A run takes num_updates * 2 * num_pairs * truncation inner steps and one compilation.
 
     Args:
       factory: makes the optimizer, such as `optax.adamw`; called through `optax.inject_hyperparams`.

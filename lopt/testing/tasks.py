@@ -161,18 +161,18 @@ class TaskTrials:
             require(len(kinds) == NUM_TASKS * len(SPLITS), rule, seen, "draw from data[split] with the key")
 
     def check_start(self) -> None:
-        """Loss and gradient are finite, float32, of the params' shapes; the gradient is the slope along itself."""
+        """Loss and gradient are finite, of the params' shapes; of float32, the gradient is the slope along itself."""
         start = self.started
         same = jax.tree.map(np.shape, start.params) == jax.tree.map(np.shape, start.grads)
         require(same, "every param has a gradient of its shape", "other shapes", "return arrays from init")
-        kinds = sorted({str(x.dtype) for x in jax.tree.leaves(start.params)})
-        require(kinds == ["float32"], "params are float32", kinds, "keep what is not trained out of init's answer")
         finite = all_finite((start.loss, start.grads, start.metrics))
         require(finite, "loss, gradient and metrics of fresh params are finite", start.loss, "look for 0 / 0 and log 0")
         scalars = all(x.shape == (NUM_TASKS,) for x in start.metrics.values())
         require(
             scalars, "metrics are scalars by name", {k: x.shape[1:] for k, x in start.metrics.items()}, "take means"
         )
+        if {x.dtype for x in jax.tree.leaves(start.params)} != {np.dtype(np.float32)}:
+            return  # differences of losses are coarser than the slope
         ratios = start.slopes / start.norm[:, None]
         rule = "the loss rises along its gradient by the gradient's norm"
         remedy = "look for stop_gradient, for rounding, and for a loss that draws other numbers when it is called again"

@@ -1,12 +1,16 @@
 """One inner training against the same training written as a plain loop with optax."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from lopt.meta_training.inner import inner_training
 from lopt.meta_training.objective import LOSS_CAP, Objective
+from lopt.optimizers import OPTIMIZERS
 from lopt.optimizers.learnable_adam import LearnableAdam
 from tests.toy_family import Quadratic
 
@@ -16,6 +20,17 @@ HORIZON = 6
 
 def theta():
     return OPTIMIZER.init_theta(jax.random.key(0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Low(Quadratic):
+    """The quadratic with params of another type."""
+
+    kind: str = "float32"
+
+    def task(self, config):
+        task = super().task(config)
+        return task._replace(init=lambda key: jax.tree.map(lambda p: p.astype(self.kind), task.init(key)))
 
 
 def losses(meta_loss, theta=None, family=FAMILY, num_steps=HORIZON):
@@ -63,6 +78,30 @@ def test_each_meta_loss_is_what_it_says():
     np.testing.assert_allclose(state.params["p"], params["p"], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(losses("meta_batch")[0], after, rtol=1e-5)
     np.testing.assert_allclose(losses("final")[0], [0] * (HORIZON - 1) + [after[-1]], rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "float16"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_params_of_low_precision_stay_so_under_every_rule(name, kind):
+    """All of the state keeps its types over a step, else a trajectory could not be scanned."""
+    rule = OPTIMIZERS[name]()
+    problem = inner_training(rule, Low(kind=kind), {}, objective=Objective("train"))
+    theta = jax.eval_shape(rule.init_theta, jax.random.key(0))
+    state = jax.eval_shape(problem.init, theta, jax.random.key(0), jax.ShapeDtypeStruct((), jnp.int32))
+    new, loss = jax.eval_shape(problem.step, theta, state, jax.random.key(0))
+    assert jax.tree.map(lambda x: x.dtype, new) == jax.tree.map(lambda x: x.dtype, state)
+    assert {x.dtype for x in jax.tree.leaves(new.params)} == {jnp.dtype(kind)}
+    assert loss.shape == ()
+
+
+@pytest.mark.parametrize("kind", ["bfloat16", "float16"])
+def test_params_of_low_precision_are_trained(kind):
+    """As params of float32 are, but for rounding."""
+    values, state = losses("train", family=Low(kind=kind))
+    full, _ = losses("train", family=Low(kind="float32"))
+    assert state.params["p"].dtype == jnp.dtype(kind)
+    assert values[-1] < 0.9 * values[0]
+    np.testing.assert_allclose(values, full, rtol=0.05)
 
 
 def test_a_diverged_training_pays_the_cap_to_its_end_and_nothing_else_does():

@@ -101,6 +101,7 @@ def test_adam_trains_it_from_about_1_in_one_trace(name):
 def test_loss_and_gradient_at_the_start(name):
     """Finite, of the params' shapes, and the gradient is the slope of the loss along itself, by differences."""
     trials(name).check_start()
+    assert {x.dtype for x in jax.tree.leaves(trials(name).started.params)} == {np.dtype(np.float32)}
 
 
 @every_row

@@ -37,7 +37,7 @@ class Task(Quadratic):
             value = jnp.mean((params["p"] + stopped - batch) ** 2)
             return {"nan": value / 0, "vector": value[None]}.get(self.wrong, value)
 
-        kind = jnp.bfloat16 if self.wrong == "bfloat16" else jnp.float32
+        kind = {"bfloat16": jnp.bfloat16, "integers": jnp.int32}.get(self.wrong, jnp.float32)
         scale = 100 if self.wrong == "scale" else 1.01
         metrics = lambda params, key, batch: {"all": batch} if self.wrong == "metrics" else {}  # noqa: E731
         start = 0.3 * (self.wrong == "slope")
@@ -70,7 +70,7 @@ class Task(Quadratic):
         ("traced", "all methods but load can be traced and vmapped"),
         ("nan", "loss, gradient and metrics of fresh params are finite"),
         ("vector", "all methods but load can be traced"),
-        ("bfloat16", "params are float32"),
+        ("integers", "all methods but load can be traced and vmapped"),
         ("scale", "normalize makes 1 of the loss of the trivial predictor"),
         ("metrics", "metrics are scalars by name"),
         ("slope", "the loss rises along its gradient by the gradient's norm"),
@@ -85,6 +85,10 @@ def test_tasks(wrong, message):
         return
     with pytest.raises(Broken, match=rf"(?s){message}.*\n  seen: .*\n  to do: .*"):
         check_task(family, learning_rate=0.1, bound=0.2)
+
+
+def test_params_of_low_precision_are_a_persons_own_choice():
+    check_task(Task(wrong="bfloat16"), learning_rate=0.1, bound=0.2)
 
 
 def test_what_is_no_task_rule_or_estimator():
