@@ -1,4 +1,4 @@
-"""The pages on things of one's own: their code runs as it stands, and their commands name what there is."""
+"""The pages on your own tasks, rules, estimators and data: their code runs as it stands, and their commands exist."""
 
 import re
 import shlex

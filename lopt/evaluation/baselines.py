@@ -155,7 +155,7 @@ def parse_baselines(given: str | Iterable[str | Baseline]) -> tuple[Baseline, ..
     """Reads baselines. Adam at a constant rate, the reference, is there whatever is given.
 
     Args:
-      given: a comma list of names, or `all`; or names and baselines of one's own.
+      given: a comma list of names, or `all`; or names and your own baselines.
 
     Raises:
       InputError: an unknown name, or one named twice.

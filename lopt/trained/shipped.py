@@ -93,7 +93,7 @@ def table(rows: Mapping[str, Shipped]) -> str:
 
 
 def state_numbers(rule: LearnedOptimizer) -> float:
-    """How many numbers a rule keeps per parameter of a large matrix."""
+    """How many numbers a rule keeps for each parameter of a large matrix."""
 
     def begin():
         theta = rule.init_theta(jax.random.key(0))

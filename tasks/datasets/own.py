@@ -22,7 +22,7 @@ FORM = (
 
 
 def write_set(name: str, splits: Mapping[str, Mapping[str, Any]], root: Path) -> Path:
-    """Writes a set of one's own into the data directory; returns its folder.
+    """Writes your own set into the data directory; returns its folder.
 
     Args:
       name: what `--tasks=FAMILY/NAME` calls it: small letters, digits and underscores.
@@ -53,7 +53,7 @@ def write_set(name: str, splits: Mapping[str, Mapping[str, Any]], root: Path) ->
     num_classes = 1 + max(int(found[target].max()) for found in arrays.values()) if classes else 0
     sizes = {split: len(next(iter(found.values()))) for split, found in arrays.items()}
     row = BuiltinSet(
-        name, kind, "1.0.0", f"{name}, of one's own", "", "", "", num_classes, shape, sizes, lambda _: arrays
+        name, kind, "1.0.0", f"{name}, a set of your own", "", "", "", num_classes, shape, sizes, lambda _: arrays
     )
     return prepare_builtin(row, root)
 

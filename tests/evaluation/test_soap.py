@@ -85,7 +85,7 @@ def test_in_the_basis_of_the_parameters_it_is_adam(case, x64):
 
 
 def test_rotating_the_problem_rotates_the_steps(x64):
-    """Of G -> U G W, the steps are U N W: Adam has no such symmetry."""
+    """Where G becomes U G W, a step N becomes U N W. Adam has no such symmetry."""
     u, w = (np.linalg.qr(RNG.normal(size=(n, n)))[0] for n in (4, 4))
     plain = [{"w": g["w"]} for g in GRADIENTS]
     turned = [{"w": u @ g["w"] @ w} for g in GRADIENTS]
