@@ -54,7 +54,7 @@ def run(main: Callable[[], int | None]) -> int | None:
 
 
 def _raise_again(unraisable: Any) -> None:
-    """Ctrl-C that comes while Python calls a destructor or a callback is printed and lost there: once more, then."""
+    """Ctrl-C that comes within a destructor or a callback is printed and lost there, so it is sent again."""
     if unraisable.exc_type is KeyboardInterrupt:
         _thread.interrupt_main()
     else:

@@ -60,7 +60,7 @@ def _spell_one(family: TaskFamily) -> str:
     if isinstance(family, OwnTask):
         return family.spelling
     inner = getattr(family, "family", None)  # of an augmented one
-    if type(family).__module__.partition(".")[0] != "tasks":
+    if not f"{type(family).__module__}.".startswith(f"{module_name('lopt.tasks')}."):
         return spell(family, {})
     return family.name if inner is None else f"{_spell_one(inner)}{family.name.removeprefix(inner.name)}"
 

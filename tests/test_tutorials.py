@@ -36,7 +36,7 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
         else:
             exec(block, names)
     try:
-        for command in re.findall(r"^    (python .*)$", text, flags=re.MULTILINE):
+        for command in re.findall(r"^    ((?:python|lopt) .*)$", text, flags=re.MULTILINE):
             check_command(command)
     finally:
         for name in files:

@@ -131,6 +131,8 @@ from lopt.tasks.images.image_mlp import ImageMLP
 import lopt.pool
 (family,) = lopt.pool.read_mixture("image_mlp/digits").families
 assert type(family) is ImageMLP and pickle.loads(pickle.dumps(family)) == family == parse_tasks("image_mlp/digits")[0]
+mixture = lopt.pool.read_mixture(["2*quadratic+scale_loss"])
+assert lopt.pool.spell_mixture(mixture) == "2*quadratic+scale_loss", lopt.pool.spell_mixture(mixture)
 params = {"w": jnp.ones(3)}
 tx = lopt.load("run")
 print(float(tx.update(params, tx.init(params), params, value=1.0)[0]["w"][0]) < 0, lopt.__file__)

@@ -52,6 +52,8 @@ def train(
     """
     check_one_process()
     check_mode(run.wandb)
+    if run.checkpoint_every < 1:
+        raise InputError(f"checkpoint_every must be at least 1, not {run.checkpoint_every}")
     if run.keep_checkpoints < 0:
         raise InputError(f"keep_checkpoints must be at least 0, not {run.keep_checkpoints}; 0 keeps all")
     for name in (EXPORT, EXPORT_EMA, EXPORT_BEST):
@@ -62,8 +64,10 @@ def train(
             feed = stack.enter_context(Feed(training.families, training.layout, config.seed, config.data_block_steps))
         template = training.template(feed.at(0))
         check_affordable(training, config, template, feed.at(0))
-        kept = run.keep_checkpoints or -(-config.outer_steps // run.checkpoint_every)
-        start = read_start(config.init_from, training)
+        before = finished_steps(run.workdir / CHECKPOINTS)
+        kept = run.keep_checkpoints or -(-(config.outer_steps - max(before, default=0)) // run.checkpoint_every)
+        # A run that goes on has its own theta, and need not find that of another, which may be gone.
+        start = None if before else read_start(config.init_from, training)
         stack.enter_context(
             open_workdir(
                 run.workdir,

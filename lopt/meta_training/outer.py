@@ -108,7 +108,7 @@ class MetaTraining:
         return [weight * len(weights) / sum(weights) for weight in weights]
 
     def _weights(self) -> list[float]:
-        """Those of an outer step's estimates: families are drawn by their weights, and then count alike."""
+        """Weights of an outer step's estimates: drawn families count alike, as the draw has used their weights."""
         return [1.0] * self.families_per_step if self.families_per_step else self.shares()
 
     def problem(self, family: int, data: Data, rebuild: Rebuild) -> InnerProblem:

@@ -1,5 +1,6 @@
 """Where theta starts: fresh, or from an export, a run, or a checkpoint in the middle of one."""
 
+import re
 import tempfile
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from lopt.names import InputError
 from lopt.optimizers import OPTIMIZERS
 from lopt.trained.export import theta_template
 from lopt.trained.pretrained import load_pretrained
-from lopt.trees import describe
+from lopt.trees import describe, differences
 from lopt.types import Theta
 
 
@@ -59,13 +60,13 @@ def _read_checkpoint(folder: Path, template: Theta) -> Theta:
             check_seal(folder)
             with ocp.training.Checkpointer(str(link), context=context) as checkpointer:
                 listed = checkpointer.metadata(int(folder.name)).custom_metadata["leaves"]  # type: ignore[index]
-                found = {path: str(kind) for path, kind in listed.items() if path.startswith(".theta[")}
+                found = {path: str(kind) for path, kind in listed.items() if re.match(r"\.theta($|[.\[])", path)}
                 wanted = {path: describe(leaf) for path, leaf in leaves.items()}
                 if found == wanted:
                     arrays = checkpointer.load(int(folder.name), targets)
         except Exception as error:  # orbax raises nearly every type there is, depending on the damage
             raise InputError(f"cannot read theta from {folder}: {str(error)[:300]}") from error
     if found != wanted:
-        raise InputError(f"{folder} is of a theta that is not one of this optimizer: {found}, where {wanted} is wanted")
+        raise InputError(f"{folder} is of a theta that is not one of this optimizer: {differences(found, wanted)}")
     # Uncommitted, so that jit may move them to the devices of its other arguments.
     return jax.tree.unflatten(jax.tree.structure(template), [jnp.asarray(np.asarray(arrays[path])) for path in leaves])

@@ -68,7 +68,7 @@ def _one_program(
 
 @functools.lru_cache(maxsize=4)
 def _programs(training: MetaTraining, forms: tuple, x64: bool) -> "_Programs":
-    """Those of an equal training on arrays of equal form: a run that goes back, or another seed, compiles nothing."""
+    """The programs that equal trainings on arrays of equal form share: going back or another seed compiles nothing."""
     del forms, x64  # what programs depend on beside the training
     return _Programs(training)
 

@@ -77,11 +77,12 @@ class OwnTask:
 
     @property
     def spelling(self) -> str:
-        """What the config of a run says: where the loss is defined, the name and settings, and the data's checksum."""
+        """What a run's config says: the loss's module, the names of init and loss, settings, the data's checksum."""
         module = getattr(self.loss, "__module__", type(self.loss).__module__)
         loss = getattr(self.loss, "__qualname__", type(self.loss).__qualname__)
-        settings = f"name={self.name!r}:loss={loss!r}:batch_size={self.batch_size}:trivial_loss={self.trivial_loss}"
-        return f"{module}:lopt.task:{settings}:data={self.data.sha256[:16]}"
+        init = getattr(self.init, "__qualname__", type(self.init).__qualname__)
+        settings = f"batch_size={self.batch_size}:trivial_loss={self.trivial_loss}:data={self.data.sha256[:16]}"
+        return f"{module}:lopt.task:name={self.name!r}:init={init!r}:loss={loss!r}:{settings}"
 
     @property
     def streams(self) -> bool:

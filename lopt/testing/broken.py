@@ -1,6 +1,7 @@
 """What a check says when a rule is broken."""
 
 import contextlib
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -48,7 +49,10 @@ def plain(tree: PyTree) -> PyTree:
 
 
 def check_value(made: Any) -> None:
-    """It is hashable, and equal to itself when it is made again."""
+    """It is equal to a copy of itself, with the same hash."""
+    rule = "settings decide equality and hash, so that one compiled program serves all equal objects"
     remedy = "make it a frozen dataclass whose fields are numbers, words, tuples and functions of a module"
-    with runs("settings decide equality and hash, so that one compiled program serves all equal objects", remedy):
-        hash(made)
+    with runs(rule, remedy):
+        again = copy.copy(made)
+        same = again == made and hash(again) == hash(made)
+    require(same, rule, "a copy that is not equal", remedy)

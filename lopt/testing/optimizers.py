@@ -100,7 +100,7 @@ class RuleTrials:
             check_exportable(self.rule)
 
     def check_requires(self) -> None:
-        """The optional inputs that it reads are declared."""
+        """`requires` names only inputs that exist; `check_types` withholds the others."""
         wanted = self.rule.requires
         require(wanted <= INPUTS, f"requires is a frozenset out of {sorted(INPUTS)}", wanted, "name no others")
 

@@ -204,7 +204,8 @@ class TaskTrials:
         with jax.enable_x64(True), runs(rule, remedy):
             program = functools.partial(train_alone, self.family)
             losses, norms = jax.eval_shape(program, self.data, self.keys[0], jnp.asarray(0.1))
-        require(norms.shape == (NUM_STEPS,), "the loss is a scalar", losses.shape[1:], "return a mean")
+        rule, remedy = "the normalized loss is a scalar", "let loss and normalize return one number"
+        require((losses.shape, norms.shape) == ((NUM_STEPS,),) * 2, rule, losses.shape[1:], remedy)
 
 
 def _norm(grads: Any) -> jax.Array:

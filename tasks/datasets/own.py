@@ -1,12 +1,14 @@
 """Arrays of a person's own, written once as a set that every family of its kind reads by name."""
 
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lopt.extras import need
 from lopt.names import InputError
 from lopt.types import SPLITS
 
@@ -33,6 +35,7 @@ def write_set(name: str, splits: Mapping[str, Mapping[str, Any]], root: Path) ->
     Raises:
       InputError: the name is taken or no name, or the arrays are not of this form.
     """
+    need(f"data set {name!r}", "tensorflow_datasets", "importlib_resources")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in BUILTIN:
         taken = "is built in" if name in BUILTIN else "must be small letters, digits and underscores"
         raise InputError(f"the name {name!r} of a data set {taken}: choose another")
@@ -66,15 +69,17 @@ def write_folder(folder: Path, root: Path) -> Path:
             if path.suffix == ".txt":
                 splits[path.stem] = {"text": path.read_text()}
             else:
-                with np.load(path, allow_pickle=False) as file:
+                with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                     splits[path.stem] = dict(file)
-        except (OSError, ValueError, UnicodeDecodeError) as error:
+        except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
             raise InputError(f"cannot read {path}: {error}") from error
     return write_set(folder.resolve().name, splits, root)
 
 
 def _read(where: str, arrays: Mapping[str, Any]) -> tuple[str, tuple[int, ...], dict[str, Any]]:
     """Kind, shape of an example, and arrays in the types of TFDS."""
+    if any(np.size(x) == 0 for x in arrays.values()):
+        raise InputError(f"data set {where} has an empty array: it must be {FORM}")
     match sorted(arrays):
         case ["text"]:
             return "text", (), {"text": str(arrays["text"])}

@@ -169,7 +169,7 @@ def trace_of_covariance(values_and_squares):
 
 @pytest.mark.parametrize("kind", [PES, NRES])
 def test_variance_of_linear_losses_is_the_closed_form(kind, monkeypatch):
-    """Of a window's estimate and of a trajectory's sum, one pair, by quadrature (4th moments) against the formulas."""
+    """A window's estimate and a trajectory's sum, one pair: by quadrature (4th moments) against the formulas."""
     num_windows, size = 3, 2
     g = lower_triangular(num_windows, size)
     theta = jnp.zeros(size)

@@ -67,7 +67,7 @@ def test_one_pair_has_no_spread_and_none_no_loss():
 
 
 def test_a_final_loss_is_the_mean_over_the_trajectories_that_ended():
-    """Of the pairs that are used, 0, 1 and 4, the first and the last have ended."""
+    """The pairs 0, 1 and 4 are used, and the first and the last of them have ended."""
     mean = answer(range(5), final_loss=True)
     np.testing.assert_allclose(mean.loss, FINAL[[0, 4]].mean(), rtol=1e-6)
     assert np.isnan(answer([1, 3], final_loss=True).loss)

@@ -153,7 +153,7 @@ def test_the_two_references_differ():
 
 
 def quartile_mean(scores):
-    """Of twelve runs, the three lowest and the three highest are left out."""
+    """From twelve runs, the three lowest and the three highest are left out."""
     return np.mean(sorted(itertools.chain.from_iterable(scores))[3:9])
 
 

@@ -55,7 +55,7 @@ def forward(params, image: np.ndarray) -> tuple[list[np.ndarray], np.ndarray]:
 
 
 def gradients(params, image: np.ndarray, label: np.ndarray):
-    """Of the mean cross-entropy, by hand."""
+    """The gradient of the mean cross-entropy, by hand."""
     inputs, logits = forward(params, image)
     p = np.exp(logits - logits.max(1, keepdims=True))
     back = (p / p.sum(1, keepdims=True) - np.eye(10)[label]) / len(label)

@@ -24,7 +24,7 @@ def random_params(seed: int) -> dict[str, dict[str, np.ndarray]]:
 
 
 def loss_of_the_kept(params, kept, images, labels) -> float:
-    """Of the network from which the other units are cut out, by numpy."""
+    """The loss of the network from which the other units are cut out, by numpy."""
     x, before = images, images.shape[1]
     for layer, now in zip(LAYERS, [*kept, 10], strict=True):
         x = x @ params[layer]["w"][:before, :now] + params[layer]["b"][:now]

@@ -267,7 +267,7 @@ class Spread:
     ((1.0, 1.0), 0, 3.0 / 2), ((3.0, 1.0), 0, 3.0 * (9 + 1) / 16), ((1.0,) * 8, 8, 3.0 / 8), ((1.0,) * 8, 4, 3.0 / 4)
 ])  # fmt: skip
 def test_the_variance_of_a_mixture_is_that_of_a_weighted_mean(weights, drawn, wanted):
-    """Of independent estimates with the same variance v: v sum_i w_i^2 / (sum_i w_i)^2, and v / 8 of 8 draws."""
+    """For independent estimates with the same variance v: v sum_i w_i^2 / (sum_i w_i)^2, and v / 8 of 8 draws."""
     training = dataclasses.replace(
         make(), estimator=Spread(), families=many(len(weights)), weights=weights, families_per_step=drawn
     )

@@ -1,5 +1,6 @@
 """Theta from the middle of a run, and how many checkpoints a run keeps."""
 
+import shutil
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,8 @@ def test_as_many_checkpoints_are_kept_as_asked_for(run, tmp_path):
     one = lopt.meta_train("learnable_sgd", Quadratic(), workdir=tmp_path, keep_checkpoints=1, **settings)
     assert steps(one) == [3]
     assert all(np.array_equal(one.theta[name], run.theta[name]) for name in run.theta)
+    with pytest.raises(InputError, match="checkpoint_every must be at least 1, not 0"):
+        lopt.meta_train("learnable_sgd", Quadratic(), workdir=tmp_path, **{**settings, "checkpoint_every": 0})
     with pytest.raises(InputError, match="keep_checkpoints must be at least 0"):
         lopt.meta_train("learnable_sgd", Quadratic(), workdir=tmp_path, keep_checkpoints=-1, **settings)
 
@@ -67,3 +70,15 @@ def test_what_is_no_checkpoint_of_the_rule_is_refused(run, rule, step, message, 
     with pytest.raises(InputError, match=message):
         lopt.meta_train(rule, Quadratic(), workdir=tmp_path / "x", init_from=place, horizon="10:20", **SMALL)
     assert not (tmp_path / "x").exists()
+
+
+def test_a_run_goes_on_where_what_it_started_from_is_gone(run, tmp_path):
+    start = tmp_path / "start" / "checkpoints"
+    shutil.copytree(run.workdir / "checkpoints", start)
+    settings: Any = {**SMALL, "outer_steps": 2, "horizon": "10:20", "init_from": str(start / "2")}
+    first = lopt.meta_train("learnable_sgd", Quadratic(), workdir=tmp_path / "x", stop_after=1, **settings)
+    shutil.rmtree(start)
+    second = lopt.meta_train("learnable_sgd", Quadratic(), workdir=tmp_path / "x", **settings)
+    assert (first.step, second.step) == (1, 2)
+    with pytest.raises(InputError):
+        lopt.meta_train("learnable_sgd", Quadratic(), workdir=tmp_path / "y", **settings)

@@ -24,6 +24,10 @@ def init(key):
     return {"w": 0.1 * jax.random.normal(key, (3,)), "b": jnp.zeros(())}
 
 
+def other_init(key):
+    return jax.tree.map(lambda x: 2 * x, init(key))
+
+
 def loss(params, key, batch):
     return jnp.mean((batch["x"] @ params["w"] + params["b"] - batch["y"]) ** 2)
 
@@ -39,6 +43,7 @@ def test_it_is_a_value():
     for other in ({"data": {**DATA, "y": DATA["y"] + 1}}, {"batch_size": 9}, {"name": "other"}, {"trivial_loss": 1.0}):
         assert line() != line(**other)
         assert line().spelling != line(**other).spelling
+    assert line().spelling != line(init=other_init).spelling
 
 
 def test_rows_are_cut_into_four_splits_without_a_row_twice():
@@ -190,7 +195,7 @@ def test_it_is_meta_trained_and_gone_on_with(tmp_path):
     family = model_task("equinox", metrics=lambda model, key, batch: {"error": jnp.abs(model(batch["x"][0])[0])})
     run = lopt.meta_train("learnable_sgd", family, workdir=tmp_path / "run", **SMALL)
     assert run.pretrained.card["tasks"] == family.spelling
-    assert family.spelling.startswith(f"{__name__}:lopt.task:name='equinox':loss='model_task.")
+    assert family.spelling.startswith(f"{__name__}:lopt.task:name='equinox':init='")
     assert lopt.meta_train("learnable_sgd", family, workdir=tmp_path / "run", **SMALL) == run
     with pytest.raises(InputError, match="config of another run"):
         lopt.meta_train("learnable_sgd", line(name="equinox"), workdir=tmp_path / "run", **SMALL)

@@ -47,7 +47,7 @@ class Task(Quadratic):
             ._replace(
                 init=lambda key: {"p": jnp.full((self.dim,), start, kind)},
                 loss=loss,
-                normalize=lambda loss: loss / scale,
+                normalize=lambda loss: loss[None] / scale if self.wrong == "normalize" else loss / scale,
                 metrics=metrics,
             )
         )
@@ -71,6 +71,7 @@ class Task(Quadratic):
         ("nan", "loss, gradient and metrics of fresh params are finite"),
         ("vector", "all methods but load can be traced"),
         ("integers", "all methods but load can be traced and vmapped"),
+        ("normalize", "the normalized loss is a scalar|all methods but load"),
         ("scale", "normalize makes 1 of the loss of the trivial predictor"),
         ("metrics", "metrics are scalars by name"),
         ("slope", "the loss rises along its gradient by the gradient's norm"),
@@ -85,6 +86,18 @@ def test_tasks(wrong, message):
         return
     with pytest.raises(Broken, match=rf"(?s){message}.*\n  seen: .*\n  to do: .*"):
         check_task(family, learning_rate=0.1, bound=0.2)
+
+
+class Identity(Task):
+    """A family that is equal to itself alone."""
+
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+
+def test_a_family_that_is_equal_to_itself_alone_is_compiled_again_and_again():
+    with pytest.raises(Broken, match="settings decide equality and hash"):
+        check_task(Identity())
 
 
 def test_params_of_low_precision_are_a_persons_own_choice():

@@ -59,6 +59,7 @@ def test_splits_of_ones_own_stay(tmp_path):
         ),
         ("mine", {"train": {**IMAGES, "label": IMAGES["label"] - 1}}, r"labels must be whole numbers from 0, \[200\]"),
         ("mine", {"train": {**ROWS, "x": np.full((60, 2), np.nan)}}, "x must be finite numbers"),
+        ("mine", {"train": {"x": np.zeros((0, 2)), "y": np.zeros(0)}}, "has an empty array"),
         ("mine", {s: IMAGES if s != "test" else ROWS for s in SPLITS}, "its splits differ in the shape"),
     ],
 )
@@ -66,3 +67,14 @@ def test_what_is_refused(name, splits, message, tmp_path):
     with pytest.raises(InputError, match=message):
         datasets.write_set(name, splits, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:100], lambda data: b"\x93NUMPY" + data[:50]])
+def test_a_file_that_is_no_archive_is_named(tmp_path, damage):
+    folder = tmp_path / "raw"
+    folder.mkdir()
+    np.savez(folder / "train.npz", **ROWS)
+    (folder / "train.npz").write_bytes(damage((folder / "train.npz").read_bytes()))
+    with pytest.raises(InputError, match=r"cannot read .*train\.npz"):
+        datasets.write_folder(folder, tmp_path / "data")
+    assert not (tmp_path / "data").exists()
