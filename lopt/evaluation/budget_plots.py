@@ -44,7 +44,12 @@ def draw_trials(trials: Mapping[str, Any], optimizers: Mapping[str, Mapping[str,
             mark = {"marker": "o", "markersize": 4} if len(curve) == 1 else {}
             axes.plot(range(1, len(curve) + 1), curve, label=labels[name], **own[name].line, **mark)
         axes.axhline(1, color=FAINT, linewidth=1, zorder=0)
-        axes.set(xscale="log", yscale="log", xlabel="number of tuning trials", title=TITLES[key])
+        axes.set(
+            xscale="log",
+            yscale="log",
+            xlabel="number of tuning trials\n(baselines on the seeds that they are tuned on)",
+            title=TITLES[key],
+        )
         axes.set_xlim(0.95, most * 1.05)
         axes.set_xticks(sorted({*(k for k in COUNTS if k < 0.8 * most), most}))
         axes.xaxis.set_major_formatter("{x:g}")

@@ -39,7 +39,8 @@ exactly, as a ratio to tuned Adam, geometric mean over the tasks. {learned_label
 <p>Trials that a baseline needs to reach it: {needs}</p>
 {_picture("trials.png", "Loss over that of tuned Adam, by number of tuning trials", content["pictures"])}{tables}
 <p class="note">Trials are chosen and measured on the tuning seeds alike, which favours the baselines;
-{learned_label(content)} is measured on the evaluation seeds.</p>"""
+{learned_label(content)} is measured on the evaluation seeds. So on a task that varies between seeds the last point of a
+line is not the ratio in the tables above.</p>"""
 
 
 def _needs(part: Content, content: Content) -> str:
