@@ -91,8 +91,11 @@ def test_tasks(wrong, message):
 class Identity(Task):
     """A family that is equal to itself alone."""
 
-    __eq__ = object.__eq__
-    __hash__ = object.__hash__
+    def __eq__(self, other):
+        return self is other
+
+    def __hash__(self):
+        return id(self)
 
 
 def test_a_family_that_is_equal_to_itself_alone_is_compiled_again_and_again():
