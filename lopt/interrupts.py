@@ -15,11 +15,11 @@ where a library catches everything. A command therefore begins and ends like thi
         sys.exit(interrupts.run(main))
 """
 
-import _thread
 import contextlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any, NoReturn
 
@@ -54,9 +54,15 @@ def run(main: Callable[[], int | None]) -> int | None:
 
 
 def _raise_again(unraisable: Any) -> None:
-    """Ctrl-C that comes within a destructor or a callback is printed and lost there, so it is sent again."""
+    """Ctrl-C that comes within a destructor or a callback is printed and lost there, so it is sent again.
+
+    A thread sends it, a moment later: within this function it would be lost like the first one.
+    """
     if unraisable.exc_type is KeyboardInterrupt:
-        _thread.interrupt_main()
+        main_thread = threading.main_thread().ident
+        again = threading.Timer(0.1, signal.pthread_kill, (main_thread, signal.SIGINT))
+        again.daemon = True
+        again.start()
     else:
         sys.__unraisablehook__(unraisable)
 
