@@ -27,9 +27,9 @@ class BPTT:
     Attributes:
       num_pairs: N, number of trajectories; nothing is paired.
       horizon: T, lengths of trajectories.
-      max_norm: largest norm of one trajectory's gradient; a longer one is shortened to it. None: no bound. Where
-        trajectories are chaotic, one gradient can be longer than all others together. With a bound, the estimate is
-        biased: it follows the usual trajectories rather than their mean.
+      max_norm: largest norm of one trajectory's gradient; a longer one, n times that, is divided by n^2, so that the
+        longer it is, the less it says. None: no bound. Where trajectories are chaotic, one gradient can be longer than
+        all others together. With a bound, the estimate is biased: it follows trajectories that are not chaotic.
       layout: which device runs which trajectory.
     """
 

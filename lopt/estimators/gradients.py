@@ -169,13 +169,16 @@ def check_max_norm(max_norm: float | None) -> None:
 
 
 def shorten(grad: jax.Array, max_norm: float | None) -> jax.Array:
-    """min(1, max_norm / |grad|) grad, `[P]`; the gradient itself without a bound."""
+    """min(1, max_norm / |grad|)^2 grad, `[P]`: of norm max_norm at most; the gradient itself without a bound.
+
+    The square makes exploded gradients vanish. Shortened to one norm, they would count like the others, as noise.
+    """
     if max_norm is None:
         return grad
     # A chaotic trajectory's gradient may be so long that its square is infinite.
     largest = jnp.maximum(jnp.max(jnp.abs(grad)), 1e-30)
     norm = largest * jnp.linalg.norm(grad / largest)
-    return grad * jnp.minimum(1, max_norm / norm)
+    return grad * jnp.square(jnp.minimum(1, max_norm / norm))
 
 
 def flat_shapes(problem: InnerProblem, theta: Theta) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:

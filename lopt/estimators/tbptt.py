@@ -40,9 +40,9 @@ class TBPTT(windows.WindowedEstimator):
       truncation: K, inner steps per window.
       horizon: T, lengths of trajectories.
       staggered: whether trajectories start spread out over their horizons, rather than all at their first step.
-      max_norm: largest norm of one window's gradient; a longer one is shortened to it. None: no bound. Where
-        trajectories are chaotic, one gradient can be longer than all others together. With a bound, the estimate is
-        biased: it follows the usual trajectories rather than their mean.
+      max_norm: largest norm of one window's gradient; a longer one, n times that, is divided by n^2, so that the
+        longer it is, the less it says. None: no bound. Where trajectories are chaotic, one gradient can be longer than
+        all others together. With a bound, the estimate is biased: it follows trajectories that are not chaotic.
       layout: which device runs which trajectory.
     """
 

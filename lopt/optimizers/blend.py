@@ -1,11 +1,10 @@
 """`blend`: hand-made directions, whose sizes and mixture are learned functions of what is seen of a tensor.
 
-The directions: Keller Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024, at the scale of
-Jingyuan Liu et al., "Muon is scalable for LLM training", 2025 (arXiv 2502.16982); Diederik P. Kingma, Jimmy Ba, "Adam:
-A method for stochastic optimization", 2015 (arXiv 1412.6980); a second, slower momentum as in Matteo Pagliardini,
-Pierre Ablin, David Grangier, "The AdEMAMix optimizer: better, faster, older", 2024 (arXiv 2409.03137). That a learned
-mixture of hand-made optimizers goes further than a learned direction: Gus Kristiansen et al., "Narrowing the focus:
-learned optimizers for pretrained models", 2024 (arXiv 2408.09310).
+The directions: Keller Jordan et al., "Muon: an optimizer for hidden layers in neural networks", 2024; Diederik P.
+Kingma, Jimmy Ba, "Adam: A method for stochastic optimization", 2015 (arXiv 1412.6980); a second, slower momentum as in
+Matteo Pagliardini, Pierre Ablin, David Grangier, "The AdEMAMix optimizer: better, faster, older", 2024 (arXiv
+2409.03137). That a learned mixture of hand-made optimizers goes further than a learned direction: Gus Kristiansen et
+al., "Narrowing the focus: learned optimizers for pretrained models", 2024 (arXiv 2408.09310).
 """
 
 import dataclasses
@@ -69,10 +68,11 @@ class BlendState(NamedTuple):
 class Blend:
     """update = -s_t exp(2 z + drift) D, with s_t = (1 + cos(pi t / T)) / 2; a network sets what is not fixed in D.
 
-    A matrix has D = r (sqrt(max(n, m)) O + a A + w e^y p). O is its momentum, orthogonalized, A is Adam's direction and
-    p are the parameters; a kernel of more axes is a matrix, fan-in times fan-out. Any other tensor has D = l (A + b B +
-    c G): B and G are slow momentum and gradient over the root of Adam's second moment. Where outputs are zero, as in a
-    fresh theta, this is Muon with decoupled weight decay for matrices, and Adam for all else, on a cosine schedule.
+    A matrix has D = r (sqrt(max(1, m / n)) O + a A / sqrt(n) + w e^y p). O is its momentum, orthogonalized, A is Adam's
+    direction and p are the parameters; a kernel of more axes is a matrix, fan-in n times fan-out m. Any other tensor
+    has D = l (A + b B + c G): B and G are slow momentum and gradient over the root of Adam's second moment. Where
+    outputs are zero, as in a fresh theta, this is Muon with decoupled weight decay for matrices, and Adam for all else,
+    on a cosine schedule.
 
     The network reads numbers without a unit: time, trend of the loss, shape, agreement of gradients and momenta, and
     averages of these over the tensors. The drift is the running mean of an output, times 3, so that what the network
@@ -80,23 +80,24 @@ class Blend:
 
     Attributes:
       hidden_size: width of the network's hidden layer; 0 for outputs that are linear in what it reads.
-      matrix_size: r, root mean square of a matrix's first update.
+      matrix_rate: r, Muon's learning rate of matrices at the start. The first update has a root mean square of
+        r / sqrt(n), r times that of the usual initialisation.
       vector_rate: l, Adam's learning rate of all other tensors at the start.
       weight_decay: w, of matrices.
-      orthogonalize: whether matrices have O. If not, D = r (A + b B + c G + w e^y p), at the cost of Adam.
+      orthogonalize: whether matrices have O. If not, D = r ((A + b B + c G) / sqrt(n) + w e^y p), at the cost of Adam.
     """
 
     hidden_size: int = 0
-    matrix_size: float = 0.004
+    matrix_rate: float = 0.025
     vector_rate: float = 0.05
-    weight_decay: float = 0.05
+    weight_decay: float = 0.01
     orthogonalize: bool = True
 
     def __post_init__(self):
         if self.hidden_size < 0:
             raise InputError(f"hidden_size must be at least 0, not {self.hidden_size}")
-        if self.matrix_size <= 0 or self.vector_rate <= 0 or self.weight_decay < 0:
-            raise InputError("matrix_size and vector_rate must be above 0, and weight_decay at least 0")
+        if self.matrix_rate <= 0 or self.vector_rate <= 0 or self.weight_decay < 0:
+            raise InputError("matrix_rate and vector_rate must be above 0, and weight_decay at least 0")
 
     @property
     def requires(self) -> frozenset[str]:
@@ -143,7 +144,7 @@ class Blend:
         agreement = MEMORY * state.agreement + (1 - MEMORY) * signals.agreement
         inputs = features(
             [p.shape for p in leaves],
-            [self._rate(kind) for kind in kinds],
+            [self._size(kind, p.shape) for kind, p in zip(kinds, leaves, strict=True)],
             signals,
             agreement / (1 - jnp.float32(MEMORY) ** step),
             state.drift / MAX_DRIFT,
@@ -161,14 +162,18 @@ class Blend:
             kind: Hashable, param: jax.Array, grad: jax.Array, new: Statistics, weights: jax.Array, size: jax.Array
         ) -> tuple[jax.Array]:
             direction = self._matrix if kind == MATRIX else self._vector
-            return (-size * self._rate(kind) * direction(param, grad, _moments(kind, new, step), weights, step),)
+            update = self._size(kind, param.shape) * direction(param, grad, _moments(kind, new, step), weights, step)
+            if kind == MATRIX:
+                update += self.matrix_rate * self.weight_decay * jnp.exp(weights[-1]) * param
+            return (-size * update,)
 
         trees = statistics, structure.unflatten([x[2:] for x in outputs]), structure.unflatten(sizes)
         (updates,) = map_tensors(move, 1, params, grads, *trees, kind=_kind)
         return updates, BlendState(step, state.num_steps, losses, statistics, agreement, drift)
 
-    def _rate(self, kind: Hashable) -> float:
-        return self.matrix_size if kind == MATRIX else self.vector_rate
+    def _size(self, kind: Hashable, shape: tuple[int, ...]) -> float:
+        """Root mean square of a tensor's first update."""
+        return self.matrix_rate / math.sqrt(fans(shape)[0]) if kind == MATRIX else self.vector_rate
 
     def _vector(
         self, param: jax.Array, grad: jax.Array, moments: Moments, weights: jax.Array, step: jax.Array
@@ -180,7 +185,7 @@ class Blend:
     def _matrix(
         self, param: jax.Array, grad: jax.Array, moments: Moments, weights: jax.Array, step: jax.Array
     ) -> jax.Array:
-        """sqrt(max(n, m)) O + a A + w e^y p, or, without O, that of a vector and w e^y p."""
+        """sqrt(max(n, m)) O + a A, or, without O, that of a vector."""
         if self.orthogonalize:
             # Nesterov's momentum as Muon has it, with a share of the slow one.
             b = jnp.float32(DECAYS[MATRIX].momentum[0])
@@ -188,10 +193,8 @@ class Blend:
             mixed = b * fast + (1 - b) * jnp.exp(weights[1]) / (1 - b**step) * grad + weights[0] * moments.slow
             matrix = mixed.reshape(fans(param.shape))
             direction = math.sqrt(max(matrix.shape)) * orthogonalize(matrix).reshape(param.shape)
-            direction += weights[2] * moments.fast / moments.root
-        else:
-            direction = self._vector(param, grad, moments, weights, step)
-        return direction + self.weight_decay * jnp.exp(weights[-1]) * param
+            return direction + weights[2] * moments.fast / moments.root
+        return self._vector(param, grad, moments, weights, step)
 
 
 def _kind(path: str, param: jax.Array) -> str:

@@ -1,6 +1,7 @@
 """`blend`: what it starts as, by optax; and what its network can ask for, in numpy."""
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -18,6 +19,7 @@ PARAMS = {name: np.random.default_rng(1).normal(size=shape).astype(np.float32) f
 STEPS = 12
 SMALL = Blend(hidden_size=3)
 ONES = np.ones(STEPS, np.float32)
+RATE, DECAY = SMALL.matrix_rate, SMALL.weight_decay
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -74,9 +76,15 @@ def hand_made(orthogonal):
         if kinds[name] == "matrix"
     }
     numbers: Any = {**dict.fromkeys(SHAPES), **dimensions}
-    muon = contrib.muon(rate(0.004), weight_decay=0.05, consistent_rms=1.0, muon_weight_dimension_numbers=numbers)
-    adamw = optax.adamw(rate(0.004), b1=0.95, weight_decay=0.05)
-    return optax.partition({"matrix": muon if orthogonal else adamw, "other": optax.adam(rate(0.05))}, kinds)
+    muon = contrib.muon(rate(RATE), weight_decay=DECAY, muon_weight_dimension_numbers=numbers)
+    over_root_fan_in = optax.stateless(
+        lambda updates, params: jax.tree.map(lambda u: u / math.sqrt(math.prod(u.shape[:-1])), updates)
+    )
+    decay = optax.add_decayed_weights(DECAY), optax.scale_by_learning_rate(rate(RATE))
+    adamw = optax.chain(optax.scale_by_adam(b1=0.95), over_root_fan_in, *decay)
+    return optax.partition(
+        {"matrix": muon if orthogonal else adamw, "other": optax.adam(rate(SMALL.vector_rate))}, kinds
+    )
 
 
 @pytest.mark.parametrize("orthogonal", [True, False])
@@ -127,9 +135,9 @@ def test_adams_direction_and_weight_decay_of_a_matrix():
     plain = blend_path(SMALL, fresh())[0]["wide"][0]
     p = PARAMS["wide"]
     mixed = blend_path(SMALL, asking("matrix", 4, 0.5))[0]["wide"][0]
-    np.testing.assert_allclose(mixed - plain, -0.004 * 0.5 * np.sign(np.sin(3 * p)), rtol=1e-3, atol=1e-7)
+    np.testing.assert_allclose(mixed - plain, -RATE / 2 * 0.5 * np.sign(np.sin(3 * p)), rtol=1e-3, atol=1e-7)  # n = 4
     decayed = blend_path(SMALL, asking("matrix", 5, 1.0))[0]["wide"][0]
-    np.testing.assert_allclose(decayed - plain, -0.004 * 0.05 * (np.e - 1) * p, rtol=1e-3, atol=1e-7)
+    np.testing.assert_allclose(decayed - plain, -RATE * DECAY * (np.e - 1) * p, rtol=1e-3, atol=1e-7)
 
 
 def test_it_does_not_depend_on_units_of_the_loss():

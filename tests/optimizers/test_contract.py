@@ -115,7 +115,7 @@ def test_a_fresh_state_can_be_donated(name):
 def test_settings_out_of_range(name):
     bad = {
         "adafac_mlp": {"mup_keys": "kernel"},
-        "blend": {"matrix_size": 0.0},
+        "blend": {"matrix_rate": 0.0},
         "celo": {"hidden_sizes": ()},
         "celo2": {"adam_keys": "embedding"},
         "celo_adam": {"lstm_size": 0},

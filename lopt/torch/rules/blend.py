@@ -42,16 +42,17 @@ class Blend:
 
     Attributes:
       hidden_size: width of the network's hidden layer; 0 for outputs that are linear in what it reads.
-      matrix_size: r, root mean square of a matrix's first update.
+      matrix_rate: r, Muon's learning rate of matrices at the start. The first update has a root mean square of
+        r / sqrt(n), r times that of the usual initialisation.
       vector_rate: l, Adam's learning rate of all other tensors at the start.
       weight_decay: w, of matrices.
-      orthogonalize: whether matrices have O. If not, D = r (A + b B + c G + w e^y p), at the cost of Adam.
+      orthogonalize: whether matrices have O. If not, D = r ((A + b B + c G) / sqrt(n) + w e^y p), at the cost of Adam.
     """
 
     hidden_size: int = 0
-    matrix_size: float = 0.004
+    matrix_rate: float = 0.025
     vector_rate: float = 0.05
-    weight_decay: float = 0.05
+    weight_decay: float = 0.01
     orthogonalize: bool = True
 
     @property
@@ -91,10 +92,9 @@ class Blend:
         signals = TensorSignals(*(torch.cat(x) for x in zip(*told, strict=True)))
         count, agreement, drift = (_joined(stacks, name) for name in ("step", "agreement", "drift"))
         agreement = MEMORY * agreement + (1 - MEMORY) * signals.agreement
-        kinds = [stack.kind for stack in stacks for _ in stack.params]
         inputs = features(
             [stack.shape for stack in stacks for _ in stack.params],
-            [self._rate(kind) for kind in kinds],
+            [self._size(stack) for stack in stacks for _ in stack.params],
             signals,
             agreement / weight_seen(MEMORY, count),
             drift / MAX_DRIFT,
@@ -113,8 +113,12 @@ class Blend:
             stack.state["drift"].copy_(new_drift)
             size = schedule * torch.exp(SIZE_GAIN * x[:, 0] + new_drift)
             direction = self._matrix if stack.kind == MATRIX else self._vector
-            factor = per_tensor(-size * self._rate(stack.kind), len(stack.shape))
-            updates.append(factor * direction(stack, known, x[:, 2:]))
+            update = self._size(stack) * direction(stack, known, x[:, 2:])
+            rank = len(stack.shape)
+            if stack.kind == MATRIX:
+                decay = self.matrix_rate * self.weight_decay
+                update = update + decay * per_tensor(torch.exp(x[:, -1]), rank) * stack.params
+            updates.append(per_tensor(-size, rank) * update)
         shared["step"] += 1
         return updates
 
@@ -128,8 +132,9 @@ class Blend:
         moments = _moments(stack)
         return moments, tensor_signals(stack.params, agreement, moments)
 
-    def _rate(self, kind: Hashable) -> float:
-        return self.matrix_size if kind == MATRIX else self.vector_rate
+    def _size(self, stack: Stack) -> float:
+        """Root mean square of a tensor's first update."""
+        return self.matrix_rate / math.sqrt(fans(stack.shape)[0]) if stack.kind == MATRIX else self.vector_rate
 
     def _vector(self, stack: Stack, moments: Moments, weights: torch.Tensor) -> torch.Tensor:
         """A + b B + c G."""
@@ -137,7 +142,7 @@ class Blend:
         return (moments.fast + b * moments.slow + c * stack.grads) / moments.root
 
     def _matrix(self, stack: Stack, moments: Moments, weights: torch.Tensor) -> torch.Tensor:
-        """sqrt(max(n, m)) O + a A + w e^y p, or, without O, that of a vector and w e^y p."""
+        """sqrt(max(n, m)) O + a A, or, without O, that of a vector."""
         rank = len(stack.shape)
         if self.orthogonalize:
             # Nesterov's momentum as Muon has it, with a share of the slow one.
@@ -149,10 +154,8 @@ class Blend:
             matrix = mixed.reshape(-1, *fans(stack.shape))
             scale = math.sqrt(max(fans(stack.shape)))
             direction = scale * orthogonalize(matrix).reshape(mixed.shape)
-            direction = direction + numbers[3] * moments.fast / moments.root
-        else:
-            direction = self._vector(stack, moments, weights)
-        return direction + self.weight_decay * per_tensor(torch.exp(weights[:, -1]), rank) * stack.params
+            return direction + numbers[3] * moments.fast / moments.root
+        return self._vector(stack, moments, weights)
 
 
 def _joined(stacks: list[Stack], name: str) -> torch.Tensor:
