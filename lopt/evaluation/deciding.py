@@ -8,6 +8,8 @@ rate for that. In the untuned protocol, the reference of both is Adam with the c
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from lopt.evaluation.measures import MEASURES
 from lopt.evaluation.ratios import Losses, Ratios, geometric_mean, task_ratios
 from lopt.evaluation.results import Curves, Entry, TaskResult
@@ -49,7 +51,9 @@ def belongs(name: str, entry: Entry, protocol: str) -> bool:
 
 
 def over_tasks(ratios: Mapping[str, Mapping[str, Ratios]]) -> list[dict[str, Any]]:
-    """One row per optimizer: geometric means over the tasks, the worst task, and on how many the ratio is below 1.
+    """One row per optimizer: geometric means and medians over the tasks, the worst task, on how many it is below 1.
+
+    A median far from the mean tells of a few tasks that decide the mean.
 
     Args:
       ratios: by task and optimizer; tasks without any are left out.
@@ -64,6 +68,7 @@ def over_tasks(ratios: Mapping[str, Mapping[str, Ratios]]) -> list[dict[str, Any
             worst = max(values, key=lambda task: values[task])
             row |= {part: geometric_mean(values.values()), f"{part}_below": sum(x < 1 for x in values.values())}
             row |= {f"{part}_worst": values[worst], f"{part}_worst_task": worst}
+            row[f"{part}_median"] = float(np.exp(np.median(np.log(list(values.values())))))
         rows.append(row)
     return rows
 
@@ -79,7 +84,11 @@ def sentence(rows: list[dict[str, Any]], protocol: str) -> str:
     }[protocol]
     parts = [
         f"{what} is {row[part]:.2f} times that of {other} (below 1 on {row[f'{part}_below']} of {row['num_tasks']}"
-        + (f"; worst: {row[f'{part}_worst']:.2f}, {row[f'{part}_worst_task']}" if row["num_tasks"] > 1 else "")
+        + (
+            f"; median {row[f'{part}_median']:.2f}; worst: {row[f'{part}_worst']:.2f}, {row[f'{part}_worst_task']}"
+            if row["num_tasks"] > 1
+            else ""
+        )
         + ")"
         for part, what, other in zip(Ratios._fields, ("final training loss", "validation loss"), who, strict=True)
     ]

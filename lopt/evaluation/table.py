@@ -76,13 +76,16 @@ def deciding_table(
         number = rows[0]["num_tasks"]
         lines.append(f"loss at the end / {protocol} Adam's, geometric mean over {number} task{'s' * (number > 1)}")
         width = max(len(optimizers[row["optimizer"]]["label"]) for row in rows) + 2
-        heads = (f"{part} {what}" for part in ("train", "valid") for what in ("ratio", "worst", "below 1"))
+        heads = (f"{part} {what}" for part in ("train", "valid") for what in ("ratio", "median", "worst", "below 1"))
         lines.append("  " + " " * width + "".join(f"{head:>15}" for head in heads))
         for row in rows:
             values = [
                 text
                 for part in ("train", "valid")
-                for text in (f"{row[part]:.3g}", f"{row[f'{part}_worst']:.3g}", f"{row[f'{part}_below']}")
+                for text in (
+                    *(f"{row[key]:.3g}" for key in (part, f"{part}_median", f"{part}_worst")),
+                    f"{row[f'{part}_below']}",
+                )
             ]
             label = optimizers[row["optimizer"]]["label"]
             lines.append(f"  {label:{width}}" + "".join(f"{value:>15}" for value in values))

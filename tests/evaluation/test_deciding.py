@@ -79,14 +79,14 @@ def test_one_setting_for_all_tasks_is_another_comparison():
 
 
 def test_over_tasks_the_mean_is_geometric_and_the_worst_task_stands_beside_it():
-    ratios = {"a": {"learned": Ratios(0.5, 2.0)}, "b": {"learned": Ratios(8.0, 0.5)}, "none": {}}
-    (row,) = over_tasks(ratios)
-    wanted = {"optimizer": "learned", "num_tasks": 2, "both": pytest.approx(np.sqrt(2))}
-    wanted |= {"train": pytest.approx(2), "train_below": 1, "train_worst": 8.0, "train_worst_task": "b"}
+    ratios = {"a": (0.5, 2.0), "b": (9.0, 0.5), "c": (6.0, 1.0)}
+    (row,) = over_tasks({**{task: {"learned": Ratios(*pair)} for task, pair in ratios.items()}, "none": {}})
+    wanted = {"optimizer": "learned", "num_tasks": 3, "both": pytest.approx(np.sqrt(3))}
+    wanted |= {"train": pytest.approx(3), "train_below": 1, "train_worst": 9.0, "train_worst_task": "b"}
     wanted |= {"valid": pytest.approx(1), "valid_below": 1, "valid_worst": 2.0, "valid_worst_task": "a"}
-    assert row == wanted
-    assert "training loss is 2.00 times that of Adam" in sentence([row], "tuned")
-    assert "(below 1 on 1 of 2; worst: 8.00, b)" in sentence([row], "tuned")
+    assert row == wanted | {"train_median": pytest.approx(6), "valid_median": pytest.approx(1)}
+    assert "training loss is 3.00 times that of Adam" in sentence([row], "tuned")
+    assert "(below 1 on 1 of 3; median 6.00; worst: 9.00, b)" in sentence([row], "tuned")
     assert over_tasks({"none": {}}) == []
     assert sentence([], "tuned") == ""
 

@@ -36,9 +36,10 @@ def test_the_content_is_complete_and_plain():
     assert content["headline"] == (
         "After 100 steps learned optimizer has a lower final loss than tuned Adam on 0 of 2 tasks: score 0.75, where "
         "tuned Adam has 1. Its final training loss is 2.83 times that of Adam with a cosine schedule, tuned on each "
-        "task (below 1 on 0 of 2; worst: 4.00, bowl_2), and its validation loss is 2.83 times that of the best tuned "
-        "Adam (below 1 on 0 of 2; worst: 4.00, bowl_2). By score, its worst task is bowl_2, with 0.56. Speed-up over "
-        "the best single Adam 0.51, over its envelope 0.51. 2 seeds: too few for intervals and probabilities."
+        "task (below 1 on 0 of 2; median 2.83; worst: 4.00, bowl_2), and its validation loss is 2.83 times that of the "
+        "best tuned Adam (below 1 on 0 of 2; median 2.83; worst: 4.00, bowl_2). By score, its worst task is bowl_2, "
+        "with 0.56. Speed-up over the best single Adam 0.51, over its envelope 0.51. 2 seeds: too few for intervals "
+        "and probabilities."
     )
 
 

@@ -39,7 +39,8 @@ def _table(protocol: str, rows: list[Mapping[str, Any]], content: Content, style
     heads = []
     for column in columns.values():
         heads += [column_head(column.title, "low")]
-        heads += [column_head("worst task", "low"), column_head("below 1", "high")] if several else []
+        if several:
+            heads += [column_head("median", "low"), column_head("worst task", "low"), column_head("below 1", "high")]
     best = {part: best_value(column, rows) for part, column in columns.items()}
     lines = [
         table_row(
@@ -56,6 +57,8 @@ def _cells(row: Mapping[str, Any], column: Column, best: Mapping[str, float | No
     part = column.key
     cells = [measure_cell(column, row, best[part])]
     if several:
+        median = number(row.get(f"{part}_median"))
+        cells.append(data_cell(median, "" if median is None else significant(median)))
         worst = number(row.get(f"{part}_worst"))
         task = f' <span class="unit task">{escape(str(row.get(f"{part}_worst_task")))}</span>'
         cells.append(data_cell(worst, "" if worst is None else f"{significant(worst)}{task}"))

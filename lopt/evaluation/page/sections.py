@@ -78,7 +78,8 @@ def _deciding(content: Content, styles: Styles) -> str:
     if not tables:
         return ""
     return f"""<p>Below 1 is better than tuned Adam. On each task, the median over the seeds of the ratio of a run to
-the reference on the same seed, between 0.1 and 10; over the tasks, the geometric mean. A diverged run counts as 10.</p>
+the reference on the same seed, between 0.1 and 10; over the tasks, the geometric mean. A diverged run counts as 10.
+A median far from the mean tells that a few tasks decide the mean.</p>
 {tables}"""
 
 
