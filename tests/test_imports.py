@@ -68,8 +68,9 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *(*SETTINGS, "lopt.interrupts", "lopt.extras", "lopt.compile_cache", "lopt.files", "lopt.figures"),
         "lopt.trained",
     ),
-    "lopt.plot": (  # a command
-        *("lopt.names", "lopt.interrupts", "lopt.extras", "lopt.files", "lopt.figures", "lopt.meta_training"),
+    "lopt.monitor": (
+        *("lopt.names", "lopt.interrupts", "lopt.extras", "lopt.files", "lopt.figures", "lopt.page"),
+        "lopt.meta_training",
     ),
     "lopt.listing": ("lopt.names", "lopt.interrupts", "lopt.trained"),  # a command
     "lopt.__main__": ("lopt.names", "lopt.interrupts", "lopt.checkout"),  # the command that runs all others

@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # matplotlib is imported when something is drawn
     from matplotlib.figure import Figure
 
 LOG_FROM = 3.0  # ratio of the largest to the smallest value above which an axis is logarithmic
-COLUMNS, WIDTH, HEIGHT, TOP_HEIGHT = 6, 11.0, 2.3, 3.1  # of the grid; inches
+COLUMNS, WIDTH, HEIGHT, TOP_HEIGHT, LINE_HEIGHT = 6, 11.0, 2.3, 3.1, 0.15  # of the grid; inches
 LETTERS_PER_COLUMN, LETTERS_PER_LEGEND = 20, 60
 UNNAMED = "_"  # a label that matplotlib leaves out of a legend
 
@@ -67,18 +67,21 @@ class Panel(NamedTuple):
     alike: bool = False
 
 
-def draw(rows: Sequence[Sequence[Panel]], xlabel: str, *, title: str | None) -> "Figure":
+def draw(rows: Sequence[Sequence[Panel]], xlabel: str, *, title: str | None, below: Sequence[str] = ()) -> "Figure":
     """The panels in rows, of which the first is higher.
 
     Args:
       rows: panels from left to right, from top to bottom; those of one row with one ylabel share it.
       xlabel: what all panels have on their x-axis.
       title: above the picture; None for a legend there, of the lines of all panels that have none.
+      below: lines of text below the panels.
     """
     from matplotlib.figure import Figure
 
     heights = [TOP_HEIGHT, *[HEIGHT] * (len(rows) - 1)]
-    figure = Figure(figsize=(WIDTH, sum(heights) + 0.4), dpi=120, layout="constrained")
+    parts = [sum(heights) + 0.4, 0.2 + LINE_HEIGHT * len(below)][: 1 + bool(below)]
+    whole = Figure(figsize=(WIDTH, sum(parts)), dpi=120, layout="constrained")
+    figure, text = (whole.subfigures(2, 1, height_ratios=parts)) if below else (whole, None)
     grid = figure.add_gridspec(len(rows), COLUMNS, height_ratios=heights)
     for i, row in enumerate(rows):
         column, alike = 0, [panel for panel in row if panel.alike]
@@ -88,13 +91,15 @@ def draw(rows: Sequence[Sequence[Panel]], xlabel: str, *, title: str | None) -> 
             _draw(axes, panel, first=panel is row[0] or panel.ylabel != row[0].ylabel)
             _scale(axes, scale_of(alike if panel.alike else [panel]))
     figure.supxlabel(xlabel, fontsize=9)
+    if text is not None:
+        text.text(0.01, 1, plain_text("\n".join(below)), family="monospace", fontsize=8, va="top")
     if title is None:
         handles, names = figure.axes[0].get_legend_handles_labels()  # which all runs are in
         columns = max(1, min(len(names), 150 // (8 + max(map(len, names)))))
         figure.legend(handles, names, loc="outside upper left", ncols=columns, frameon=False, fontsize=9)
     else:
         figure.suptitle(plain_text(_shortened(title, 120)), x=0.01, ha="left", fontsize=11)
-    return figure
+    return whole
 
 
 def _draw(axes: "Axes", panel: Panel, *, first: bool) -> None:

@@ -1,6 +1,6 @@
 """The picture of one or several meta-training runs, from the columns of their metrics.jsonl."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,10 +18,10 @@ MOST_FAMILIES = 9  # that get a panel each
 MOST_TRACES = 2  # runs for which the numbers of each outer step are drawn behind their running mean
 LOSS = "meta-loss (1: trivial predictor)"
 SCORE = "score (1: Adam; lower is better)"
-NOISE = "$|g|^2$ / variance (1: noise alone)"
+NOISE = "|g|² / variance (1: noise alone)"
 
 
-def plot_runs(histories: Mapping[str, History]) -> "Figure":
+def plot_runs(histories: Mapping[str, History], below: Sequence[str] = ()) -> "Figure":
     """Meta-loss, validation scores, thirds of the trajectories, signal to noise, relative updates, and families.
 
     Lines are running means over 5 % of the run. What no run has numbers of is left out, as are more than
@@ -29,9 +29,10 @@ def plot_runs(histories: Mapping[str, History]) -> "Figure":
 
     Args:
       histories: the columns of each run's metrics.jsonl, by the name to be shown.
+      below: lines of text below the panels.
     """
     name = next(iter(histories)) if len(histories) == 1 else None
-    return draw(list(panels_of(histories)), "outer step", title=name)
+    return draw(list(panels_of(histories)), "outer step", title=name, below=below)
 
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:
@@ -46,7 +47,7 @@ def running_mean(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def panels_of(histories: Mapping[str, History]) -> Iterator[list[Panel]]:
-    """What `plot_runs` draws, row by row."""
+    """What `plot_runs` draws, row by row. A run without any numbers keeps its colour and has no line."""
     validation = _validation(histories)
     top = Panel("meta-loss, running mean", LOSS, _lines(histories, "meta_loss"), COLUMNS - 2 * bool(validation))
     yield [top, *validation]
@@ -110,7 +111,7 @@ def _steering(histories: Mapping[str, History]) -> list[Panel]:
         medians = {}
         for name, history in histories.items():
             parts = [values for part, values in history.items() if part.startswith(prefix)]
-            medians[name] = {"step": history["step"], **({title: np.median(parts, axis=0)} if parts else {})}
+            medians[name] = {**history, title: np.median(parts, axis=0)} if parts else {}
         lines = _lines(medians, title)
     if lines:
         panels.append(Panel(title, "|update| / |theta|", lines, 3, legend=len(histories) == 1))

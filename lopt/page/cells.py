@@ -93,10 +93,15 @@ def data_cell(value: float | None, text: str, *, best: bool = False) -> str:
     return f'<td data-value="{name}"{" class=best" if best else ""}>{text}</td>'
 
 
-def column_head(title: str, better: str | None) -> str:
-    """A header that sorts; the first click shows the better values first."""
-    first = "descending" if better == "high" else "ascending"
-    return f'<th scope="col" aria-sort="none"><button type="button" data-first="{first}">{title}</button></th>'
+def word_cell(text: str) -> str:
+    """A cell with a word to sort by, as HTML."""
+    return f'<td class="word" data-value="{text}">{text or "&ndash;"}</td>'
+
+
+def column_head(title: str, better: str | None, *, words: bool = False) -> str:
+    """A header that sorts; the first click shows the better values first. Over words it stands to the left."""
+    first, kind = "descending" if better == "high" else "ascending", ' class="word"' if words else ""
+    return f'<th scope="col"{kind} aria-sort="none"><button type="button" data-first="{first}">{title}</button></th>'
 
 
 def labelled_row(label: str, style: str, cells: Iterable[str], kind: str = "") -> str:

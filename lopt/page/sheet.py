@@ -1,4 +1,4 @@
-"""A page as one file of HTML that opens from disk and fetches nothing."""
+"""A page as one file of HTML, which opens from disk."""
 
 import functools
 import json
@@ -13,7 +13,15 @@ SCRIPTS = ("tables.js", "drawing.js", "chart.js")
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 
 
-def sheet(title: str, header: str, sections: Iterable[tuple[str, str, str]], data: Mapping[str, Any], script: str):
+def sheet(
+    title: str,
+    header: str,
+    sections: Iterable[tuple[str, str, str]],
+    data: Mapping[str, Any],
+    script: str,
+    *,
+    connect: bool = False,
+) -> str:
     """The page.
 
     Args:
@@ -22,13 +30,14 @@ def sheet(title: str, header: str, sections: Iterable[tuple[str, str, str]], dat
       sections: name, title and body of each, as HTML; one without a body is left out.
       data: what the script draws: plain values.
       script: runs after `SCRIPTS`.
+      connect: whether the page may ask the server that it came from.
     """
     sections = [section for section in sections if section[2]]
     links = "".join(f'<a href="#{name}">{title}</a>' for name, title, _ in sections)
     return fill(
         FOLDER / "page.html",
         title=escape(title),
-        policy=POLICY,
+        policy=POLICY + ("; connect-src 'self'" if connect else ""),
         style=read(FOLDER / "style.css"),
         header=f"{header}<nav aria-label='Parts of this page'>{links}</nav>",
         main="\n".join(f'<section id="{name}"><h2>{title}</h2>\n{body}\n</section>' for name, title, body in sections),
