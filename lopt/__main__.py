@@ -15,7 +15,7 @@ VERBS = {
     "eval": ("lopt.eval", "compares a trained optimizer with tuned baselines"),
     "list": ("lopt.listing", "lists the trained optimizers that ship with lopt"),
     "inspect": ("lopt.inspect", "draws what a trained optimizer does"),
-    "plot": ("lopt.plot", "draws meta-training runs"),
+    "monitor": ("lopt.monitor", "shows meta-training runs, while they go on too"),
     "tasks": ("lopt.tasks", "lists, prepares and shows tasks and data sets"),
 }
 _LINES = "\n".join(f"  {verb:<8}  {does}" for verb, (_, does) in VERBS.items())

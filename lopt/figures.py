@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:  # matplotlib is imported when something is drawn
     from matplotlib.figure import Figure
 
-# As `c0` to `c8` of lopt/evaluation/page/style.css, by daylight. The first stands out.
+# As `c0` to `c8` of lopt/page/style.css, by daylight. The first stands out.
 COLOURS = ("#c85200", "#1b1b1b", "#0b5394", "#2a8a57", "#8e3b7a", "#4a9fd8", "#a97f00", "#6a5acd", "#8f8f8f")
 # As `d0` to `d6` there, in pixels on and off: 8 colours and 7 dashes draw 56 lines before two are alike.
 DASHES = ((), (7, 3), (2, 2.5), (8, 3, 2, 3), (13, 3), (4, 2), (8, 2, 2, 2, 2, 2))
@@ -21,6 +21,11 @@ def line_style(colour: int, dash: int, *, width: float = 1.6) -> dict[str, Any]:
         "linewidth": width,
         "linestyle": (0, dashes) if dashes else "-",
     }
+
+
+def line_classes(colour: int, dash: int) -> str:
+    """The classes of the same line on a page, of lopt/page/style.css."""
+    return f"c{colour % len(COLOURS)} d{dash % len(DASHES)}"
 
 
 def plain_text(text: str) -> str:

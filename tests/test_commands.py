@@ -112,11 +112,11 @@ SMALL = {
     "meta_train.py": "--workdir=run --tasks=test_function --optimizer=learnable_adam "
     "--num_pairs=2 --truncation=5 --horizon=20 --outer_steps=2",
     "meta_eval.py": "--checkpoint=run --horizon=20 --num_seeds=1 --baselines=adam --cache=",
-    "lopt/plot.py": "run --out=plot.png",
+    "lopt/monitor/__main__.py": "run --png=plot.png",
     "lopt/inspect/__main__.py": "run --steps=3 --out=inspect",
     "tasks/__main__.py": "show test_function --steps=3 --out=pages",
     "lopt/listing.py": "",
-    "lopt/__main__.py": "plot run --out=again.png",
+    "lopt/__main__.py": "monitor run --html=again.html",
 }
 UNDER_X64 = """
 import json, runpy, sys

@@ -37,7 +37,8 @@ DATA = ("tensorflow_datasets", "importlib_resources")
 NEEDS = {
     "list": (),
     "inspect run --steps=2 --out=new": ("matplotlib",),
-    "plot run --out=new.png": ("matplotlib",),
+    "monitor run": ("rich",),
+    "monitor run --png=new.png": ("rich", "matplotlib"),
     "tasks list": ("absl", "rich"),
     "tasks show test_function --steps=2 --out=new": ("absl", "rich", "matplotlib"),
     "tasks prepare wine --data_dir=new": ("absl", "rich", *DATA, "sklearn"),
@@ -71,7 +72,7 @@ def folder(tmp_path, monkeypatch):
     from lopt.trained.export import save_export
 
     save_export(tmp_path / "run" / "export", MLP, theta_of(MLP), card=CARD)
-    (tmp_path / "run" / "config.json").write_text("{}")
+    (tmp_path / "run" / "config.json").write_text('{"outer_steps": 1}')
     (tmp_path / "run" / "metrics.jsonl").write_text('{"step": 1, "meta_loss": 1.0}\n')
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -32,6 +32,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "lopt.version": (),
     "lopt.files": (),
     "lopt.figures": (),
+    "lopt.page": (),
     "lopt.trees": TYPES,
     "lopt.own": (*SETTINGS, "lopt.trees"),
     "lopt.seeds": TYPES,
@@ -61,14 +62,15 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "lopt.evaluation": (
         *(*SETTINGS, "lopt.version", "lopt.files", "lopt.figures", "lopt.trees", "lopt.seeds", "lopt.inner_step"),
-        *("lopt.distributed", "lopt.extras", "lopt.tracking", "lopt.own", "lopt.trained", "lopt.pool"),
+        *("lopt.distributed", "lopt.extras", "lopt.tracking", "lopt.own", "lopt.trained", "lopt.pool", "lopt.page"),
     ),
     "lopt.inspect": (
         *(*SETTINGS, "lopt.interrupts", "lopt.extras", "lopt.compile_cache", "lopt.files", "lopt.figures"),
         "lopt.trained",
     ),
-    "lopt.plot": (  # a command
-        *("lopt.names", "lopt.interrupts", "lopt.extras", "lopt.files", "lopt.figures", "lopt.meta_training"),
+    "lopt.monitor": (
+        *("lopt.names", "lopt.interrupts", "lopt.extras", "lopt.files", "lopt.figures", "lopt.page"),
+        "lopt.meta_training",
     ),
     "lopt.listing": ("lopt.names", "lopt.interrupts", "lopt.trained"),  # a command
     "lopt.__main__": ("lopt.names", "lopt.interrupts", "lopt.checkout"),  # the command that runs all others

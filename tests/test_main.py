@@ -38,7 +38,7 @@ def test_names_in_a_checkout(installed, here):
 
 def test_names_where_it_is_installed(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: name if name in BESIDE else None)
-    for name in (*BESIDE, "lopt.tasks.images.family", "lopt.plot"):
+    for name in (*BESIDE, "lopt.tasks.images.family", "lopt.monitor"):
         assert module_name(name) == name
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from lopt.evaluation.baselines import BASELINES
-from lopt.figures import COLOURS, DASHES, line_style
+from lopt.figures import COLOURS, DASHES, line_classes, line_style
 
 # The order in which optimizers get their styles, whoever else takes part.
 ORDER = ("adam", "adam_default", "untrained", *(name for name in BASELINES if name != "adam"))
@@ -23,8 +23,8 @@ class Style(NamedTuple):
 
     @property
     def classes(self) -> str:
-        """The classes of page/style.css."""
-        return f"c{self.colour} d{self.dash}"
+        """The classes of lopt/page/style.css."""
+        return line_classes(self.colour, self.dash) + (" wide" if self.colour == 0 else "")
 
 
 def styles(names: Iterable[str]) -> dict[str, Style]:

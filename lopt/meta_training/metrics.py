@@ -1,5 +1,6 @@
 """The file metrics.jsonl: one row of numbers per outer step."""
 
+import array
 import contextlib
 import itertools
 import json
@@ -58,15 +59,66 @@ def read_rows(path: str | os.PathLike, key: str) -> Iterator[dict[str, Any]]:
         yield from (json.loads(line) for line in file if wanted in line)
 
 
-def read_columns(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """Every number of a file of metrics: arrays `[rows]` by name, NaN where a row has no such number.
+class Columns:
+    """The numbers of a file of metrics that may still grow: each `look` reads what is new.
 
-    A last line that is still being written is left out.
+    Args:
+      path: the file; it need not be there yet.
     """
-    lines = Path(path).read_bytes().split(b"\n")[:-1]
-    rows = [json.loads(line) for line in lines]
-    names = dict.fromkeys(name for row in rows for name in row)
-    return {name: np.array([_number(row.get(name)) for row in rows]) for name in names}
+
+    def __init__(self, path: str | os.PathLike):
+        self._path = path
+        self._start_anew()
+
+    def _start_anew(self) -> None:
+        self._inode, self._offset, self._rows = 0, 0, 0
+        self._columns: dict[str, array.array] = {}
+
+    def look(self) -> dict[str, np.ndarray]:
+        """Every number: arrays `[rows]` by name, NaN where a row has no such number.
+
+        A last line that is still being written is left for the next look. A file that was replaced, as by a run that
+        goes back to a checkpoint, is read from its start.
+
+        Raises:
+          OSError: the file cannot be read.
+          ValueError: a line is not a row of metrics.
+        """
+        with open(self._path, "rb") as file:
+            now = os.fstat(file.fileno())
+            file.seek(max(0, self._offset - 1))
+            if now.st_ino != self._inode or (self._offset and file.read(1) != b"\n"):
+                self._start_anew()
+                file.seek(0)
+            self._inode = now.st_ino
+            new = file.read()
+        new = new[: new.rfind(b"\n") + 1]
+        try:
+            for line in new.split(b"\n")[:-1]:
+                self._add(line)
+        except ValueError:
+            self._start_anew()
+            raise
+        self._offset += len(new)
+        return {name: np.array(values) for name, values in self._columns.items()}
+
+    def _add(self, line: bytes) -> None:
+        try:
+            row = json.loads(line)
+        except RecursionError as error:
+            raise ValueError(f"line {self._rows + 1} is nested too deeply") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"line {self._rows + 1} is not a row of metrics: {line[:60]!r}")
+        for name in [name for name in row if name not in self._columns]:
+            self._columns[name] = array.array("d", [math.nan]) * self._rows
+        for name, values in self._columns.items():
+            values.append(_number(row.get(name)))
+        self._rows += 1
+
+
+def read_columns(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Every number of a file of metrics, as `Columns.look` returns them."""
+    return Columns(path).look()
 
 
 def final_meta_loss(columns: Mapping[str, np.ndarray]) -> float:
@@ -77,7 +129,10 @@ def final_meta_loss(columns: Mapping[str, np.ndarray]) -> float:
 
 
 def _number(value: Any) -> float:
-    return float(value) if isinstance(value, int | float) else np.nan
+    try:
+        return float(value) if isinstance(value, int | float) else math.nan
+    except OverflowError:
+        return math.inf
 
 
 def _step(path: Path, number: int, line: bytes) -> int:

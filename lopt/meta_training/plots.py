@@ -1,13 +1,12 @@
 """The picture of one or several meta-training runs, from the columns of their metrics.jsonl."""
 
-from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lopt.estimators.pairs import THIRDS
-from lopt.figures import line_style
-from lopt.meta_training.panels import COLUMNS, Line, Panel, draw
+from lopt.meta_training.panels import COLUMNS, UNNAMED, Line, Panel, draw
 
 if TYPE_CHECKING:  # matplotlib is imported when something is drawn
     from matplotlib.figure import Figure
@@ -19,10 +18,10 @@ MOST_FAMILIES = 9  # that get a panel each
 MOST_TRACES = 2  # runs for which the numbers of each outer step are drawn behind their running mean
 LOSS = "meta-loss (1: trivial predictor)"
 SCORE = "score (1: Adam; lower is better)"
-NOISE = "$|g|^2$ / variance (1: noise alone)"
+NOISE = "|g|² / variance (1: noise alone)"
 
 
-def plot_runs(histories: Mapping[str, History]) -> "Figure":
+def plot_runs(histories: Mapping[str, History], below: Sequence[str] = ()) -> "Figure":
     """Meta-loss, validation scores, thirds of the trajectories, signal to noise, relative updates, and families.
 
     Lines are running means over 5 % of the run. What no run has numbers of is left out, as are more than
@@ -30,9 +29,10 @@ def plot_runs(histories: Mapping[str, History]) -> "Figure":
 
     Args:
       histories: the columns of each run's metrics.jsonl, by the name to be shown.
+      below: lines of text below the panels.
     """
     name = next(iter(histories)) if len(histories) == 1 else None
-    return draw(list(_rows(histories)), "outer step", title=name)
+    return draw(list(panels_of(histories)), "outer step", title=name, below=below)
 
 
 def running_mean(values: np.ndarray, window: int) -> np.ndarray:
@@ -46,7 +46,8 @@ def running_mean(values: np.ndarray, window: int) -> np.ndarray:
     return np.where(number > 0, (sums[ends] - sums[starts]) / np.maximum(number, 1), np.nan)
 
 
-def _rows(histories: Mapping[str, History]) -> Iterator[list[Panel]]:
+def panels_of(histories: Mapping[str, History]) -> Iterator[list[Panel]]:
+    """What `plot_runs` draws, row by row. A run without any numbers keeps its colour and has no line."""
     validation = _validation(histories)
     top = Panel("meta-loss, running mean", LOSS, _lines(histories, "meta_loss"), COLUMNS - 2 * bool(validation))
     yield [top, *validation]
@@ -70,13 +71,12 @@ def _validation(histories: Mapping[str, History]) -> list[Panel]:
     (history,) = histories.values()
     parts = [name for name in ("valid_train", "valid_valid", "valid_ema_score") if name in history]
     tasks = [name for name in history if name.startswith("valid/")]
-    behind = {"color": "#b8b8b8", "linewidth": 0.8, "zorder": 1}
-    lines = [line._replace(label="valid_score", style={**line.style, "marker": "o", "markersize": 3}) for line in lines]
+    lines = [line._replace(label="valid_score") for line in lines]
     for i, name in enumerate(parts, 1):
-        lines += [line._replace(label=name, style=line_style(i, i, width=1.3)) for line in _of(history, name)]
+        lines += [line._replace(label=name, place=i, width=1.3, marked=False) for line in _of(history, name)]
     for i, name in enumerate(tasks):
-        label = "one task each" if i == 0 else "_"  # matplotlib leaves such a label out
-        lines += [line._replace(label=label, style=behind) for line in _of(history, name)]
+        label = "one task each" if i == 0 else UNNAMED
+        lines += [line._replace(label=label, place=None, marked=False) for line in _of(history, name)]
     return [Panel("validation", SCORE, lines, reference=1.0, legend=True)]
 
 
@@ -94,7 +94,7 @@ def _steering(histories: Mapping[str, History]) -> list[Panel]:
             signal = running_mean(history["grad_norm"] ** 2, window)  # a ratio of means: single ratios are too wild
             noise = running_mean(history["grad_variance"], window)
             ratio = np.divide(signal, noise, out=np.full_like(signal, np.nan), where=noise > 0)
-            ratios += _finite(name, history["step"], ratio, line_style(i, i))
+            ratios += _finite(name, history["step"], ratio, i)
     if ratios:
         panels.append(Panel("signal to noise of the meta-gradient", NOISE, ratios, 3, reference=1.0))
     title, prefix = "size of the update, by part of theta", "update_over_theta/"
@@ -102,7 +102,7 @@ def _steering(histories: Mapping[str, History]) -> list[Panel]:
         (history,) = histories.values()
         parts = [name for name in history if name.startswith(prefix)]
         lines = [
-            line._replace(label=part.removeprefix(prefix), style=line_style(i, i, width=1.3), trace=None)
+            line._replace(label=part.removeprefix(prefix), place=i, width=1.3, trace=None)
             for i, part in enumerate(parts)
             for line in _lines({part: history}, part)
         ]
@@ -111,7 +111,7 @@ def _steering(histories: Mapping[str, History]) -> list[Panel]:
         medians = {}
         for name, history in histories.items():
             parts = [values for part, values in history.items() if part.startswith(prefix)]
-            medians[name] = {"step": history["step"], **({title: np.median(parts, axis=0)} if parts else {})}
+            medians[name] = {**history, title: np.median(parts, axis=0)} if parts else {}
         lines = _lines(medians, title)
     if lines:
         panels.append(Panel(title, "|update| / |theta|", lines, 3, legend=len(histories) == 1))
@@ -132,22 +132,22 @@ def _lines(histories: Mapping[str, History], name: str, *, smooth: bool = True) 
     for i, (label, history) in enumerate(histories.items()):
         if name not in history:
             continue
-        values, style = history[name], line_style(i, i)
+        values = history[name]
         if not smooth:
-            lines += _finite(label, history["step"], values, {**style, "marker": "o", "markersize": 3})
+            lines += [line._replace(marked=True) for line in _finite(label, history["step"], values, i)]
             continue
         trace = values if len(histories) <= MOST_TRACES else None
-        lines += _finite(label, history["step"], running_mean(values, _window(history)), style, trace)
+        lines += _finite(label, history["step"], running_mean(values, _window(history)), i, trace)
     return lines
 
 
 def _finite(
-    label: str, steps: np.ndarray, values: np.ndarray, style: Mapping[str, Any], trace: np.ndarray | None = None
+    label: str, steps: np.ndarray, values: np.ndarray, place: int, trace: np.ndarray | None = None
 ) -> list[Line]:
     seen = np.isfinite(values)
     if not seen.any():
         return []
-    return [Line(label, steps[seen], values[seen], style, None if trace is None else trace[seen])]
+    return [Line(label, steps[seen], values[seen], place, trace=None if trace is None else trace[seen])]
 
 
 def _window(history: History) -> int:

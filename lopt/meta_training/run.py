@@ -120,7 +120,7 @@ class Run:
         return as_optax(trained.optimizer, trained.theta, num_steps=num_steps)
 
     def plot(self) -> "Figure":
-        """What a person steers by, over the outer steps; `python -m lopt.plot` draws several runs so."""
+        """What a person steers by, over the outer steps; `python -m lopt.monitor` shows several runs."""
         need("a picture", "matplotlib")
         return plot_runs({self.workdir.name or str(self.workdir): self.history})
 

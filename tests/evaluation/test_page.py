@@ -4,15 +4,15 @@ import json
 import math
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lopt import figures
-from lopt.evaluation import page, style
+from lopt.evaluation import style
 from lopt.evaluation.page import render
-from lopt.evaluation.page.cells import number, significant, with_prefix
+from lopt.page import sheet
+from lopt.page.cells import number, significant, with_prefix
 from tests.evaluation.page_example import example
 
 DASH = "\N{EN DASH}"
@@ -178,7 +178,7 @@ def test_few_seeds_are_cautioned_against():
 
 def test_styles_are_those_of_the_pictures():
     """Colours and dashes of style.py are those of the style sheet; an optimizer's do not depend on the others."""
-    css = (Path(page.__file__).parent / "style.css").read_text()
+    css = sheet.read(sheet.FOLDER / "style.css")
     accent, *others = figures.COLOURS
     assert f"--accent: {accent};" in css
     day = {f"--c{i}": colour for i, colour in enumerate(others, start=1)}
@@ -188,7 +188,7 @@ def test_styles_are_those_of_the_pictures():
     assert {i: " ".join(f"{x:g}" for x in dash) for i, dash in enumerate(figures.DASHES) if dash} == dashes
     few, many = (style.styles(names) for names in (["learned", "muon", "x"], ["learned", *style.ORDER, "x", "y"]))
     assert few == {name: many[name] for name in few}
-    assert many["learned"].classes == "c0 d0"
+    assert many["learned"].classes == "c0 d0 wide"
     assert many["adam"].classes == "c1 d0"
     assert len(set(many.values())) == len(many)
 
@@ -262,7 +262,7 @@ def test_many_optimizers_look_different_and_the_best_are_shown():
     data = embedded(render(content))
     styles = [row["style"] for row in data["optimizers"].values()]
     assert len(set(styles)) == len(styles) == 38
-    assert data["optimizers"]["learned"]["style"] == "c0 d0"
+    assert data["optimizers"]["learned"]["style"] == "c0 d0 wide"
     assert data["shown"] == ["learned", "adam", "other31", "other30", "other29", "other28", "other27"]
 
 

@@ -17,7 +17,7 @@ import pytest
 from rich.console import Console
 from rich.logging import RichHandler
 
-from lopt.meta_training.metrics import MetricsLog
+from lopt.meta_training.metrics import Columns, MetricsLog, read_columns
 from lopt.meta_training.progress import Progress
 from lopt.names import InputError
 from lopt.tracking import _Wandb, open_tracker
@@ -309,3 +309,33 @@ def test_paths_are_logged_as_pictures(tmp_path):
     assert (row["loss"], step) == (1.5, 0)
     assert isinstance(row["curves"], wandb.Image)
     assert row["curves"].image.size == (3, 2)
+
+
+def test_columns_are_read_on_from_where_the_file_ended(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    columns = Columns(path)
+    with pytest.raises(FileNotFoundError):
+        columns.look()
+    path.write_text('{"step": 1, "a": 0.5}\n{"step": 2, "b": null, "c": "text"}\n{"step": 3, "a"')
+    found = columns.look()
+    assert list(found) == ["step", "a", "b", "c"]
+    np.testing.assert_array_equal(found["a"], [0.5, np.nan])
+    with open(path, "a") as file:
+        file.write(f': 7, "d": {10**400}}}\n')
+    found = columns.look()
+    np.testing.assert_array_equal(found["a"], [0.5, np.nan, 7])
+    np.testing.assert_array_equal(found["d"], [np.nan, np.nan, np.inf])
+    assert all(len(values) == 3 for values in found.values())
+    with MetricsLog(path, 1) as log:  # a run that goes back to a checkpoint
+        log.write([{"step": 2, "a": 9.0}, {"step": 3, "a": 8.0}, {"step": 4, "a": 7.0}])
+    np.testing.assert_array_equal(columns.look()["a"], [0.5, 9, 8, 7])
+    assert set(columns.look()) == {"step", "a"}
+    path.write_text('{"step": 1, "a": 3}\n')  # shorter than what was read
+    np.testing.assert_array_equal(columns.look()["a"], [3])
+
+
+@pytest.mark.parametrize("line", ["hello", "[1]", "3", "[" * 100_000])
+def test_columns_of_what_is_no_row(tmp_path, line):
+    (tmp_path / "metrics.jsonl").write_text(line + "\n")
+    with pytest.raises(ValueError, match=r"line 1|Expecting value"):
+        read_columns(tmp_path / "metrics.jsonl")

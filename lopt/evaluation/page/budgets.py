@@ -4,21 +4,9 @@ import base64
 from collections.abc import Mapping
 from html import escape
 
-from lopt.evaluation.page.cells import (
-    Column,
-    Content,
-    Styles,
-    best_value,
-    column_head,
-    data_cell,
-    learned_label,
-    measure_cell,
-    quantity,
-    significant,
-    sortable_table,
-    table_row,
-)
+from lopt.evaluation.page.rows import Content, Styles, learned_label, optimizer_table, table_row
 from lopt.evaluation.trials import COUNTS
+from lopt.page.cells import Column, best_value, column_head, data_cell, measure_cell, quantity, significant
 
 PARTS = {"train": "final training loss", "valid": "validation loss"}
 TARGETS = (
@@ -88,7 +76,7 @@ def _trials_table(part: Content, content: Content, styles: Styles) -> str:
         cells = [measure_cell(column, row, lowest) for column, lowest in zip(columns, best, strict=True)]
         lines.append(table_row(row["optimizer"], content, styles, [*cells, _needed_cell(row["optimizer"], part)]))
     heads = [column_head(column.title, "low") for column in columns] + [column_head("Needs", "low")]
-    return sortable_table("Tuning trials", heads, ["".join(lines)])
+    return optimizer_table("Tuning trials", heads, ["".join(lines)])
 
 
 def _needed_cell(name: str, part: Content) -> str:
@@ -111,7 +99,7 @@ def _targets_table(content: Content, styles: Styles) -> str:
         for row in rows
     ]
     heads = [column_head(column.title, column.better) for column in TARGETS]
-    return sortable_table("Time to the target", heads, ["".join(lines)])
+    return optimizer_table("Time to the target", heads, ["".join(lines)])
 
 
 def _picture(name: str, words: str, pictures: Mapping[str, bytes]) -> str:

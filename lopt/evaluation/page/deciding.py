@@ -4,19 +4,8 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from lopt.evaluation.page.cells import (
-    Column,
-    Content,
-    Styles,
-    best_value,
-    column_head,
-    data_cell,
-    measure_cell,
-    number,
-    significant,
-    sortable_table,
-    table_row,
-)
+from lopt.evaluation.page.rows import Content, Styles, optimizer_table, table_row
+from lopt.page.cells import Column, best_value, column_head, data_cell, measure_cell, number, significant
 
 PARTS = {"train": "Training loss", "valid": "Validation loss"}
 WORDS = {
@@ -49,7 +38,7 @@ def _table(protocol: str, rows: list[Mapping[str, Any]], content: Content, style
         for row in rows
     ]
     compared, reference = WORDS[protocol]
-    table = sortable_table(f"The ratios that decide, {protocol}", heads, ["".join(lines)])
+    table = optimizer_table(f"The ratios that decide, {protocol}", heads, ["".join(lines)])
     return f"<h3>{compared}</h3><p>Loss at the end over that of {reference}.</p>{table}"
 
 

@@ -3,8 +3,9 @@
 import math
 from typing import Any
 
-from lopt.evaluation.page.cells import Cell, Content, Styles, number
+from lopt.evaluation.page.rows import Content, Styles
 from lopt.evaluation.style import styles
+from lopt.page.cells import Cell, number
 
 SHOWN = 7  # lines that a panel starts with; the others are a click away
 

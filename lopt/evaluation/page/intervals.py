@@ -5,21 +5,17 @@ from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any, NamedTuple
 
-from lopt.evaluation.page.cells import (
+from lopt.evaluation.page.rows import Content, Styles, is_lower_bound, optimizer_table, table_row
+from lopt.page.cells import (
     Column,
-    Content,
-    Styles,
     best_value,
     column_head,
     data_cell,
-    is_lower_bound,
     measure_cell,
     number,
     present,
     quantity,
     significant,
-    sortable_table,
-    table_row,
 )
 
 BAR = 150.0  # width of a drawing
@@ -68,7 +64,7 @@ def aggregate_table(content: Content, styles: Styles) -> str:
             foot.append("<td></td>")
     heads += [column_head(column.title, column.better) for column in columns]
     foot += ["<td></td>"] * len(columns)
-    return sortable_table("Scores over all tasks", heads, ["".join(lines)], f"<tr><td></td>{''.join(foot)}</tr>")
+    return optimizer_table("Scores over all tasks", heads, ["".join(lines)], f"<tr><td></td>{''.join(foot)}</tr>")
 
 
 class _Interval(NamedTuple):

@@ -3,22 +3,20 @@
 The tables are written here, so that they can be read without JavaScript; the scripts sort them and draw the curves.
 """
 
-import functools
-import json
-import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 
 from lopt.evaluation.page.budgets import targets_section, trials_section
-from lopt.evaluation.page.cells import Cell, Content, Styles, learned_label, quantity, significant
 from lopt.evaluation.page.deciding import deciding_tables
 from lopt.evaluation.page.drawing import drawn, line_styles
 from lopt.evaluation.page.intervals import aggregate_table
+from lopt.evaluation.page.rows import Content, Styles, learned_label
 from lopt.evaluation.page.tables import cost_table, results_table, sweep_table, tuning_table
+from lopt.page.cells import Cell, quantity, significant
+from lopt.page.sheet import fill, read, sheet
 
 FOLDER = Path(__file__).parent
-SCRIPTS = ("tables.js", "drawing.js", "chart.js", "curves.js")
 
 
 def render(content: Content, pictures: Mapping[str, bytes] | None = None) -> str:
@@ -31,30 +29,8 @@ def render(content: Content, pictures: Mapping[str, bytes] | None = None) -> str
     content = {**content, "pictures": pictures or {}}
     styles = line_styles(content)
     sections = [(name, title, write(content, styles)) for name, (title, write) in SECTIONS.items()]
-    sections = [section for section in sections if section[2]]
-    links = "".join(f'<a href="#{name}">{title}</a>' for name, title, _ in sections)
-    parts = {
-        "title": escape(content.get("title", "Evaluation")),
-        "style": _file("style.css"),
-        "header": f"{_header(content)}<nav aria-label='Parts of this page'>{links}</nav>",
-        "main": "\n".join(
-            f'<section id="{name}"><h2>{title}</h2>\n{body}\n</section>' for name, title, body in sections
-        ),
-        # Within a script element only "<" could end it.
-        "data": json.dumps(drawn(content, styles), allow_nan=False, separators=(",", ":")).replace("<", "\\u003c"),
-        "script": "\n".join(_file(name) for name in SCRIPTS),
-    }
-    return _fill("page.html", **parts)
-
-
-def _fill(name: str, **parts: str) -> str:
-    """A file with its {{placeholders}} filled in one pass, so that nothing inside a part is read as a placeholder."""
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], _file(name))
-
-
-@functools.cache
-def _file(name: str) -> str:
-    return (FOLDER / name).read_text(encoding="utf-8")
+    title = content.get("title", "Evaluation")
+    return sheet(title, _header(content), sections, drawn(content, styles), read(FOLDER / "curves.js"))
 
 
 def _header(content: Content) -> str:
@@ -154,7 +130,7 @@ def _results(content: Content, styles: Styles) -> str:
     split = escape(str(content.get("setting", {}).get("split", "validation")))
     return f"""{table}
 <p class="note">Means over seeds; in bold the best of each task. A click on a column's name sorts each task's rows.</p>
-{_fill("columns.html", split=split)}"""
+{fill(FOLDER / "columns.html", split=split)}"""
 
 
 def _failures(content: Content, styles: Styles) -> str:

@@ -6,22 +6,18 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from lopt.evaluation.page.cells import (
+from lopt.evaluation.page.rows import Content, Styles, is_lower_bound, optimizer_table, table_row
+from lopt.page.cells import (
     Column,
-    Content,
-    Styles,
     best_value,
     column_head,
     data_cell,
-    is_lower_bound,
     measure_cell,
     number,
     percent,
     present,
     quantity,
     significant,
-    sortable_table,
-    table_row,
     with_prefix,
 )
 
@@ -66,7 +62,7 @@ def results_table(content: Content, styles: Styles) -> str:
         title = f'<th scope="rowgroup" colspan="{len(columns) + 1}">{escape(task["name"])}{unit}</th>'
         groups.append(f'<tr class="group">{title}</tr>{"".join(rows)}')
     heads = [column_head(escape(column.title.format(split=split)), column.better) for column in columns]
-    return sortable_table("Results by task", heads, groups)
+    return optimizer_table("Results by task", heads, groups)
 
 
 def _result(column: Column, row: Mapping[str, Any], best: float | None) -> str:
@@ -90,7 +86,7 @@ def cost_table(content: Content, styles: Styles) -> tuple[str, tuple[float, floa
     if not any(ratios.values()):
         return "", None
     lines = [table_row(name, content, styles, [_ratio(x.get(key)) for key in COSTS]) for name, x in ratios.items()]
-    table = sortable_table("Cost of a step", [column_head(title, "low") for title in COSTS.values()], ["".join(lines)])
+    table = optimizer_table("Cost of a step", [column_head(title, "low") for title in COSTS.values()], ["".join(lines)])
     flops = [x for (x,) in ratios.get("learned", {}).get("flops_per_step", [])]
     return table, (min(flops), max(flops)) if flops else None
 
@@ -124,7 +120,7 @@ def tuning_table(content: Content, styles: Styles) -> str:
     heads = [f'<th scope="col" class="text">{title}</th>' for title in titles]
     heads += [column_head(f"Rate on {escape(task['name'])}", "low") for task in tasks]
     note = '<p class="note">Two rates: the best by mean loss / the best by final loss, where they differ.</p>'
-    return sortable_table("What was tuned", heads, ["".join(rows)]) + note
+    return optimizer_table("What was tuned", heads, ["".join(rows)]) + note
 
 
 def sweep_table(sweep: Mapping[str, Any], optimizers: Mapping[str, Any]) -> str:

@@ -22,6 +22,8 @@ function compare(a, b, order) {
   return order === "ascending" ? difference : -difference;
 }
 
-for (const button of document.querySelectorAll("thead button")) {
-  button.addEventListener("click", () => sortRows(button.closest("th")));
-}
+// Whatever tables there are, now or later.
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("thead button");
+  if (button) sortRows(button.closest("th"));
+});

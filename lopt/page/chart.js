@@ -4,8 +4,10 @@ const NARROW = 480; // pixels; below, names would leave no room: the values stan
 const TOP = 24; // of the plot within the panel
 const GAP = 13; // between names
 
-// chart: {label, series: [{label, style, x, y, low, high}], x: {label, log, title, start}, y: {label, log, low, high,
-// write}, descending, unnamed}; descending if high values are read first, unnamed if only the legend names the lines.
+// chart: {label, series: [{label, style, x, y, low, high}], behind: [{style, x, y}], x: {label, log, title, start},
+// y: {label, log, low, high, reference, write}, descending, unnamed, ended}; behind are lines without a name,
+// descending if high values are read first, unnamed if only the legend names the lines, ended what is said of a line
+// beyond its last place.
 class Panel {
   constructor(figure) {
     this.figure = figure;
@@ -46,6 +48,11 @@ class Panel {
     this.axes(x);
     // A nested svg clips what leaves the panel.
     const plot = add(svg, "svg", { x: this.left, y: TOP, width: this.w, height: this.h });
+    if (finite(chart.y.reference)) {
+      const at = this.at(chart.y.reference);
+      add(plot, "line", { class: "reference", x1: 0, x2: this.w, y1: at, y2: at });
+    }
+    for (const series of chart.behind ?? []) this.line(plot, series);
     for (const series of chart.series) this.band(plot, series);
     for (const series of chart.series.toReversed()) this.line(plot, series);
     if (wide && !chart.unnamed) this.names();
@@ -117,7 +124,8 @@ class Panel {
       const y = finite(series.y[last]) ? this.at(series.y[last]) : 0;
       const text = this.name(series);
       const from = [this.xScale(series.x[last]), Math.max(4, Math.min(this.h - 8, y))];
-      return { text, colour: series.style.split(" ")[0], from, width: this.measure(text) + 18, at: from[1] };
+      const [colour, , width = ""] = series.style.split(" ");
+      return { text, colour, wide: width, from, width: this.measure(text) + 18, at: from[1] };
     });
     ends.sort((a, b) => a.from[1] - b.from[1]);
     // At the right edge they keep the order of the lines: pushed down where they would overlap, and back up at the end.
@@ -134,10 +142,10 @@ class Panel {
       end.at = y + shift;
       placed.push(end);
     }
-    for (const { text, colour, from, at } of placed) {
+    for (const { text, colour, wide, from, at } of placed) {
       const [x, y] = [this.left + from[0], TOP + from[1]];
       add(this.svg, "path", { class: `line leader ${colour}`, d: `M${x},${y}L${x + 10},${TOP + at}` });
-      add(this.svg, "text", { class: `name ${colour.replace("c", "b")}`, x: x + 13, y: TOP + at + 4 }, text);
+      add(this.svg, "text", { class: `name ${colour.replace("c", "b")} ${wide}`, x: x + 13, y: TOP + at + 4 }, text);
     }
   }
 
@@ -200,7 +208,7 @@ class Panel {
       element(row, "td", {}, finite(value) ? write(value) : missing);
       const range = finite(value) && series.low && finite(series.low[i]) && finite(series.high[i]);
       const text = range ? `${written(series.low[i], 3)} – ${written(series.high[i], 3)}` : "";
-      element(row, "td", { className: "unit" }, ended ? "ended" : text);
+      element(row, "td", { className: "unit" }, ended ? (this.chart.ended ?? "ended") : text);
     }
   }
 }

@@ -2,12 +2,9 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from html import escape
 from typing import Any, NamedTuple
 
 Cell = str | float | int | None  # as in summary.json: "inf" for a diverged run, None for no value
-Content = Mapping[str, Any]
-Styles = Mapping[str, str]
 
 
 class Column(NamedTuple):
@@ -73,11 +70,6 @@ def best_value(column: Column, rows: Sequence[Mapping[str, Any]]) -> float | Non
     return min(values) if column.better == "low" else max(values)
 
 
-def is_lower_bound(key: str, row: Mapping[str, Any]) -> bool:
-    """Whether a speed-up says that the reference never got there: the envelope's is as large only in that case."""
-    return bool(row.get("speed_up_is_lower_bound")) and row.get(key) == row["speed_up"]
-
-
 def measure_cell(column: Column, row: Mapping[str, Any], best: float | None, *, lower_bound: bool = False) -> str:
     """One value as its column writes it; a lower bound has a sign before it."""
     value = number(row.get(column.key))
@@ -101,30 +93,36 @@ def data_cell(value: float | None, text: str, *, best: bool = False) -> str:
     return f'<td data-value="{name}"{" class=best" if best else ""}>{text}</td>'
 
 
-def learned_label(content: Content) -> str:
-    """What people call the learned optimizer."""
-    return escape(content.get("optimizers", {}).get("learned", {}).get("label", "the learned optimizer"))
+def word_cell(text: str) -> str:
+    """A cell with a word to sort by, as HTML."""
+    return f'<td class="word" data-value="{text}">{text or "&ndash;"}</td>'
 
 
-def table_row(name: str, content: Content, styles: Styles, cells: Iterable[str]) -> str:
-    """A row for an optimizer: a sample of its line, its name, and the cells."""
-    label = escape(content.get("optimizers", {}).get(name, {}).get("label", name))
-    line = f'<line x1="1" x2="29" y1="5" y2="5" class="line {styles.get(name, "c8")}"/>'
+def column_head(title: str, better: str | None, *, words: bool = False) -> str:
+    """A header that sorts; the first click shows the better values first. Over words it stands to the left."""
+    first, kind = "descending" if better == "high" else "ascending", ' class="word"' if words else ""
+    return f'<th scope="col"{kind} aria-sort="none"><button type="button" data-first="{first}">{title}</button></th>'
+
+
+def labelled_row(label: str, style: str, cells: Iterable[str], kind: str = "") -> str:
+    """A row of what has a line: a sample of it, its name, and the cells.
+
+    Args:
+      label: the name, as HTML.
+      style: classes of the line in style.css.
+      cells: of `data_cell` and the like.
+      kind: class of the row; "" for none.
+    """
+    line = f'<line x1="1" x2="29" y1="5" y2="5" class="line {style}"/>'
     swatch = f'<svg class="swatch" viewBox="0 0 30 10" aria-hidden="true">{line}</svg>'
-    kind = ' class="learned"' if name == "learned" else ""
+    opening = f' class="{kind}"' if kind else ""
     who = f'<span class="who">{swatch}<span>{label}</span></span>'
-    return f'<tr{kind}><th scope="row" data-value="{label}">{who}</th>{"".join(cells)}</tr>'
-
-
-def column_head(title: str, better: str | None) -> str:
-    """A header that sorts; the first click shows the better values first."""
-    first = "descending" if better == "high" else "ascending"
-    return f'<th scope="col" aria-sort="none"><button type="button" data-first="{first}">{title}</button></th>'
+    return f'<tr{opening}><th scope="row" data-value="{label}">{who}</th>{"".join(cells)}</tr>'
 
 
 def sortable_table(name: str, heads: Iterable[str], groups: Iterable[str], foot: str = "") -> str:
     """A table that scrolls on its own; each group of rows sorts within itself."""
     bodies = "".join(f"<tbody>{rows}</tbody>" for rows in groups)
     return f"""<div class="scroll" role="region" aria-label="{name}" tabindex="0"><table>
-<thead><tr>{column_head("Optimizer", None)}{"".join(heads)}</tr></thead>
+<thead><tr>{"".join(heads)}</tr></thead>
 {bodies}{f"<tfoot>{foot}</tfoot>" if foot else ""}</table></div>"""

@@ -1,0 +1,1 @@
+"""`python -m lopt.monitor`: meta-training runs, watched while they go on."""
