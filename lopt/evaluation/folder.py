@@ -122,10 +122,12 @@ def track_results(folder: Path, content: Mapping[str, Any], mode: str) -> None:
       content: what `summary.summarize` returned.
       mode: one of `tracking.WANDB_MODES`.
     """
-    from lopt.tracking import open_tracker  # here, as it brings rich
+    from lopt.tracking import is_tracked, open_tracker
 
     about = {key: value for key, value in content.items() if isinstance(value, str)} | dict(content.get("setting", {}))
-    tracker = open_tracker(mode, config=about, workdir=folder)
+    # Beside the meta-training, if that is tracked too.
+    group = folder.absolute().parent.name if is_tracked(folder.absolute().parent) else None
+    tracker = open_tracker(mode, config=about, workdir=folder, kind="eval", group=group)
     row: dict[str, Any] = {path.stem: path for path in sorted(folder.glob("*.png"))}
     for task in content["tasks"]:
         for found in task["rows"]:
@@ -133,7 +135,7 @@ def track_results(folder: Path, content: Mapping[str, Any], mode: str) -> None:
             row |= {
                 f"{place}/{measure}": found[measure] for measure in (*MEASURES, "score", "train_ratio", "valid_ratio")
             }
-    tracker.log(row, step=0)
+    tracker.log(row, step=None)  # an evaluation that is made again comes after the one before
     tracker.finish()
 
 

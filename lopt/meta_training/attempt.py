@@ -15,6 +15,7 @@ from lopt.meta_training.config import MetaTrainConfig
 from lopt.meta_training.exports import Exports
 from lopt.meta_training.feed import Feed
 from lopt.meta_training.health import Health, StuckError, is_well
+from lopt.meta_training.histograms import Histograms
 from lopt.meta_training.metrics import MetricsLog, read_rows
 from lopt.meta_training.outer import MetaTraining, OuterState
 from lopt.meta_training.progress import Progress
@@ -97,6 +98,7 @@ class Attempt(NamedTuple):
                 with watch.timed("validating"):
                     validation.prepare(state, lambda: bool(signals))
             standing, health = validation.standing, Health()
+            histograms = Histograms(config.outer_steps, step, state.theta) if self.tracker.active else None
             checkpoints.keep(standing.best and standing.best.step)
 
             def save(step: int, state: OuterState, best: Best | None = None) -> None:
@@ -124,8 +126,9 @@ class Attempt(NamedTuple):
                         rows[-1] |= validation.row(step, state)
                 rows[-1] |= watch.lap(rows)
                 rows_log.write(rows)
+                spread = {} if histograms is None else histograms.row(step, state.theta)
                 for row in rows:
-                    self.tracker.log(row, step=row["step"])
+                    self.tracker.log(row | spread if row is rows[-1] else row, step=row["step"])
                 improved = standing.observe(rows[-1])
                 self.progress.update(step, meta_loss=rows[-1]["meta_loss"], valid=standing.shown)
                 health.observe(rows)

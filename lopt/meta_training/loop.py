@@ -19,7 +19,7 @@ from lopt.meta_training.progress import Progress
 from lopt.meta_training.recovery import Record
 from lopt.meta_training.starting import read_start
 from lopt.meta_training.stopwatch import Stopwatch
-from lopt.meta_training.validation import Validator
+from lopt.meta_training.validation import EMA_SCORE, SCORE, Validator
 from lopt.meta_training.workdir import (
     CHECKPOINTS,
     EXPORT,
@@ -79,7 +79,8 @@ def train(
         )
         record = Record.read(run.workdir)
         signals = stack.enter_context(_caught_signals())
-        tracker = open_tracker(run.wandb, config=config.as_json(), workdir=run.workdir)
+        lowest = (SCORE, EMA_SCORE, "valid/*")
+        tracker = open_tracker(run.wandb, config=config.as_json(), workdir=run.workdir, kind="train", lowest=lowest)
         stack.callback(tracker.finish)
         done = max(finished_steps(run.workdir / CHECKPOINTS), default=0)
         progress = stack.enter_context(Progress(total=config.outer_steps, start=done))

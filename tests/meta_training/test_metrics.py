@@ -177,20 +177,21 @@ def test_a_bar_on_a_terminal_shares_the_console_of_logging(monkeypatch):
 def test_disabled_does_not_import_wandb(tmp_path):
     code = (
         "import sys; from lopt.tracking import open_tracker\n"
-        f"tracker = open_tracker('disabled', config={{}}, workdir={str(tmp_path)!r})\n"
+        f"tracker = open_tracker('disabled', config={{}}, workdir={str(tmp_path)!r}, kind='train')\n"
         "tracker.log({'step': 1}, step=1); tracker.finish()\n"
         "assert 'wandb' not in sys.modules and 'orbax' not in sys.modules"
     )
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
     assert os.listdir(tmp_path) == []
     with pytest.raises(InputError, match="unknown wandb mode 'on'"):
-        open_tracker("on", config={}, workdir=tmp_path)
+        open_tracker("on", config={}, workdir=tmp_path, kind="train")
 
 
 # A server that takes a run and then goes away; in the other modes it is never there.
 WANDB = """
 import http.server, json, math, sys, threading, time
-from lopt.tracking import open_tracker
+import numpy as np
+from lopt.tracking import Histogram, open_tracker
 
 class Server(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
@@ -223,13 +224,14 @@ def timed(action, *args, **kwargs):
 seconds = []
 if mode == "online":
     import wandb  # waiting is what is measured, and not how busy the machine is
-tracker = timed(open_tracker, mode, config={"seed": 1}, workdir=workdir)
+tracker = timed(open_tracker, mode, config={"seed": 1}, workdir=workdir, kind="train", lowest=("valid/*",))
 if vanishing:
     server.shutdown()
     server.server_close()
 def log():
     for step in range(1, 101):
-        tracker.log({"step": step, "meta_loss": math.nan}, step=step)
+        spread = Histogram(np.array([1, 2]), np.array([0.0, 1.0, 2.0]))
+        tracker.log({"step": step, "meta_loss": math.nan, "theta/a": spread}, step=step)
 timed(log)
 timed(tracker.finish)
 tracker.log({"step": 101}, step=101)
