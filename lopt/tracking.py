@@ -168,4 +168,4 @@ def _sent(value: Any) -> Any:
 
     if isinstance(value, Path):
         return wandb.Image(str(value))
-    return wandb.Histogram(np_histogram=tuple(value)) if isinstance(value, Histogram) else value
+    return wandb.Histogram(np_histogram=(value.counts, value.edges)) if isinstance(value, Histogram) else value

@@ -32,10 +32,11 @@ from lopt.optimizers.parts.tensors import map_tensors
 from lopt.types import Params, PyTree, Theta
 
 MATRIX, VECTOR = "matrix", "vector"  # the two kinds of tensors, and theta's heads; scalars count as vectors
-# A fast and a slow momentum, and a mean square. The fast one of a matrix is Muon's, of any other tensor Adam's.
+# A fast and a slow momentum, and a mean square. Those of vectors forget sooner than Adam's usually do: chosen, like
+# the sizes, by trainings of many tasks (docs/training-log.md).
 DECAYS: dict[Hashable, Decays] = {
     MATRIX: Decays(momentum=(0.95, 0.99), rms=(0.999,), factored=()),
-    VECTOR: Decays(momentum=(0.9, 0.99), rms=(0.999,), factored=()),
+    VECTOR: Decays(momentum=(0.8, 0.99), rms=(0.95,), factored=()),
 }
 EPSILON = 1e-8
 SIZE_GAIN = 2.0

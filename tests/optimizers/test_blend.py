@@ -83,7 +83,7 @@ def hand_made(orthogonal):
     decay = optax.add_decayed_weights(DECAY), optax.scale_by_learning_rate(rate(RATE))
     adamw = optax.chain(optax.scale_by_adam(b1=0.95), over_root_fan_in, *decay)
     return optax.partition(
-        {"matrix": muon if orthogonal else adamw, "other": optax.adam(rate(SMALL.vector_rate))}, kinds
+        {"matrix": muon if orthogonal else adamw, "other": optax.adam(rate(SMALL.vector_rate), b1=0.8, b2=0.95)}, kinds
     )
 
 

@@ -27,8 +27,8 @@ from lopt.torch.parts.sums import per_tensor
 from lopt.torch.types import Stack, State, Theta
 
 MATRIX, VECTOR = "matrix", "vector"  # the two kinds of tensors, and theta's heads; scalars count as vectors
-# A fast and a slow momentum, and a mean square. The fast one of a matrix is Muon's, of any other tensor Adam's.
-DECAYS: dict[Hashable, tuple[float, ...]] = {MATRIX: rounded(0.95, 0.99, 0.999), VECTOR: rounded(0.9, 0.99, 0.999)}
+# A fast and a slow momentum, and a mean square.
+DECAYS: dict[Hashable, tuple[float, ...]] = {MATRIX: rounded(0.95, 0.99, 0.999), VECTOR: rounded(0.8, 0.99, 0.95)}
 EPSILON = 1e-8
 SIZE_GAIN = 2.0
 MAX_DRIFT = 3.0  # largest change of ln(size) by the drift over a whole training
