@@ -81,7 +81,9 @@ def draw(rows: Sequence[Sequence[Panel]], xlabel: str, *, title: str | None, bel
     heights = [TOP_HEIGHT, *[HEIGHT] * (len(rows) - 1)]
     parts = [sum(heights) + 0.4, 0.2 + LINE_HEIGHT * len(below)][: 1 + bool(below)]
     whole = Figure(figsize=(WIDTH, sum(parts)), dpi=120, layout="constrained")
-    figure, text = (whole.subfigures(2, 1, height_ratios=parts)) if below else (whole, None)
+    figure, text = whole, None
+    if below:
+        figure, text = whole.subfigures(2, 1, squeeze=False, height_ratios=parts).ravel()
     grid = figure.add_gridspec(len(rows), COLUMNS, height_ratios=heights)
     for i, row in enumerate(rows):
         column, alike = 0, [panel for panel in row if panel.alike]
