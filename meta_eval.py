@@ -120,18 +120,18 @@ def main(argv: list[str]) -> int:
         overwrite=_OVERWRITE.value,
         about={"checkpoint": _CHECKPOINT.value, "command": shlex.join(["python", "-m", "lopt", "eval", *sys.argv[1:]])},
     )
-    if not processes.is_first():
-        return 0
-    print(f"\n{report}", flush=True)
-    files = report.write(out, overwrite=_OVERWRITE.value)
-    track_results(out, report.summary, _WANDB.value)
-    print(f"{', '.join(files)} in {out}")
+    if processes.is_first():
+        print(f"\n{report}", flush=True)
+        files = report.write(out, overwrite=_OVERWRITE.value)
+        track_results(out, report.summary, _WANDB.value)
+        print(f"{', '.join(files)} in {out}")
+    cluster.part()
     return 0
 
 
 def _main(argv: list[str]) -> int:
     status = _status(argv)
-    return cluster.leave(status) if jax.distributed.is_initialized() else status
+    return cluster.leave(status) if status else 0
 
 
 def _status(argv: list[str]) -> int:

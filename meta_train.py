@@ -132,6 +132,7 @@ def _train(workdir: str) -> int:
         print(f"compare it with Adam: python -m lopt eval --checkpoint={run.workdir}")
     else:
         print(f"stopped at {done}, saved. The same command goes on from there.")
+    cluster.part()
     return 0 if run.signal is None else 128 + run.signal
 
 
@@ -164,7 +165,7 @@ def _main(argv: list[str]) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler], force=True)
     logging.getLogger("jax").setLevel(logging.WARNING)  # it tells at length which accelerators are not there
     status = _status(argv)
-    return cluster.leave(status) if jax.distributed.is_initialized() else status
+    return cluster.leave(status) if status else 0
 
 
 def _status(argv: list[str]) -> int:

@@ -128,15 +128,20 @@ def connect(told: str | None, timeout: int, command: str) -> bool:
     return processes.number() > 1
 
 
+def part() -> None:
+    """Ends this process's part in a run that all have come to the end of; waits for the others."""
+    if jax.distributed.is_initialized():
+        jax.distributed.shutdown()
+
+
 def leave(status: int) -> int:
-    """Ends this process's part in the run. It does not return after a failure, of which the others hear at once."""
+    """Ends this process after a failure, of which the others hear at once; returns if it is the only one."""
+    if not jax.distributed.is_initialized():
+        return status
     sys.stdout.flush()
     sys.stderr.flush()
-    if status in (0, 128 + signal.SIGINT, 128 + signal.SIGTERM):
-        jax.distributed.shutdown()  # waits for the others
-        return status
     if processes.is_first():
-        time.sleep(1)  # without it, JAX kills the others: a failure that all know of lets them end by themselves
+        time.sleep(1)  # JAX kills the others when this one ends: a failure that all know of lets them end themselves
     os._exit(status)
 
 

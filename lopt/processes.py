@@ -59,9 +59,9 @@ def bytes_of_first(data: bytes) -> bytes:
     return array_of_first(padded)[:size].tobytes()
 
 
-def largest(value: int) -> int:
-    """The largest of the values that the processes have given, each below 2^31."""
-    return value if number() == 1 else int(gather(np.array([value], np.int32)).max())
+def largest(value: float) -> float:
+    """The largest of the values that the processes have given, to the precision of float32."""
+    return value if number() == 1 else float(gather(np.array([value], np.float32)).max())
 
 
 def gather(row: np.ndarray) -> np.ndarray:
@@ -85,7 +85,7 @@ def first_does(function: Callable[[], Any]) -> Any:
     if number() == 1:
         return function()
     if not is_first():
-        said = of_first(None)
+        said: Any = of_first(None)
         if "error" in said:
             raise ToldElsewhere(said["error"])
         return said["value"]
@@ -148,7 +148,7 @@ def whole(array: jax.Array, everywhere: Sharding) -> np.ndarray | None:
     return np.array(gathered.addressable_data(0)) if is_first() else None
 
 
-def put(tree: PyTree, sharding: Sharding | None) -> PyTree:
+def put(tree: PyTree, sharding: Any) -> PyTree:
     """Arrays that every process has in full, placed by a sharding over devices of all processes; no bytes cross."""
     if number() == 1:
         return jax.device_put(tree, sharding)
@@ -211,5 +211,5 @@ def _checksum(value: Any) -> int:
     crc = 0
     for leaf in jax.tree.leaves(value):
         array = np.asarray(leaf)
-        crc = zlib.crc32(np.ascontiguousarray(array), zlib.crc32(f"{array.dtype}{array.shape}".encode(), crc))
+        crc = zlib.crc32(np.ascontiguousarray(array).tobytes(), zlib.crc32(f"{array.dtype}{array.shape}".encode(), crc))
     return crc

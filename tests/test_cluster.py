@@ -68,7 +68,8 @@ def test_a_process_by_itself_is_left_alone(environ):
 
 def lopt_flags(words):
     """The flags of a command, by name, checked to be those that it has."""
-    given = dict(word.removeprefix("--").partition("=")[::2] for word in words if word.startswith("--"))
+    parts = [word.removeprefix("--").partition("=") for word in words if word.startswith("--")]
+    given = {name: value for name, _, value in parts}
     known = (ROOT / "meta_train.py").read_text() + (ROOT / "lopt" / "meta_training" / "config.py").read_text()
     for name in given:
         assert re.search(rf'"{name}"|^    {name}: ', known, re.MULTILINE), name
@@ -78,8 +79,8 @@ def lopt_flags(words):
 def test_the_slurm_script(tmp_path):
     script = (FILES / "slurm.sh").read_text()
     assert script.startswith("#!/bin/bash\n")
-    directives = dict(line.removeprefix("#SBATCH --").partition("=")[::2] for line in script.splitlines()
-                      if line.startswith("#SBATCH"))  # fmt: skip
+    lines = [line.removeprefix("#SBATCH --") for line in script.splitlines() if line.startswith("#SBATCH")]
+    directives = {name: value for name, _, value in (line.partition("=") for line in lines)}
     assert directives["ntasks-per-node"] == "1"
     assert "requeue" in directives
     # Run, with the programs of Slurm in the way: its words reach the command, and a lost process asks for another turn.

@@ -12,7 +12,7 @@
 #SBATCH --signal=TERM@300
 
 # With GPUs, which Slurm gives one to each process: --gpus-per-node=8 --ntasks-per-node=8 in place of the cores.
-# One node that fails ends all (--kill-on-bad-exit); statuses from 1 on but those of signals are failures.
+# --kill-on-bad-exit: when one process fails, Slurm ends the others, which have the same to say.
 srun --kill-on-bad-exit=1 --cpu-bind=cores \
     python -m lopt train --distributed \
     --workdir="$SLURM_SUBMIT_DIR/runs/wide" --tasks=pool_wide --num_pairs=128 --outer_steps=100000 --checkpoint_every=50

@@ -116,7 +116,7 @@ class Attempt(NamedTuple):
                 with watch.timed("training"):
                     state, metrics = outer_steps(self.training, state, data, count, scale)
                     rows: list[dict[str, Any]] = [row | self.record.row() for row in _rows(metrics, step, count)]
-                seconds = processes.of_first(time.monotonic() - started)
+                seconds = processes.largest(time.monotonic() - started)
                 block = _next_block(block, count, seconds)
                 validation.note_steps(count, seconds)
                 step += count
@@ -143,12 +143,12 @@ class Attempt(NamedTuple):
             if saved < step or not processes.first_does(lambda: (run.workdir / EXPORT).exists()):
                 save(step, state)
             checkpoints.wait()
-        signal = processes.largest(signals[0] if signals else 0)
+        signal = int(processes.largest(signals[0] if signals else 0))
         return Outcome(step, step >= config.outer_steps, signal or None, run.workdir / EXPORT)
 
     def _stopped(self) -> bool:
         """Whether a signal has asked any process of the run to stop."""
-        return bool(processes.largest(int(bool(self.signals))))
+        return processes.largest(len(self.signals)) > 0
 
     def _open_rows(self, stack: contextlib.ExitStack, step: int) -> tuple[MetricsLog | None, list[dict[str, Any]]]:
         """The log, in the first process alone, and the rows of the validations up to `step`."""

@@ -7,6 +7,7 @@ import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -76,7 +77,7 @@ class SharedCheckpoints(contextlib.AbstractContextManager):
         values = [_spread(found.get(path), leaf) for path, leaf in leaves.items()]
         return step, jax.tree.unflatten(jax.tree.structure(template), values)
 
-    def _first(self, function: Callable[[Writer], object]) -> object:
+    def _first(self, function: Callable[[Writer], Any]) -> Any:
         return processes.first_does(lambda: self._writer and function(self._writer))
 
     def _gathered(self, leaf: jax.Array) -> Plain | None:

@@ -22,7 +22,7 @@ def outer_steps(
     state: OuterState,
     data: tuple[Data, ...],
     num_steps: int,
-    rate_scale: np.ndarray | float = 1.0,
+    rate_scale: Any = 1.0,
 ) -> tuple[OuterState, Rows]:
     """Runs `num_steps` outer steps.
 
@@ -85,7 +85,7 @@ class _Programs:
         self._estimates: dict[int, jax.stages.Compiled] = {}
 
     def run(
-        self, state: OuterState, data: tuple[Data, ...], num_steps: int, rate_scale: jax.Array | float
+        self, state: OuterState, data: tuple[Data, ...], num_steps: int, rate_scale: Any
     ) -> tuple[OuterState, Rows]:
         training, rows, num_steps = self._training, [], int(num_steps)
         visits = np.asarray(_visits(training, state.key, state.step))[:num_steps]

@@ -48,7 +48,7 @@ class Plain(NamedTuple):
     shape: tuple[int, ...]
     dtype: Any
     is_key: bool
-    data: np.ndarray | None = None
+    data: Any = None
 
     def struct(self) -> jax.ShapeDtypeStruct:
         """Shape and type, as JAX has them."""
