@@ -2,7 +2,7 @@
 
 lopt launch 2 -- train --workdir=runs/x --num_pairs=16
 
-Each gets its share of the cores. When one of them fails, all are ended. It is for a machine of several sockets, and to
+Each gets its share of the cores. When one of them ends, all do. It is for a machine of several sockets, and to
 try a cluster's command at home: on one socket, a single process with a device per core does the same.
 """
 
@@ -84,7 +84,7 @@ def wait_for(processes: Sequence[subprocess.Popen], asked: Sequence[int]) -> int
         statuses = [process.returncode for process in processes if process.returncode is not None]
         failed = failed or next((status for status in statuses if status), 0)
         now = time.monotonic()
-        if failed and not asked and ended_at is None:
+        if ended_at is None and not asked and len(statuses) > 0:
             ended_at = now
         if ended_at is not None and sent is None and now - ended_at > GRACE_SECONDS:
             sent = signal.SIGTERM

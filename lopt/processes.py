@@ -70,10 +70,13 @@ def gather(row: np.ndarray) -> np.ndarray:
 
 
 def array_of_first(array: np.ndarray) -> np.ndarray:
-    """The array that the first process has given; the others give one of the same shape and type."""
-    if number() == 1:
+    """The array that the first process has given, to the last bit; the others give one of the same shape and type."""
+    if number() == 1 or not array.size:
         return array
-    return np.asarray(_sum_on_all(_stacked(array if is_first() else np.zeros_like(array)), _mesh()))
+    # As bytes, to which the zeros of the others are added: a sum of numbers would lose the sign of a zero.
+    own = np.frombuffer(array.tobytes(), np.uint8)
+    data = np.asarray(_sum_on_all(_stacked(own if is_first() else np.zeros_like(own)), _mesh()))
+    return np.frombuffer(data.tobytes(), array.dtype).reshape(array.shape)
 
 
 def first_does(function: Callable[[], Any]) -> Any:

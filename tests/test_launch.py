@@ -61,10 +61,11 @@ STAYS, STAYS_DEAF = (
         (["raise SystemExit(75)", STAYS], 75, 5),
         (["raise SystemExit(75)", STAYS_DEAF], 75, 5),
         (["import os, signal; os.kill(os.getpid(), signal.SIGKILL)", STAYS], 128 + signal.SIGKILL, 5),
-        (["", "import time; time.sleep(1.5); raise SystemExit(3)"], 3, 10),
+        (["", "raise SystemExit(3)"], 3, 5),
+        (["", STAYS], 128 + signal.SIGTERM, 5),
     ],
 )
-def test_all_end_when_one_fails(programs, status, seconds, monkeypatch, capsys):
+def test_all_end_when_one_does(programs, status, seconds, monkeypatch, capsys):
     monkeypatch.setattr(launch, "GRACE_SECONDS", 0.3)
     processes = started(*programs)
     began = time.monotonic()

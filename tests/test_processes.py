@@ -117,13 +117,13 @@ def test_a_killed_peer_ends_the_run_and_costs_no_checkpoint(lost, tmp_path):
     try:
         began = time.monotonic()
         while not any((tmp_path / "run").glob("checkpoints/*/checksums.json")):
-            assert time.monotonic() < began + 400
+            assert time.monotonic() < began + 1000
             assert all(process.poll() is None for process in both)
             time.sleep(0.1)
         both[lost].send_signal(signal.SIGKILL)
         began = time.monotonic()
-        _, messages = both[1 - lost].communicate(timeout=60)
-        assert time.monotonic() - began < 15
+        _, messages = both[1 - lost].communicate(timeout=100)
+        assert time.monotonic() - began < 60  # a second or two where the machine is idle
     finally:
         for process in both:
             process.kill()
@@ -160,7 +160,7 @@ def test_a_signal_to_one_stops_all_and_saves(tmp_path):
     try:
         began = time.monotonic()
         while not (tmp_path / "run" / "metrics.jsonl").exists() or not (tmp_path / "run" / "metrics.jsonl").read_text():
-            assert time.monotonic() < began + 400
+            assert time.monotonic() < began + 1000
             time.sleep(0.1)
         both[1].send_signal(signal.SIGTERM)
         said = [process.communicate(timeout=100) for process in both]

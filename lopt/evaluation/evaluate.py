@@ -77,7 +77,7 @@ def evaluate(
       learned: other learned optimizers to compare with: a comma list, or items as for `trained`.
       sweep: axes along which every task is varied too: those of `sweeps.axes`.
       cache: folder that runs are kept in and reused from; None for none.
-      devices: number of devices that share the runs; None for all.
+      devices: number of devices of a process that share the runs; None for all.
       data_dir: folder of the data sets; None for the default.
       out: folder that `Report.write` will be given: it is checked before the first training, and after every task the
         runs so far are kept in it.
@@ -133,13 +133,10 @@ def _checked_data(
     if evaluation.cache is not None:
         evaluation.cache.check()
     data = processes.all_do(request.load)
-    processes.check_same(
-        {
-            "settings": json.dumps(request.configuration(), default=str),
-            "versions": json.dumps(versions()),
-            "data": [list(each.values()) for each in data],
-        }
-    )
+    if processes.number() > 1:
+        settings = json.dumps(request.configuration(), default=str)
+        arrays = [list(each.values()) for each in data]
+        processes.check_same({"settings": settings, "versions": json.dumps(versions()), "data": arrays})
     return data
 
 

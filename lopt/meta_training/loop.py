@@ -118,6 +118,8 @@ def train(
 
 def _check_same(config: MetaTrainConfig, run: Invocation, feed: Feed) -> None:
     """Raises InputError unless all processes have been started alike."""
+    if processes.number() == 1:
+        return
     settings = {**config.as_json(), **run._replace(command=())._asdict()}
     things = {"settings": json.dumps(settings, default=str), "versions": json.dumps(versions())}
     processes.check_same({**things, "data": feed.at(0)})
