@@ -146,6 +146,45 @@ def test_a_killed_peer_ends_the_run_and_costs_no_checkpoint(lost, tmp_path):
         assert_same_numbers(tmp_path / "run", tmp_path / "whole")
 
 
+# A loop that says something to all, again and again, as the one of a training does; without a training, which compiles.
+LOOP = """
+import sys, jax
+jax.config.update("jax_num_cpu_devices", 1)
+from lopt import cluster, processes
+cluster.connect(sys.argv[1], 60, "loop")
+print("connected", flush=True)
+try:
+    with processes.noticing_lost_peers("All is well."):
+        while True:
+            assert processes.of_first({"a": [processes.number(), -0.0]}) == {"a": [2, -0.0]}
+except processes.PeerError as error:
+    print(f"loop: {error}", file=sys.stderr)
+    cluster.leave(cluster.LOST)
+"""
+
+
+@pytest.mark.parametrize("lost", [1, 0])
+@pytest.mark.whole_table
+def test_a_killed_peer_is_noticed_at_once(lost):
+    port, pipes = free_port(), {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    commands = [[sys.executable, "-c", LOOP, f"127.0.0.1:{port},2,{i}"] for i in range(2)]
+    both = [subprocess.Popen(command, cwd=ROOT, env=SET_UP, **pipes) for command in commands]
+    try:
+        for process in both:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "connected\n"
+        both[lost].send_signal(signal.SIGKILL)
+        _, messages = both[1 - lost].communicate(timeout=100)
+    finally:
+        for process in both:
+            process.kill()
+    said = "loop: another process of this run has ended: what it says, or its machine, tells why. All is well.\n"
+    if lost == 1:
+        assert (both[0].returncode, messages) == (LOST, said)
+    else:  # JAX may be quicker, with lines of its own
+        assert both[1].returncode in (LOST, -signal.SIGABRT), messages
+
+
 def test_a_peer_that_never_comes(tmp_path):
     process = start(0, free_port(), *flags(PLAIN, workdir=tmp_path / "run", peer_timeout=2))
     output, messages = process.communicate(timeout=200)
