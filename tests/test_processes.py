@@ -1,5 +1,6 @@
 """Runs over several processes, which this file starts on the loopback: the numbers, the files, and lost peers."""
 
+import contextlib
 import json
 import os
 import re
@@ -100,6 +101,19 @@ def free_port():
         return probe.getsockname()[1]
 
 
+@contextlib.contextmanager
+def ended(started):
+    """Whatever happens, the processes end with the block, and their pipes are closed."""
+    try:
+        yield
+    finally:
+        for process in started:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+            process.stderr.close()
+
+
 def start(index, port, *words):
     command = [sys.executable, "-m", "lopt", "train", "--devices=1", f"--distributed=127.0.0.1:{port},2,{index}"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -114,7 +128,7 @@ def test_a_killed_peer_ends_the_run_and_costs_no_checkpoint(lost, tmp_path):
         free_port(),
     )
     both = [start(index, port, *words) for index in range(2)]
-    try:
+    with ended(both):
         began = time.monotonic()
         while not any((tmp_path / "run").glob("checkpoints/*/checksums.json")):
             assert time.monotonic() < began + 1000
@@ -124,9 +138,6 @@ def test_a_killed_peer_ends_the_run_and_costs_no_checkpoint(lost, tmp_path):
         began = time.monotonic()
         _, messages = both[1 - lost].communicate(timeout=100)
         assert time.monotonic() - began < 60  # a second or two where the machine is idle
-    finally:
-        for process in both:
-            process.kill()
     # Where the first one is lost, JAX may be quicker than this process's own message.
     if lost == 1:
         assert both[0].returncode == LOST, messages
@@ -169,15 +180,12 @@ def test_a_killed_peer_is_noticed_at_once(lost):
     port, pipes = free_port(), {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     commands = [[sys.executable, "-c", LOOP, f"127.0.0.1:{port},2,{i}"] for i in range(2)]
     both = [subprocess.Popen(command, cwd=ROOT, env=SET_UP, **pipes) for command in commands]
-    try:
+    with ended(both):
         for process in both:
             assert process.stdout is not None
             assert process.stdout.readline() == "connected\n"
         both[lost].send_signal(signal.SIGKILL)
         _, messages = both[1 - lost].communicate(timeout=100)
-    finally:
-        for process in both:
-            process.kill()
     said = "loop: another process of this run has ended: what it says, or its machine, tells why. All is well.\n"
     if lost == 1:
         assert (both[0].returncode, messages) == (LOST, said)
@@ -196,16 +204,13 @@ def test_a_peer_that_never_comes(tmp_path):
 def test_a_signal_to_one_stops_all_and_saves(tmp_path):
     words, port = flags(PLAIN, workdir=tmp_path / "run", outer_steps=10**6), free_port()
     both = [start(index, port, *words) for index in range(2)]
-    try:
+    with ended(both):
         began = time.monotonic()
         while not (tmp_path / "run" / "metrics.jsonl").exists() or not (tmp_path / "run" / "metrics.jsonl").read_text():
             assert time.monotonic() < began + 1000
             time.sleep(0.1)
         both[1].send_signal(signal.SIGTERM)
         said = [process.communicate(timeout=100) for process in both]
-    finally:
-        for process in both:
-            process.kill()
     assert [process.returncode for process in both] == [128 + signal.SIGTERM] * 2, said
     step = len(rows_of(tmp_path / "run"))
     assert (tmp_path / "run" / "checkpoints" / str(step) / "checksums.json").exists()

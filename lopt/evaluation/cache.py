@@ -58,11 +58,12 @@ class EvaluationCache:
         self, name: str, description: Mapping[str, Any], convert: Callable[[Mapping[str, np.ndarray]], _Kept]
     ) -> _Kept | None:
         path = self._path(name, description)
-        data = processes.bytes_of_first(path.read_bytes() if processes.is_first() and path.exists() else b"")
+        there = processes.is_first() and path.exists()
+        data = processes.bytes_of_first(b"+" + path.read_bytes() if there else b"")
         if not data:
             return None
         try:
-            arrays = unpack(path, data)
+            arrays = unpack(path, data[1:])
             if arrays.pop("description").item() != _text(description):
                 raise ValueError("another description")
             return convert(arrays)
