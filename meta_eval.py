@@ -23,6 +23,7 @@ from pathlib import Path
 import jax
 from absl import app, flags, logging
 
+from lopt import cluster, processes
 from lopt.compile_cache import HELP, keep_programs
 from lopt.distributed import num_cores
 from lopt.evaluation.baselines import BASELINES, DEFAULT
@@ -74,7 +75,13 @@ _CACHE = flags.DEFINE_string("cache", "runs/cache/evaluations", "folder that run
 _COMPILE_CACHE = flags.DEFINE_string("compile_cache", None, HELP)
 _WANDB = flags.DEFINE_enum("wandb", "disabled", WANDB_MODES, "send scores and pictures to Weights & Biases too")
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "folder of the data sets; default: TFDS_DATA_DIR, or TFDS's own")
-_DEVICES = flags.DEFINE_integer("devices", None, "devices that share the runs; default: all", lower_bound=1)
+_DEVICES = flags.DEFINE_integer(
+    "devices", None, "devices of a process that share the runs; default: all", lower_bound=1
+)
+_DISTRIBUTED = flags.DEFINE_flag(
+    flags.Flag(flags.ArgumentParser(), flags.ArgumentSerializer(), "distributed", None, cluster.HELP, boolean=True)
+)
+_PEER_TIMEOUT = flags.DEFINE_integer("peer_timeout", cluster.TIMEOUT, cluster.TIMEOUT_HELP, lower_bound=1)
 
 
 def default_folder(pretrained: Pretrained, checkpoint: str, horizon: int | None) -> Path:
@@ -92,6 +99,7 @@ def main(argv: list[str]) -> int:
     keep_programs(_COMPILE_CACHE.value)
     check_mode(_WANDB.value)
     jax.config.update("jax_num_cpu_devices", min(_DEVICES.value or num_cores(), num_cores()))
+    cluster.connect(_DISTRIBUTED.value, _PEER_TIMEOUT.value, "meta_eval")
     pretrained = load_pretrained(_CHECKPOINT.value, optimizer=_OPTIMIZER.value)
     out = Path(_OUT.value) if _OUT.value else default_folder(pretrained, _CHECKPOINT.value, _HORIZON.value)
     report = evaluate(
@@ -112,16 +120,29 @@ def main(argv: list[str]) -> int:
         overwrite=_OVERWRITE.value,
         about={"checkpoint": _CHECKPOINT.value, "command": shlex.join(["python", "-m", "lopt", "eval", *sys.argv[1:]])},
     )
-    print(f"\n{report}", flush=True)
-    files = report.write(out, overwrite=_OVERWRITE.value)
-    track_results(out, report.summary, _WANDB.value)
-    print(f"{', '.join(files)} in {out}")
+    if processes.is_first():
+        print(f"\n{report}", flush=True)
+        files = report.write(out, overwrite=_OVERWRITE.value)
+        track_results(out, report.summary, _WANDB.value)
+        print(f"{', '.join(files)} in {out}")
+    cluster.part()
     return 0
 
 
 def _main(argv: list[str]) -> int:
+    status = _status(argv)
+    return cluster.leave(status) if status else 0
+
+
+def _status(argv: list[str]) -> int:
     try:
-        return main(argv)
+        with processes.noticing_lost_peers("With a cache, the same command goes on from here."):
+            return main(argv)
+    except processes.ToldElsewhere:
+        return 1
+    except processes.PeerError as error:
+        print(f"meta_eval: {error}", file=sys.stderr)
+        return cluster.LOST
     except (InputError, OSError) as error:
         print(f"meta_eval: {error}", file=sys.stderr)
         return 2 if isinstance(error, InputError) else 1

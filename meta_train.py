@@ -28,6 +28,7 @@ from absl import app, flags
 from rich.console import Console
 from rich.logging import RichHandler
 
+from lopt import cluster, processes
 from lopt.checkout import module_name
 from lopt.compile_cache import HELP, keep_programs
 from lopt.distributed import num_cores
@@ -55,7 +56,9 @@ _KEEP_CHECKPOINTS = flags.DEFINE_integer(
     "keep_checkpoints", KEEP, "how many of the latest checkpoints are kept; 0: all", lower_bound=0
 )
 _STOP_AFTER = flags.DEFINE_integer("stop_after", None, "stop after this many outer steps of this call", lower_bound=1)
-_DEVICES = flags.DEFINE_integer("devices", None, "devices that share the pairs; default: all that can", lower_bound=1)
+_DEVICES = flags.DEFINE_integer(
+    "devices", None, "devices of a process that share the pairs; default: all that can", lower_bound=1
+)
 _DATA_DIR = flags.DEFINE_string("data_dir", None, "where data sets are; default: TFDS_DATA_DIR, or TFDS's own")
 _CACHE = flags.DEFINE_string(
     "cache", "runs/cache/evaluations", "folder in which the reference runs of a validation are kept; empty: none"
@@ -65,6 +68,10 @@ _SWEEP = flags.DEFINE_multi_string(
     "sweep", [], "NAME=VALUE,VALUE: a run for each value of a setting, in folders below workdir; several: all their "
     "combinations. Of a name given several times, each is one value, which may have commas"
 )  # fmt: skip
+_DISTRIBUTED = flags.DEFINE_flag(
+    flags.Flag(flags.ArgumentParser(), flags.ArgumentSerializer(), "distributed", None, cluster.HELP, boolean=True)
+)
+_PEER_TIMEOUT = flags.DEFINE_integer("peer_timeout", cluster.TIMEOUT, cluster.TIMEOUT_HELP, lower_bound=1)
 _WANDB = flags.DEFINE_enum("wandb", "disabled", WANDB_MODES, "log to Weights & Biases too")
 
 
@@ -94,6 +101,7 @@ def _set_up_jax() -> None:
             "the code of your rule or estimator computes with JAX when it is imported, before the number of devices is "
             f"set: compute in functions, or with numpy ({error})"
         ) from error
+    cluster.connect(_DISTRIBUTED.value, _PEER_TIMEOUT.value, "meta_train")
 
 
 def _start(settings: dict[str, Any], workdir: str | os.PathLike, command: tuple[str, ...]) -> Run:
@@ -117,11 +125,14 @@ def _train(workdir: str) -> int:
     _set_up_jax()
     run = _start(settings, workdir, (*_COMMAND, *sys.argv[1:]))
     done = f"step {run.step} of {run.outer_steps}"
-    if run.finished:
+    if not processes.is_first():
+        pass
+    elif run.finished:
         print(f"finished, {done}. The trained optimizer: {run.export}")
         print(f"compare it with Adam: python -m lopt eval --checkpoint={run.workdir}")
     else:
         print(f"stopped at {done}, saved. The same command goes on from there.")
+    cluster.part()
     return 0 if run.signal is None else 128 + run.signal
 
 
@@ -130,6 +141,8 @@ def _sweep(root: str) -> int:
     for name in axes:
         if flags.FLAGS[name].present:
             raise InputError(f"{name} is given both as --{name} and in --sweep: leave one of them out")
+    if _DISTRIBUTED.value not in (None, cluster.ALONE):
+        raise InputError("a sweep runs in one process: start a command for each of its runs, with --distributed")
     sweep = members(root, axes, read_settings())
     _set_up_jax()
 
@@ -151,11 +164,21 @@ def _main(argv: list[str]) -> int:
     handler = terminal if sys.stderr.isatty() else logging.StreamHandler()
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler], force=True)
     logging.getLogger("jax").setLevel(logging.WARNING)  # it tells at length which accelerators are not there
+    status = _status(argv)
+    return cluster.leave(status) if status else 0
+
+
+def _status(argv: list[str]) -> int:
     try:
         return main(argv)
+    except processes.ToldElsewhere:
+        return 1
     except InputError as error:
         print(f"meta_train: {error}", file=sys.stderr)
         return 2
+    except processes.PeerError as error:
+        print(f"meta_train: {error}", file=sys.stderr)
+        return cluster.LOST
     except (CheckpointError, OSError) as error:
         print(f"meta_train: {error}", file=sys.stderr)
         return 1

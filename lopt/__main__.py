@@ -13,6 +13,7 @@ from lopt.names import InputError, check_known
 VERBS = {
     "train": ("lopt.train", "meta-trains a learned optimizer"),
     "eval": ("lopt.eval", "compares a trained optimizer with tuned baselines"),
+    "launch": ("lopt.launch", "starts several processes here that do one run together"),
     "list": ("lopt.listing", "lists the trained optimizers that ship with lopt"),
     "inspect": ("lopt.inspect", "draws what a trained optimizer does"),
     "monitor": ("lopt.monitor", "shows meta-training runs, while they go on too"),

@@ -7,11 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.core import eval_jaxpr
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from lopt import processes
 from lopt.names import InputError
-from lopt.types import PyTree
+from lopt.types import Data, PyTree, TaskFamily
 
 AXIS = "pairs"
 
@@ -31,13 +33,26 @@ class PairLayout:
 
     @property
     def mesh(self) -> Mesh:
-        devices = jax.devices()[: self.num_devices]
+        # As many of each process: a process without a device in it could not take part.
+        each = self.num_devices // jax.process_count()
+        devices = [x for i in range(jax.process_count()) for x in jax.local_devices(process_index=i)[:each]]
         return jax.make_mesh((self.num_devices,), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
 
     @property
     def replicated(self) -> NamedSharding:
         """The sharding of arrays that every device holds in full."""
         return NamedSharding(self.mesh, PartitionSpec())
+
+    def for_all(self, tree: PyTree) -> PyTree:
+        """Within jit: values that every process can read. One process can read all there is."""
+        return tree if jax.process_count() == 1 else jax.lax.with_sharding_constraint(tree, self.replicated)
+
+    def load(self, family: TaskFamily) -> Data:
+        """The data of a family, where every device of this layout has all of it."""
+        data = family.load()
+        if jax.process_count() == 1:
+            return jax.tree.map(jnp.asarray, data)
+        return processes.put(data, self.replicated)
 
     @property
     def split(self) -> NamedSharding:
@@ -116,32 +131,37 @@ def machine_memory() -> int:
 
 
 def default_layout(num_pairs: int, num_devices: int | None = None) -> PairLayout:
-    """The layout for this machine.
+    """The layout for the machines of this run.
 
     Args:
       num_pairs: number of pairs to share.
-      num_devices: how many devices; None: the largest number of them that divides `num_pairs`.
+      num_devices: how many devices of each process; None: the largest number with which all divide `num_pairs`.
 
     Raises:
-      InputError: there are fewer devices than `num_devices`, or it does not divide `num_pairs`.
+      InputError: a process has fewer devices than `num_devices`, or together they do not divide `num_pairs`.
     """
-    available = jax.device_count()
+    processes, available = jax.process_count(), devices_per_process()
     sequential = jax.default_backend() == "cpu"
     if sequential and num_devices is not None and num_devices > num_cores():
         raise InputError(f"{num_devices} devices asked for, and this machine has {num_cores()} CPU cores, one for each")
+    if num_pairs % processes:
+        raise InputError(f"{processes} processes cannot share {num_pairs} pairs equally: choose a divisor")
     if num_devices is None:
-        num_devices = max(n for n in range(1, available + 1) if num_pairs % n == 0)
+        num_devices = max(n for n in range(1, available + 1) if num_pairs % (n * processes) == 0)
     if not 1 <= num_devices <= available:
         raise InputError(f"cannot use {num_devices} devices: this machine has {available}")
-    if num_pairs % num_devices:
-        raise InputError(f"{num_devices} devices cannot share {num_pairs} pairs equally: choose a divisor")
-    return PairLayout(num_devices, sequential)
+    if num_pairs % (num_devices * processes):
+        each = f"{processes} processes with {num_devices}" if processes > 1 else f"{num_devices}"
+        raise InputError(f"{each} devices cannot share {num_pairs} pairs equally: choose a divisor")
+    return PairLayout(num_devices * processes, sequential)
 
 
-def check_one_process() -> None:
-    """Raises InputError where this process is one of several: runs over many hosts are not there yet."""
-    if jax.process_count() > 1 or os.environ.get("JAX_COORDINATOR_ADDRESS"):
-        raise InputError(
-            "this process is started as one of a cluster's (JAX_COORDINATOR_ADDRESS, or jax.distributed.initialize), "
-            "and lopt runs on the devices of one process: start it outside of the cluster's launcher"
-        )
+def devices_per_process() -> int:
+    """Number of devices that every process of this run has, of which some may have more."""
+    return min(len(jax.local_devices(process_index=i)) for i in range(jax.process_count()))
+
+
+def check_one_process(what: str) -> None:
+    """Raises InputError where this process is one of several, for what runs in one only."""
+    if jax.process_count() > 1:
+        raise InputError(f"{what} runs in one process, and this is one of {jax.process_count()}: start it by itself")

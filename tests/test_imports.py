@@ -38,7 +38,9 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "lopt.seeds": TYPES,
     "lopt.inner_step": TYPES,
     "lopt.horizons": ("lopt.names",),
-    "lopt.distributed": SETTINGS,
+    "lopt.processes": SETTINGS,
+    "lopt.distributed": (*SETTINGS, "lopt.processes"),
+    "lopt.cluster": ("lopt.names", "lopt.processes"),
     "lopt.compile_cache": ("lopt.names",),
     "lopt.tracking": ("lopt.names", "lopt.extras", "lopt.files"),
     "lopt.optimizers.parts": (*SETTINGS, "lopt.trees"),
@@ -55,7 +57,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "lopt.meta_training": (
         *(*SETTINGS, "lopt.files", "lopt.figures", "lopt.trees", "lopt.seeds", "lopt.inner_step", "lopt.horizons"),
         *("lopt.distributed", "lopt.tracking", "lopt.pool", "lopt.optimizers", "lopt.estimators", "lopt.trained"),
-        *("lopt.extras", "lopt.own", "lopt.validation"),
+        *("lopt.extras", "lopt.own", "lopt.validation", "lopt.processes", "lopt.version"),
     ),
     "lopt.validation": (  # the one door from meta-training to evaluation
         *(*SETTINGS, "lopt.version", "lopt.distributed", "lopt.evaluation"),
@@ -63,6 +65,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "lopt.evaluation": (
         *(*SETTINGS, "lopt.version", "lopt.files", "lopt.figures", "lopt.trees", "lopt.seeds", "lopt.inner_step"),
         *("lopt.distributed", "lopt.extras", "lopt.tracking", "lopt.own", "lopt.trained", "lopt.pool", "lopt.page"),
+        "lopt.processes",
     ),
     "lopt.inspect": (
         *(*SETTINGS, "lopt.interrupts", "lopt.extras", "lopt.compile_cache", "lopt.files", "lopt.figures"),
@@ -72,6 +75,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         *("lopt.names", "lopt.interrupts", "lopt.extras", "lopt.files", "lopt.figures", "lopt.page"),
         "lopt.meta_training",
     ),
+    "lopt.launch": ("lopt.names", "lopt.interrupts"),  # a command
     "lopt.listing": ("lopt.names", "lopt.interrupts", "lopt.trained"),  # a command
     "lopt.__main__": ("lopt.names", "lopt.interrupts", "lopt.checkout"),  # the command that runs all others
     "lopt.testing": ("lopt.types", "lopt.own", "lopt.horizons", "lopt.trained"),

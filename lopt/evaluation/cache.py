@@ -1,5 +1,7 @@
 """Runs of an evaluation that need not be made again: one file per optimizer and task, found by what decides it.
 
+In an evaluation by several processes, the first one has the folder, and tells the others what is in it.
+
 The key is a SHA-256 over everything that decides the runs: task, data, optimizer, budget, seeds, versions of the
 libraries, and the source files of all of them. Commit, command and clock are no part of it. A file appears when its
 entry is complete, so an evaluation that was interrupted goes on where it stopped.
@@ -23,6 +25,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
+from lopt import processes
 from lopt.evaluation.results import Entry, entry_arrays, entry_of, pack, unpack
 from lopt.files import check_writable, write_atomic
 from lopt.names import InputError
@@ -55,10 +58,12 @@ class EvaluationCache:
         self, name: str, description: Mapping[str, Any], convert: Callable[[Mapping[str, np.ndarray]], _Kept]
     ) -> _Kept | None:
         path = self._path(name, description)
-        if not path.exists():
+        there = processes.is_first() and path.exists()
+        data = processes.bytes_of_first(b"+" + path.read_bytes() if there else b"")
+        if not data:
             return None
         try:
-            arrays = unpack(path)
+            arrays = unpack(path, data[1:])
             if arrays.pop("description").item() != _text(description):
                 raise ValueError("another description")
             return convert(arrays)
@@ -78,6 +83,8 @@ class EvaluationCache:
 
     def write_arrays(self, name: str, description: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
         """As `write`, of arrays that are no entry."""
+        if not processes.is_first():
+            return
         path = self._path(name, description)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -87,6 +94,9 @@ class EvaluationCache:
 
     def check(self) -> None:
         """Raises InputError unless entries can be written."""
+        processes.first_does(self._check)
+
+    def _check(self) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             check_writable(self.folder)

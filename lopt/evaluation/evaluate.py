@@ -1,11 +1,13 @@
 """The front door: one call compares a trained optimizer with tuned baselines. `meta_eval.py` is its command."""
 
 import functools
+import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lopt import processes
 from lopt.evaluation.affordable import check_affordable
 from lopt.evaluation.baselines import DEFAULT, Baseline, parse_baselines
 from lopt.evaluation.cache import EvaluationCache
@@ -33,6 +35,7 @@ from lopt.extras import need
 from lopt.names import split_list
 from lopt.trained.pretrained import beyond_horizon
 from lopt.types import Data, TaskFamily, TaskMixture
+from lopt.version import versions
 
 _SAY = functools.partial(print, flush=True)
 
@@ -74,7 +77,7 @@ def evaluate(
       learned: other learned optimizers to compare with: a comma list, or items as for `trained`.
       sweep: axes along which every task is varied too: those of `sweeps.axes`.
       cache: folder that runs are kept in and reused from; None for none.
-      devices: number of devices that share the runs; None for all.
+      devices: number of devices of a process that share the runs; None for all.
       data_dir: folder of the data sets; None for the default.
       out: folder that `Report.write` will be given: it is checked before the first training, and after every task the
         runs so far are kept in it.
@@ -89,7 +92,7 @@ def evaluate(
       InputError: something that was given cannot be used; the message says what, and what to do.
     """
     need("lopt.evaluate", "scipy")
-    say = say or (lambda line: None)
+    say = say if say and processes.is_first() else lambda line: None
     pretrained = as_pretrained(trained)
     evaluation = Evaluation(
         read_horizon(pretrained, horizon),
@@ -113,7 +116,9 @@ def evaluate(
     )
     data, pool_data = _checked_data(request, [Path(folder) for folder in (out, cache) if folder])
     if out is not None:
-        check_folder(Path(out), request.configuration(), overwrite=overwrite)  # last, as it makes the folder
+        folder, configuration = Path(out), request.configuration()
+        # Last, as it makes the folder.
+        processes.first_does(lambda: check_folder(folder, configuration, overwrite=overwrite))
     return _run(request, data, pool_data, out, say, dict(about or {}))
 
 
@@ -127,7 +132,12 @@ def _checked_data(
     check_affordable(evaluation, request.contestants, num_tasks, request.points, folders)
     if evaluation.cache is not None:
         evaluation.cache.check()
-    return request.load()
+    data = processes.all_do(request.load)
+    if processes.number() > 1:
+        settings = json.dumps(request.configuration(), default=str)
+        arrays = [list(each.values()) for each in data]
+        processes.check_same({"settings": settings, "versions": json.dumps(versions()), "data": arrays})
+    return data
 
 
 def _run(
@@ -174,7 +184,7 @@ def _keeper(out: str | os.PathLike | None, say: Callable[[str], None]) -> Callab
 
     def keep(results: Mapping[str, TaskResult]) -> None:
         forget_programs()
-        if out is not None:
+        if out is not None and processes.is_first():
             try:
                 keep_so_far(Path(out), results)
             except OSError as error:

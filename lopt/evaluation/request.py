@@ -5,9 +5,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
-from lopt.distributed import PairLayout
+from lopt.distributed import PairLayout, devices_per_process
 from lopt.evaluation.contestants import Contestant, contestants, tuned_baseline
 from lopt.evaluation.protocol import Evaluation
 from lopt.evaluation.sweeps import Point, points
@@ -60,7 +59,7 @@ class Request(NamedTuple):
 
     def load(self) -> tuple[dict[TaskFamily, Data], dict[TaskFamily, Data]]:
         """The data of the tasks, and of those of the pool. Raises InputError where a task lacks the split."""
-        data = {family: jax.tree.map(jnp.asarray, family.load()) for family in (*self.families, *self.pool)}
+        data = {family: self.evaluation.layout.load(family) for family in (*self.families, *self.pool)}
         for family, arrays in data.items():
             self.evaluation.check_split(family, arrays)
         return {family: data[family] for family in self.families}, {family: data[family] for family in self.pool}
@@ -150,12 +149,12 @@ def read_horizon(pretrained: Pretrained, horizon: int | None) -> int:
 
 
 def read_layout(devices: int | None) -> PairLayout:
-    """So many devices, by default all. Raises InputError where there are fewer."""
-    available = jax.device_count()
+    """So many devices of each process, by default all. Raises InputError where there are fewer."""
+    available = devices_per_process()
     devices = available if devices is None else devices
     if not 1 <= devices <= available:
         raise InputError(f"{devices} devices asked for, {available} there")
-    return PairLayout(devices, sequential=jax.default_backend() == "cpu")
+    return PairLayout(devices * jax.process_count(), sequential=jax.default_backend() == "cpu")
 
 
 def read_stops(

@@ -155,10 +155,15 @@ def pack(arrays: Mapping[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def unpack(path: str | os.PathLike) -> dict[str, np.ndarray]:
-    """The arrays of an npz file. Raises InputError if it is damaged, or claims more than it can hold."""
+def unpack(path: str | os.PathLike, data: bytes | None = None) -> dict[str, np.ndarray]:
+    """The arrays of an npz file. Raises InputError if it is damaged, or claims more than it can hold.
+
+    Args:
+      path: where it is.
+      data: its bytes, where they are read already.
+    """
     try:
-        with open(path, "rb") as file, zipfile.ZipFile(file) as archive:
+        with open(path, "rb") if data is None else io.BytesIO(data) as file, zipfile.ZipFile(file) as archive:
             return {info.filename.removesuffix(".npy"): _member(archive, info) for info in archive.infolist()}
     except Exception as error:  # a damaged file can make zipfile, zlib and numpy raise anything
         raise InputError(f"cannot read {os.fspath(path)}: {error or type(error).__name__}") from error

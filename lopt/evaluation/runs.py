@@ -175,7 +175,7 @@ def train_all(
         run_key = jax.random.fold_in(key, run.seed)
         return train(rule, hyper, family, data, run_key, run.num_steps, run.num_points, max_steps, split)
 
-    return layout.map_pairs(train_one, runs)
+    return layout.for_all(layout.map_pairs(train_one, runs))
 
 
 def forget_programs() -> None:

@@ -5,9 +5,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
-
 from lopt.evaluation.contestants import Contestant
 from lopt.evaluation.plan import duration, make_plan
 from lopt.evaluation.protocol import MIN_HORIZON, Evaluation
@@ -73,7 +70,7 @@ def run_sweep(
     for label, (evaluation, family, use) in points.items():
         began = time.monotonic()
         taking_part = [x if use == Use() else used(x, use) for x in contestants]
-        plan = make_plan(evaluation, taking_part, {family: jax.tree.map(jnp.asarray, family.load())})
+        plan = make_plan(evaluation, taking_part, {family: evaluation.layout.load(family)})
         (result,) = plan.run(lambda line: None).values()
         forget_programs()
         say(f"  {task}, {axis} {label}: {duration(time.monotonic() - began)}")

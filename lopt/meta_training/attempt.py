@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from lopt import processes
 from lopt.meta_training.checkpoint import KEEP, Checkpoints
 from lopt.meta_training.config import MetaTrainConfig
 from lopt.meta_training.exports import Exports
@@ -20,6 +20,7 @@ from lopt.meta_training.metrics import MetricsLog, read_rows
 from lopt.meta_training.outer import MetaTraining, OuterState
 from lopt.meta_training.progress import Progress
 from lopt.meta_training.recovery import Record
+from lopt.meta_training.shared import SharedCheckpoints, open_checkpoints
 from lopt.meta_training.steps import BLOCK_STEPS, outer_steps
 from lopt.meta_training.stopwatch import Stopwatch
 from lopt.meta_training.validation import SCORE, Best, Schedule, Validation, Validator
@@ -87,16 +88,16 @@ class Attempt(NamedTuple):
         config, run, feed, signals, watch = self.config, self.run, self.feed, self.signals, self.watch
         exports = Exports(run.workdir, self.training.optimizer, config, run.command, self.record)
         with contextlib.ExitStack() as stack:
-            checkpoints = stack.enter_context(Checkpoints(run.workdir, keep=run.keep_checkpoints))
+            checkpoints = stack.enter_context(open_checkpoints(run.workdir, run.keep_checkpoints, self.training.layout))
             with watch.timed("starting"):
                 step, state = self._first(checkpoints)
-            rows_log = stack.enter_context(MetricsLog(run.workdir / METRICS, step))
+            rows_log, earlier = self._open_rows(stack, step)
             every = config.valid_every or self.record.valid_every
             schedule = Schedule(every, config.outer_steps, self.record.keep_interval)
-            validation = Validation(self.validator, schedule, read_rows(run.workdir / METRICS, SCORE))
+            validation = Validation(self.validator, schedule, earlier)
             if step < target:
                 with watch.timed("validating"):
-                    validation.prepare(state, lambda: bool(signals))
+                    validation.prepare(state, self._stopped)
             standing, health = validation.standing, Health()
             histograms = Histograms(config.outer_steps, step, state.theta) if self.tracker.active else None
             checkpoints.keep(standing.best and standing.best.step)
@@ -106,18 +107,18 @@ class Attempt(NamedTuple):
                     checkpoints.save(step, state, then=exports.writer(step, state, best))
 
             saved, block = step, 1
-            while step < target and not signals:
+            while step < target and not self._stopped():
                 next_checkpoint = (step // run.checkpoint_every + 1) * run.checkpoint_every
                 stops = (target, next_checkpoint, validation.next_step(step), step + (feed.steps_left(step) or block))
                 count = min(step + block, *(stop for stop in stops if stop is not None)) - step
                 started = time.monotonic()
-                scale = jnp.asarray(self.record.rate_scale, jnp.float32)
+                scale = np.asarray(self.record.rate_scale, np.float32)
                 with watch.timed("data"):
                     data = feed.at(step)
                 with watch.timed("training"):
                     state, metrics = outer_steps(self.training, state, data, count, scale)
                     rows: list[dict[str, Any]] = [row | self.record.row() for row in _rows(metrics, step, count)]
-                seconds = time.monotonic() - started
+                seconds = processes.largest(time.monotonic() - started)
                 block = _next_block(block, count, seconds)
                 validation.note_steps(count, seconds)
                 step += count
@@ -125,7 +126,8 @@ class Attempt(NamedTuple):
                     with watch.timed("validating"):
                         rows[-1] |= validation.row(step, state)
                 rows[-1] |= watch.lap(rows)
-                rows_log.write(rows)
+                if rows_log is not None:
+                    rows_log.write(rows)
                 spread = {} if histograms is None else histograms.row(step, state.theta)
                 for row in rows:
                     self.tracker.log(row | spread if row is rows[-1] else row, step=row["step"])
@@ -141,12 +143,28 @@ class Attempt(NamedTuple):
                     saved = step
             if step == config.outer_steps:
                 health.end()
-            if saved < step or not (run.workdir / EXPORT).exists():
+            if saved < step or not processes.first_does(lambda: (run.workdir / EXPORT).exists()):
                 save(step, state)
             checkpoints.wait()
-        return Outcome(step, step >= config.outer_steps, signals[0] if signals else None, run.workdir / EXPORT)
+        signal = int(processes.largest(signals[0] if signals else 0))
+        return Outcome(step, step >= config.outer_steps, signal or None, run.workdir / EXPORT)
 
-    def _first(self, checkpoints: Checkpoints) -> tuple[int, OuterState]:
+    def _stopped(self) -> bool:
+        """Whether a signal has asked any process of the run to stop."""
+        return processes.largest(len(self.signals)) > 0
+
+    def _open_rows(self, stack: contextlib.ExitStack, step: int) -> tuple[MetricsLog | None, list[dict[str, Any]]]:
+        """The log, in the first process alone, and the rows of the validations up to `step`."""
+        path, logs = self.run.workdir / METRICS, []
+
+        def open_log() -> list[dict[str, Any]]:
+            logs.append(stack.enter_context(MetricsLog(path, step)))
+            return list(read_rows(path, SCORE))
+
+        earlier = processes.first_does(open_log)
+        return (logs[0] if logs else None), earlier
+
+    def _first(self, checkpoints: Checkpoints | SharedCheckpoints) -> tuple[int, OuterState]:
         """The latest checkpoint, or the state before the first outer step."""
         if checkpoints.latest_step() is None:
             logging.info("compiling; the first outer step also brings the trajectories to their starting points")

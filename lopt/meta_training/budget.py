@@ -23,7 +23,7 @@ def check_affordable(
 ) -> None:
     """Raises InputError if a run needs more memory than there is, or a day to bring its trajectories to their start.
 
-    The memory counted is a lower bound: the state of the run, and a batch of each family on every device.
+    The memory counted is a lower bound: this process's share of the state, and a batch of a family on every device.
 
     Args:
       training: what is trained.
@@ -39,7 +39,8 @@ def check_affordable(
         return jax.eval_shape(draw, data, jax.eval_shape(lambda: jax.random.key(0)))
 
     batches = [num_bytes(batch(*pair)) for pair in zip(training.families, data, strict=True)]
-    state, batches_now = num_bytes(template), COPIES * training.layout.num_devices * max(batches, default=0)
+    state = num_bytes(template) // jax.process_count()
+    batches_now = COPIES * training.layout.num_devices // jax.process_count() * max(batches, default=0)
     there = machine_bytes()
     if state + batches_now > there:
         raise InputError(
@@ -62,7 +63,7 @@ def machine_bytes() -> int:
     """Memory of the devices: the machine's on a CPU, else that of one accelerator times their number."""
     if jax.default_backend() == "cpu":
         return machine_memory()
-    limits = [(device.memory_stats() or {}).get("bytes_limit", 2**62) for device in jax.devices()]
+    limits = [(device.memory_stats() or {}).get("bytes_limit", 2**62) for device in jax.local_devices()]
     return sum(limits)
 
 

@@ -10,7 +10,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -50,8 +50,6 @@ class _LatestAndOne:
 
 class Checkpoints:
     """The checkpoints in `WORKDIR/checkpoints`; use it as a context manager, so that the last save is finished.
-
-    Every process of a run makes one and calls the same methods; orbax lets each write its shards.
 
     Args:
       workdir: the run's folder.
@@ -115,13 +113,17 @@ class Checkpoints:
         return max(finished_steps(self._directory), default=None)
 
     def save(self, step: int, state: PyTree, then: Callable[[], object] = lambda: None) -> None:
-        """Starts to write `state`; returns once it is copied, so that the caller may donate or change its buffers.
+        """As `save_leaves`, of a whole state."""
+        self.save_leaves(step, by_path(state), then)
+
+    def save_leaves(self, step: int, leaves: Mapping[str, Any], then: Callable[[], object] = lambda: None) -> None:
+        """Starts to write a state; returns once it is copied, so that the caller may donate or change its buffers.
 
         A step that is already there is left as it is: the same config has the same state at the same step.
 
         Args:
           step: outer steps done.
-          state: the whole state of the run.
+          leaves: the arrays of the run's whole state, by their paths in it.
           then: is called when the checkpoint is finished, by a thread; what it raises counts as a failed save.
 
         Raises:
@@ -131,7 +133,6 @@ class Checkpoints:
         if step in finished_steps(self._directory):
             then()
             return
-        leaves = _by_path(state)
         metadata: dict[str, Any] = {"step": step, "leaves": {path: describe(leaf) for path, leaf in leaves.items()}}
         # On CPU orbax writes from a view of the array's own buffer. XLA does not reuse a buffer that has a view, but
         # that is its promise and not orbax's. And orbax refuses arrays without elements, of which the manifest is all.
@@ -154,11 +155,16 @@ class Checkpoints:
             raise self._failure(error) from error
 
     def restore(self, template: PyTree) -> tuple[int, PyTree]:
-        """Reads the newest step: `(step, state)`.
+        """As `restore_leaves`, of a whole state: `(step, state)`."""
+        step, leaves = self.restore_leaves(by_path(template))
+        return step, jax.tree.unflatten(jax.tree.structure(template), list(leaves.values()))
+
+    def restore_leaves(self, leaves: Mapping[str, Any]) -> tuple[int, dict[str, jax.Array]]:
+        """Reads the newest step: `(step, arrays by their paths)`.
 
         Args:
-          template: the state's structure, of arrays or `jax.ShapeDtypeStruct`. A leaf comes back with the template's
-            sharding; one that has none, or is not committed to it, comes back uncommitted.
+          leaves: by their paths in the state, arrays or `jax.ShapeDtypeStruct`. A leaf comes back with the sharding
+            that it has there; one that has none, or is not committed to it, comes back uncommitted.
 
         Raises:
           InputError: no checkpoint, a damaged one, or one of another state. The folder is left as it is.
@@ -168,7 +174,6 @@ class Checkpoints:
         if step is None:
             raise InputError(f"there is no checkpoint in {self._directory}.")
         folder = self._directory / str(step)
-        leaves = _by_path(template)
         targets = {path: _target(leaf) for path, leaf in leaves.items()}
         asked = {path: describe(leaf) for path, leaf in leaves.items()}
         arrays = {path: jnp.empty(t.shape, t.dtype, device=t.sharding) for path, t in targets.items() if not t.size}
@@ -197,12 +202,13 @@ class Checkpoints:
                 f"{folder} holds the state of another run: {differences(found, asked)}. Nothing was changed; "
                 "continue it with the settings and the version that wrote it, or choose another workdir."
             )
-        values = [arrays[path] if _sharding(leaf) else _uncommitted(arrays[path]) for path, leaf in leaves.items()]
-        return step, jax.tree.unflatten(jax.tree.structure(template), values)
+        return step, {
+            path: arrays[path] if _sharding(leaf) else _uncommitted(arrays[path]) for path, leaf in leaves.items()
+        }
 
     @staticmethod
     def _finish(written: Any, folder: Path, then: Callable[[], object]) -> None:
-        if written.result() and jax.process_index() == 0:
+        if written.result():
             seal(folder)
             then()
 
@@ -230,7 +236,8 @@ def go_back(workdir: str | os.PathLike, step: int | None) -> int:
     return finished[-1] if finished else 0
 
 
-def _by_path(tree: PyTree) -> dict[str, Any]:
+def by_path(tree: PyTree) -> dict[str, Any]:
+    """The leaves of a state by their paths in it, in its order."""
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
 
 

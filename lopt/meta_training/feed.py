@@ -3,8 +3,7 @@
 import contextlib
 from concurrent.futures import Future, ThreadPoolExecutor
 
-import jax
-
+from lopt import processes
 from lopt.distributed import PairLayout
 from lopt.types import Data, TaskFamily
 
@@ -57,4 +56,4 @@ class Feed(contextlib.AbstractContextManager):
         return tuple(self._load(f, block) for f in self._families if f.streams)
 
     def _load(self, family: TaskFamily, block: int) -> Data:
-        return jax.device_put(family.load(self._seed, block), self._sharding)
+        return processes.put(family.load(self._seed, block), self._sharding)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from lopt.distributed import PairLayout
@@ -189,7 +190,7 @@ class MetaTraining:
 
     def init(self, seed: int, data: tuple[Data, ...], theta: Theta | None = None) -> OuterState:
         """The state before the first outer step, from a fresh theta or from a given one that `check_theta` accepts."""
-        return _first_state(self, jnp.asarray(seed, jnp.uint32), data, theta)
+        return _first_state(self, np.asarray(seed, np.uint32), data, theta)
 
 
 @functools.partial(jax.jit, static_argnums=0)

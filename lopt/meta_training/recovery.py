@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from lopt import processes
 from lopt.files import write_atomic
 from lopt.meta_training.health import StuckError
 from lopt.meta_training.workdir import RECORD
@@ -32,24 +33,12 @@ class Record:
     def read(workdir: Path) -> "Record":
         """The record in a folder, an empty one for a new run. Raises InputError if it cannot be used."""
         path = workdir / RECORD
-        if not path.exists():
-            return Record(path)
-        try:
-            content = json.loads(path.read_text())
-            every, recoveries = content["valid_every"], content["recoveries"]
-            if not (every is None or (isinstance(every, int) and every >= 1)):
-                raise ValueError(f"valid_every is {every!r}")
-            if not all(isinstance(item["back_to"], int) for item in recoveries):
-                raise ValueError(f"recoveries is {recoveries!r}")
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"cannot read {path}, in which a run keeps how often it validates and how often it has gone back to a "
-                f"checkpoint: {error}. Repair the file or choose another workdir."
-            ) from error
-        return Record(path, every, recoveries)
+        return Record(path, *processes.first_does(lambda: _read(path)))
 
     def write(self) -> None:
-        """Writes the file."""
+        """Writes the file; every process of a run calls this, and the first one does it."""
+        if not processes.is_first():
+            return
         content = {"valid_every": self.valid_every, "recoveries": self.recoveries}
         write_atomic(self.path, json.dumps(content, indent=2) + "\n")
 
@@ -80,3 +69,22 @@ class Record:
         logging.warning(
             "%s. Going back to outer step %d, with %g times the outer learning rate", error, back_to, self.rate_scale
         )
+
+
+def _read(path: Path) -> tuple[int | None, list[dict[str, Any]]]:
+    """Interval of the validations and recoveries."""
+    if not path.exists():
+        return None, []
+    try:
+        content = json.loads(path.read_text())
+        every, recoveries = content["valid_every"], content["recoveries"]
+        if not (every is None or (isinstance(every, int) and every >= 1)):
+            raise ValueError(f"valid_every is {every!r}")
+        if not all(isinstance(item["back_to"], int) for item in recoveries):
+            raise ValueError(f"recoveries is {recoveries!r}")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"cannot read {path}, in which a run keeps how often it validates and how often it has gone back to a "
+            f"checkpoint: {error}. Repair the file or choose another workdir."
+        ) from error
+    return every, recoveries

@@ -156,7 +156,8 @@ def meta_train(
     """Meta-trains an optimizer, or goes on with the run that is in `workdir`.
 
     Every outer step estimates the meta-gradient from windows of inner trainings on `tasks`, and moves theta against it.
-    The run is saved as it goes on; Ctrl-C saves too, and the same call goes on from there.
+    The run is saved as it goes on; Ctrl-C saves too, and the same call goes on from there. Where `jax.distributed` is
+    initialised, all processes make the same call and share the pairs; the first one has the folder.
 
     Args:
       optimizer: the rule: a name with settings, `"mlp:hidden_sizes=(16,16)"`, or an object.
@@ -167,7 +168,7 @@ def meta_train(
       checkpoint_every: outer steps between checkpoints.
       keep_checkpoints: how many of the latest are kept, to start other runs from by `init_from`; 0 for all.
       stop_after: stop after this many outer steps of this call.
-      devices: devices that share the pairs; None for as many as can.
+      devices: devices of a process that share the pairs; None for as many as can.
       data_dir: where data sets are looked for; None for the default.
       cache: folder in which the reference runs of a validation are kept, for other runs too; None for one in the
         workdir, "" for none.
@@ -182,6 +183,7 @@ def meta_train(
     Raises:
       InputError: something asked for cannot be done; nothing has been trained or overwritten.
       CheckpointError: a checkpoint could not be written.
+      PeerError: another process of the run has ended.
       StuckError: the run has stopped learning: theta does not move, or is no longer finite, or does worse and worse on
         the tasks of validation; going back to earlier checkpoints did not help.
     """

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from orbax.checkpoint import v1 as ocp
 
+from lopt import processes
 from lopt.files import check_seal
 from lopt.meta_training.outer import MetaTraining
 from lopt.meta_training.workdir import CHECKPOINTS, finished_steps
@@ -32,6 +33,17 @@ def read_start(init_from: str, training: MetaTraining) -> Theta | None:
     """
     if not init_from:
         return None
+    found: list[Theta] = []
+    processes.first_does(lambda: found.append(_read(init_from, training)))
+    if processes.number() == 1:
+        return found[0]
+    template = theta_template(training.optimizer)
+    theta = found[0] if found else jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), template)
+    return jax.tree.map(lambda x: processes.array_of_first(np.asarray(x)), theta)
+
+
+def _read(init_from: str, training: MetaTraining) -> Theta:
+    """The theta, in the process that has the files."""
     optimizer, folder = training.optimizer, Path(init_from).absolute()
     if folder.parent.name == CHECKPOINTS and folder.name.isdecimal():
         return _read_checkpoint(folder, theta_template(optimizer))

@@ -22,7 +22,7 @@ def outer_steps(
     state: OuterState,
     data: tuple[Data, ...],
     num_steps: int,
-    rate_scale: jax.Array | float = 1.0,
+    rate_scale: Any = 1.0,
 ) -> tuple[OuterState, Rows]:
     """Runs `num_steps` outer steps.
 
@@ -37,7 +37,7 @@ def outer_steps(
       The new state, and metrics of `[BLOCK_STEPS]` each, of which the first `num_steps` are filled.
     """
     if len(training.families) == 1 and not training.families_per_step:
-        return _one_program(training, state, data, jnp.asarray(num_steps, jnp.int32), rate_scale)
+        return _one_program(training, state, data, np.asarray(num_steps, np.int32), rate_scale)
     forms = tuple((x.shape, x.dtype) for x in jax.tree.leaves((state.estimator_states, data)))
     return _programs(training, forms, bool(jax.config.read("jax_enable_x64"))).run(state, data, num_steps, rate_scale)
 
@@ -63,7 +63,7 @@ def _one_program(
 
     state, rows = jax.lax.fori_loop(0, num_steps, body, (state, rows))
     # As they came in: the compiler's own choice would make the next call another program.
-    return jax.lax.with_sharding_constraint(state, training.shardings(state)), rows
+    return jax.lax.with_sharding_constraint(state, training.shardings(state)), training.layout.for_all(rows)
 
 
 @functools.lru_cache(maxsize=4)
@@ -85,7 +85,7 @@ class _Programs:
         self._estimates: dict[int, jax.stages.Compiled] = {}
 
     def run(
-        self, state: OuterState, data: tuple[Data, ...], num_steps: int, rate_scale: jax.Array | float
+        self, state: OuterState, data: tuple[Data, ...], num_steps: int, rate_scale: Any
     ) -> tuple[OuterState, Rows]:
         training, rows, num_steps = self._training, [], int(num_steps)
         visits = np.asarray(_visits(training, state.key, state.step))[:num_steps]
@@ -148,7 +148,7 @@ def _follow(
 ) -> tuple[OuterState, Rows]:
     """The outer step that follows from estimates, of a state without estimator states."""
     rest, metrics = training.follow(rest, estimates, drawn, rate_scale)
-    return jax.lax.with_sharding_constraint(rest, training.shardings(rest)), metrics
+    return jax.lax.with_sharding_constraint(rest, training.shardings(rest)), training.layout.for_all(metrics)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import optax
 
-from lopt.distributed import default_layout
+from lopt.distributed import check_one_process, default_layout
 from lopt.estimators import ESTIMATORS
 from lopt.extras import need
 from lopt.horizons import Horizon
@@ -147,6 +147,7 @@ def tune(
     in unrolled computation graphs with Persistent Evolution Strategies", ICML 2021 (arXiv 2112.13835).
     """
     need("lopt.tune", "rich")
+    check_one_process("lopt.tune")
     rule = OptaxRule.make(factory, tunables, fixed or {})
     if num_steps < 1 or num_updates < 1:
         raise InputError(f"num_steps and num_updates must be at least 1, not {num_steps} and {num_updates}")

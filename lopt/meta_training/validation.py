@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 
+from lopt import processes
 from lopt.meta_training.outer import OuterState
 from lopt.types import Theta
 
@@ -157,7 +158,7 @@ class Validation:
         if self._schedule.needs_timing and not stopped():
             began = time.monotonic()
             score = self._validator.score(_thetas(state))[0][SCORE]
-            self._schedule.note_validation(time.monotonic() - began)
+            self._schedule.note_validation(processes.largest(time.monotonic() - began))
             logging.info("validation: score %.4g after outer step %d; below 1 is better than Adam", score, state.step)
 
     def next_step(self, step: int) -> int | None:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from lopt.distributed import PairLayout
@@ -56,7 +55,7 @@ class TaskValidator:
         self._cache = None if cache is None else EvaluationCache(cache)
         self._tasks: dict[str, Trainings] = {}
         for family in families:
-            data = jax.tree.map(jnp.asarray, family.load())
+            data = layout.load(family)
             evaluation.check_split(family, data)
             self._tasks[family.name] = Trainings(family, data, horizon, num_seeds, layout)
         self._references: dict[str, Losses] = {}

@@ -148,10 +148,3 @@ def test_settings_that_an_older_version_did_not_know_have_their_defaults(tmp_pat
         pass
     with pytest.raises(InputError, match="new: there 2, asked 3"):
         check_config(tmp_path, {"old": 1, "new": 3}, defaults={"new": 2})
-
-
-def test_a_process_of_a_cluster_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setenv("JAX_COORDINATOR_ADDRESS", "10.0.0.1:1234")
-    with pytest.raises(InputError, match="one process"):
-        run(tmp_path / "x")
-    assert not (tmp_path / "x").exists()
