@@ -174,4 +174,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    jax.config.update("jax_enable_x64", False)  # the figures are of float32, whatever the environment says
     sys.exit(interrupts.run(main))

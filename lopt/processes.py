@@ -32,13 +32,13 @@ class ToldElsewhere(PeerError):
 
 
 def number() -> int:
-    """Number of processes in this run."""
-    return jax.process_count()
+    """Number of processes in this run. A single one does not start its devices for it, which takes a while."""
+    return jax.process_count() if jax.distributed.is_initialized() else 1
 
 
 def is_first() -> bool:
     """Whether this process is the one that reads and writes the run's files, and talks."""
-    return jax.process_index() == 0
+    return number() == 1 or jax.process_index() == 0
 
 
 def of_first(value: _T) -> _T:

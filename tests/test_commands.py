@@ -109,9 +109,13 @@ def test_whoever_ignores_it_goes_on_to():
 
 # Small work for each command, in this order: meta_eval evaluates what meta_train has trained. Experiments have a
 # precision of their own (tests/experiments/test_commands.py), and benchmarks turn float64 off.
+TRAIN = (
+    "--workdir=run --tasks=test_function --optimizer=learnable_adam --num_pairs=2 --truncation=5 --horizon=20 "
+    "--outer_steps=2"
+)
 SMALL = {
-    "meta_train.py": "--workdir=run --tasks=test_function --optimizer=learnable_adam "
-    "--num_pairs=2 --truncation=5 --horizon=20 --outer_steps=2",
+    "meta_train.py": TRAIN,
+    "lopt/launch.py": f"1 -- train {TRAIN}",  # which is done
     "meta_eval.py": "--checkpoint=run --horizon=20 --num_seeds=1 --baselines=adam --cache=",
     "lopt/monitor/__main__.py": "run --png=plot.png",
     "lopt/inspect/__main__.py": "run --steps=3 --out=inspect",
