@@ -47,5 +47,5 @@ def _parts(theta: Theta) -> dict[str, np.ndarray]:
 
 
 def _histogram(values: np.ndarray) -> Histogram:
-    """Of the values that are finite: a theta that is not is the run's own affair."""
+    """The histogram of those values that are finite. A run checks by itself whether its theta is."""
     return Histogram(*np.histogram(values[np.isfinite(values)], bins=BINS))

@@ -179,7 +179,7 @@ def _checked(history: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
 
 
 def _recoveries(folder: Path) -> list[Mapping[str, Any]]:
-    """Of run.json; none where it is absent or damaged, which is for the run to say."""
+    """What run.json lists; nothing where the file is absent or damaged, of which the run itself tells."""
     try:
         items = _read_json(folder / RECORD)["recoveries"]
         return [item for item in items if isinstance(item["at"], int) and isinstance(item["back_to"], int)]
