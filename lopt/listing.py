@@ -10,13 +10,14 @@ import os
 import sys
 
 from lopt.names import InputError
-from lopt.trained.shipped import shipped, table
+from lopt.trained.shipped import listed, shipped
 
 NOTES = """
 reads: what tx.update is given, value=loss for the loss; num_steps is an argument of lopt.load.
 weights: numbers that were learned. state: numbers kept per parameter of a large matrix; Adam keeps 2.
-All of them are demonstrations: compare one with Adam before you trust it on other tasks or longer trainings.
-Load one by lopt.load(NAME); lopt inspect NAME draws what it does; lopt eval --checkpoint=NAME compares it with Adam."""
+Compare a demonstration with Adam before you trust it on other tasks or longer trainings.
+Load one by lopt.load(NAME), the first by lopt.load(). lopt inspect NAME draws what it does; lopt eval --checkpoint=NAME
+compares it with Adam."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m lopt.listing", description="Lists the trained optimizers that ship with lopt."
     ).parse_args(arguments)
     try:
-        print(f"{table(shipped())}\n{NOTES}", flush=True)
+        print(f"{listed(shipped())}\n{NOTES}", flush=True)
     except InputError as error:
         print(f"list: {error}", file=sys.stderr)
         return 2

@@ -2,6 +2,9 @@
 
 from . import (
     adafac_mlp_digits,
+    blend,
+    blend_anytime,
+    blend_cheap,
     blend_digits,
     celo2_digits,
     celo_adam_digits,
@@ -19,6 +22,9 @@ from . import (
 
 PRESETS = {
     "adafac_mlp_digits": adafac_mlp_digits.CONFIG,
+    "blend": blend.CONFIG,
+    "blend_anytime": blend_anytime.CONFIG,
+    "blend_cheap": blend_cheap.CONFIG,
     "blend_digits": blend_digits.CONFIG,
     "celo2_digits": celo2_digits.CONFIG,
     "celo_adam_digits": celo_adam_digits.CONFIG,

@@ -94,8 +94,8 @@ def test_every_generated_folder_and_picture_is_in_the_list_of_what_regenerates_w
         assert folder.name in experiments or f"`results/{folder.name}/`" in DEVELOPMENT
     for picture in (ROOT / "docs").glob("*.png"):
         assert f"`docs/{picture.name}`" in DEVELOPMENT
-    for checkpoint in (ROOT / "checkpoints").glob("[!.]*"):
-        assert checkpoint.name in PRESETS or f"`{checkpoint.name}`" in DEVELOPMENT
+    for checkpoint in shipped_folders():
+        assert checkpoint in PRESETS or f"`{checkpoint}`" in DEVELOPMENT
 
 
 def test_requirements_and_pyproject_agree():

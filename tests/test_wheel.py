@@ -67,7 +67,7 @@ def test_the_wheel_has_all_of_lopt_and_nothing_beside_it(wheel):
     assert all(archive.read(inside) == (ROOT / source).read_bytes() for source, inside in held.items())
     other = [path for path in (ROOT / "lopt").rglob("*") if path.suffix in (".js", ".css", ".html")]
     wanted = {str(path.relative_to(ROOT)) for path in other}
-    assert wanted | {"lopt/py.typed", "lopt/checkpoints/demo_mlp/theta.safetensors"} <= set(names)
+    assert wanted | {"lopt/py.typed", "lopt/checkpoints/demonstrations/demo_mlp/theta.safetensors"} <= set(names)
 
 
 def test_names_and_paths_of_what_lies_beside_the_package_agree():

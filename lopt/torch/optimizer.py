@@ -16,6 +16,7 @@ from lopt.torch.parts.sums import like
 from lopt.torch.reading import read_trained
 from lopt.torch.stacks import Tensor, flax_state, neighbours, stack, store, unstack
 from lopt.torch.types import SHARED, State, Theta
+from lopt.trained.folders import DEFAULT
 
 COUNT = "not_finite"
 MAX_STEPS = 2**31 - 1
@@ -24,7 +25,7 @@ MAX_STEPS = 2**31 - 1
 class Learned(Optimizer):
     """A trained optimizer: p <- p + lr (u - weight_decay p), where u is what the rule says.
 
-        optimizer = lopt.torch.Learned(model.parameters(), "blend_digits", num_steps=1000)
+        optimizer = lopt.torch.Learned(model.parameters(), num_steps=1000)
         loss.backward()
         optimizer.step(loss=loss)
 
@@ -36,7 +37,8 @@ class Learned(Optimizer):
 
     Args:
       params: parameters, named parameters or groups of them, real floating-point tensors on one device.
-      name: a name, a run's folder, an export or a file of published weights, as for `lopt.load`.
+      name: a name, by default that of the optimizer to try first, a run's folder, an export or a file of published
+        weights, as for `lopt.load`.
       lr: multiple of the rule's own update. Nothing needs to be tuned; schedulers of PyTorch multiply it.
       weight_decay: decoupled decay of all parameters per update.
       num_steps: length of the training in updates, for a rule that reads it. Without it, such a rule is told the
@@ -51,7 +53,7 @@ class Learned(Optimizer):
     def __init__(
         self,
         params: Any,
-        name: str | os.PathLike,
+        name: str | os.PathLike = DEFAULT,
         lr: float | torch.Tensor = 1.0,
         weight_decay: float = 0.0,
         num_steps: int | None = None,

@@ -13,6 +13,8 @@ from lopt.names import InputError, check_known
 from lopt.trained.card import read_card
 
 THETA_FILE, CARD_FILE = "theta.safetensors", "card.json"
+DEFAULT = "blend"  # the name of the optimizer that is meant where none is named
+DEMONSTRATIONS = "demonstrations"  # the folder of those that show what their rule learns in minutes
 MAX_CARD_BYTES = MAX_HEADER_BYTES = 2**22  # those of safetensors list names and shapes
 
 Rule = TypeVar("Rule")
@@ -25,10 +27,14 @@ class _Replaced(Exception):
 
 
 def shipped_folders() -> dict[str, Path]:
-    """The folders of the optimizers that ship with lopt, by name: in the package, or beside it in a checkout."""
+    """The folders of the optimizers that ship with lopt, by name: in the package, or beside it in a checkout.
+
+    Those to use come first, then the demonstrations, each in the order of the alphabet.
+    """
     package = Path(__file__).resolve().parents[1]
     root = next((root for root in (package / "checkpoints", package.parent / "checkpoints") if root.is_dir()), package)
-    return {card.parent.name: card.parent for card in sorted(root.glob(f"[!.]*/{CARD_FILE}"))}
+    cards = (sorted(folder.glob(f"[!.]*/{CARD_FILE}")) for folder in (root, root / DEMONSTRATIONS))
+    return {card.parent.name: card.parent for found in cards for card in found}
 
 
 def previous_export(folder: Path) -> Path:

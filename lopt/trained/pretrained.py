@@ -11,7 +11,7 @@ import optax
 
 from lopt.names import InputError, parse_spec
 from lopt.trained.export import read_export
-from lopt.trained.folders import find_export
+from lopt.trained.folders import DEFAULT, find_export
 from lopt.trained.transform import as_optax, check_num_steps
 from lopt.types import LearnedOptimizer, Theta
 
@@ -49,7 +49,7 @@ def beyond_horizon(pretrained: Pretrained, num_steps: int) -> str | None:
 
 
 def load(
-    path_or_name: str | os.PathLike,
+    path_or_name: str | os.PathLike = DEFAULT,
     *,
     num_steps: int | None = None,
     lr: optax.ScalarOrSchedule = 1.0,
@@ -95,7 +95,10 @@ def load(
 
 
 def scale_by_learned(
-    path_or_name: str | os.PathLike, *, num_steps: int | None = None, optimizer: str | LearnedOptimizer | None = None
+    path_or_name: str | os.PathLike = DEFAULT,
+    *,
+    num_steps: int | None = None,
+    optimizer: str | LearnedOptimizer | None = None,
 ) -> optax.GradientTransformationExtraArgs:
     """As `load`, with the sign of optax's `scale_by_*`: it gives a direction that a chain goes on with.
 
@@ -112,12 +115,15 @@ def scale_by_learned(
     return optax.with_extra_args_support(optax.chain(rule, optax.scale(-1.0)))
 
 
-def load_pretrained(path_or_name: str | os.PathLike, *, optimizer: str | LearnedOptimizer | None = None) -> Pretrained:
+def load_pretrained(
+    path_or_name: str | os.PathLike = DEFAULT, *, optimizer: str | LearnedOptimizer | None = None
+) -> Pretrained:
     """Reads a trained optimizer.
 
     Args:
       path_or_name: the folder of an export; the folder of a run, which has one in `export/`; the name of an optimizer
-        that ships with lopt; or a file of weights that others have published, see `lopt.trained.released`.
+        that ships with lopt; or a file of weights that others have published, see `lopt.trained.released`. The default
+        is the optimizer to try first.
       optimizer: the rule with its settings, or the text that names it, "my_rules.py:MyRule:width=8". It is needed for
         one that neither is part of lopt nor registered by an installed package, as no code is run because a file names
         it. It must agree with the card.

@@ -15,6 +15,12 @@ from lopt.trained.folders import shipped_folders
 from lopt.types import LearnedOptimizer
 
 READS = {"params": "params", "value": "loss", "num_steps": "num_steps"}  # what a person calls the inputs of a rule
+# What those that are not demonstrations are for. The first is what `lopt.load()` gives.
+PURPOSES = {
+    "blend": "the one to try first: needs the loss and the length of the training",
+    "blend_anytime": "for trainings of unknown length; does not need the loss",
+    "blend_cheap": "blend without orthogonalized updates, at about the cost of Adam",
+}
 SIDE = 1024  # of the matrix whose state is counted: what exists once per tensor, row or column hardly shows
 
 
@@ -23,6 +29,7 @@ class Shipped(NamedTuple):
 
     Attributes:
       name: what `lopt.load` calls it.
+      purpose: what it is for, in a line; empty for a demonstration of its rule.
       rule: the architecture.
       what: what the rule does, in a line.
       reads: what an update reads, of "gradient", "params", "loss" and "num_steps".
@@ -34,6 +41,7 @@ class Shipped(NamedTuple):
     """
 
     name: str
+    purpose: str
     rule: str
     what: str
     reads: tuple[str, ...]
@@ -59,6 +67,7 @@ def shipped() -> dict[str, Shipped]:
         (shortest, longest) = card["horizon"]
         found[name] = Shipped(
             name,
+            purpose=PURPOSES.get(name, ""),
             rule=card["architecture"],
             what=_description(rule),
             reads=("gradient", *(word for key, word in READS.items() if key in rule.requires)),
@@ -69,6 +78,15 @@ def shipped() -> dict[str, Shipped]:
             outer_steps=card["outer_steps"],
         )
     return found
+
+
+def listed(rows: Mapping[str, Shipped]) -> str:
+    """A table of those to use, what each is for, and a table of the demonstrations."""
+    to_use = {name: row for name, row in rows.items() if row.purpose}
+    width = max(map(len, to_use), default=0)
+    purposes = "\n".join(f"{name.ljust(width)}  {row.purpose}" for name, row in to_use.items())
+    others = table({name: row for name, row in rows.items() if not row.purpose})
+    return f"{purposes}\n\n{table(to_use)}\n\nDemonstrations of the rules, meta-trained in minutes:\n\n{others}"
 
 
 def table(rows: Mapping[str, Shipped]) -> str:

@@ -11,10 +11,11 @@ import optax
 import pytest
 from optax import contrib
 
-from lopt.optimizers.blend import BOUND, MAX_DRIFT, Blend
-from lopt.optimizers.parts.blend_features import NUM_FEATURES, fans
+from lopt.optimizers.blend import ANYTIME_STEPS, BOUND, Blend
+from lopt.optimizers.parts.blend_features import fans, gain, units
 
 SHAPES = {"scalar": (), "vector": (5,), "tall": (7, 4), "wide": (4, 9), "kernel": (3, 3, 2, 6), "empty": (0, 2)}
+SHAPES["embedding"] = (6, 3)
 PARAMS = {name: np.random.default_rng(1).normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()}
 STEPS = 12
 SMALL = Blend(hidden_size=3)
@@ -62,37 +63,51 @@ def asking(head, output, amount):
     return {**theta, head: {**theta[head], "bias": bias}}
 
 
-def hand_made(orthogonal):
-    """Muon with weight decay for matrices, or AdamW, and Adam for all else, on a cosine schedule, by optax."""
+VARIANTS = [
+    Blend(hidden_size=3, orthogonalize=orthogonal, anytime=anytime)
+    for orthogonal in (True, False)
+    for anytime in (True, False)
+]
+
+
+def hand_made(rule):
+    """Muon with weight decay for matrices, or AdamW, and Adam for all else, on the rule's schedule, by optax."""
     kinds = {name: "matrix" if len(shape) > 1 and 0 not in shape else "other" for name, shape in SHAPES.items()}
-    schedule = optax.cosine_decay_schedule(1.0, STEPS)
+    kinds |= {"kernel": "kernel", "embedding": "other"}
+    cosine = optax.cosine_decay_schedule(1.0, STEPS)
 
     def rate(peak):
-        return lambda count: peak * schedule(count)
+        return lambda count: peak * (1 / jnp.sqrt(1 + count / ANYTIME_STEPS) if rule.anytime else cosine(count))
 
-    dimensions = {
-        name: contrib.MuonDimensionNumbers(tuple(range(len(shape) - 1)), len(shape) - 1)
-        for name, shape in SHAPES.items()
-        if kinds[name] == "matrix"
+    def of_matrices(peak, kind):
+        if rule.orthogonalize:
+            dimensions: Any = {
+                name: contrib.MuonDimensionNumbers(tuple(range(len(SHAPES[name]) - 1)), len(SHAPES[name]) - 1)
+                if kinds[name] == kind
+                else None
+                for name in SHAPES
+            }
+            decay = rule.weight_decay
+            return contrib.muon(rate(peak), weight_decay=decay, muon_weight_dimension_numbers=dimensions)
+        over_root_fan_in = optax.stateless(
+            lambda updates, params: jax.tree.map(lambda u: u / math.sqrt(math.prod(u.shape[:-1])), updates)
+        )
+        decay = optax.add_decayed_weights(rule.weight_decay), optax.scale_by_learning_rate(rate(peak))
+        return optax.chain(optax.scale_by_adam(b1=0.8, b2=0.95), over_root_fan_in, *decay)
+
+    parts = {
+        "matrix": of_matrices(rule.matrix_rate, "matrix"),
+        "kernel": of_matrices(rule.kernel_rate, "kernel"),
+        "other": optax.adam(rate(rule.vector_rate), b1=0.8, b2=0.95),
     }
-    numbers: Any = {**dict.fromkeys(SHAPES), **dimensions}
-    muon = contrib.muon(rate(RATE), weight_decay=DECAY, muon_weight_dimension_numbers=numbers)
-    over_root_fan_in = optax.stateless(
-        lambda updates, params: jax.tree.map(lambda u: u / math.sqrt(math.prod(u.shape[:-1])), updates)
-    )
-    decay = optax.add_decayed_weights(DECAY), optax.scale_by_learning_rate(rate(RATE))
-    adamw = optax.chain(optax.scale_by_adam(b1=0.95), over_root_fan_in, *decay)
-    return optax.partition(
-        {"matrix": muon if orthogonal else adamw, "other": optax.adam(rate(SMALL.vector_rate), b1=0.8, b2=0.95)}, kinds
-    )
+    return optax.partition(parts, kinds)
 
 
-@pytest.mark.parametrize("orthogonal", [True, False])
-def test_a_fresh_theta_is_a_hand_made_optimizer(orthogonal):
-    tx = hand_made(orthogonal)
+@pytest.mark.parametrize("rule", VARIANTS, ids=str)
+def test_a_fresh_theta_is_a_hand_made_optimizer(rule):
+    tx = hand_made(rule)
     update = lambda theta, grads, state, params, value: tx.update(grads, state, params)  # noqa: E731
     expected, _ = path(update, None, tx.init(PARAMS), ONES)
-    rule = Blend(hidden_size=3, orthogonalize=orthogonal)
     updates, _ = blend_path(rule, fresh(rule), np.linspace(2, 1, STEPS, dtype=np.float32))
     for name in SHAPES:
         scale = np.abs(expected[name]).max(initial=0)
@@ -108,60 +123,66 @@ def test_the_network_sets_the_size(head, name):
     np.testing.assert_allclose(first_ratio(asking(head, 0, 0.3), name), np.exp(0.6), rtol=1e-5)
 
 
-@pytest.mark.parametrize(("head", "name"), [("matrix", "wide"), ("vector", "vector")])
-def test_drift_adds_up_within_its_bound(head, name):
-    theta = asking(head, 1, 0.7)
-    _, states = blend_path(SMALL, theta)
-    i = sorted(SHAPES).index(name)
-    np.testing.assert_allclose(
-        states.drift[:, i], MAX_DRIFT * np.tanh(0.7) * np.arange(1, STEPS + 1) / STEPS, rtol=1e-5
-    )
-    start = start_of(SMALL)
-    full = start._replace(drift=jnp.full_like(start.drift, MAX_DRIFT))
-    _, after = update_of(SMALL)(theta, PARAMS, full, PARAMS, jnp.ones(()))
-    assert float(after.drift.max()) == MAX_DRIFT
-
-
-def test_slow_momentum_and_gradient_of_a_vector():
-    """By hand: after one step all moments equal the gradient, so each adds Adam's direction once more."""
-    sign = blend_path(SMALL, fresh())[0]["vector"][0]
-    for output, share in ((2, 0.5), (3, -0.25)):
-        np.testing.assert_allclose(
-            blend_path(SMALL, asking("vector", output, share))[0]["vector"][0], (1 + share) * sign, rtol=1e-5
-        )
-
-
 def test_adams_direction_and_weight_decay_of_a_matrix():
     plain = blend_path(SMALL, fresh())[0]["wide"][0]
     p = PARAMS["wide"]
-    mixed = blend_path(SMALL, asking("matrix", 4, 0.5))[0]["wide"][0]
+    mixed = blend_path(SMALL, asking("matrix", 2, 0.5))[0]["wide"][0]
     np.testing.assert_allclose(mixed - plain, -RATE / 2 * 0.5 * np.sign(np.sin(3 * p)), rtol=1e-3, atol=1e-7)  # n = 4
-    decayed = blend_path(SMALL, asking("matrix", 5, 1.0))[0]["wide"][0]
+    decayed = blend_path(SMALL, asking("matrix", 1, 1.0))[0]["wide"][0]
     np.testing.assert_allclose(decayed - plain, -RATE * DECAY * (np.e - 1) * p, rtol=1e-3, atol=1e-7)
 
 
-def test_it_does_not_depend_on_units_of_the_loss():
+@pytest.mark.parametrize("rule", VARIANTS, ids=str)
+def test_it_does_not_depend_on_units_of_the_loss(rule):
     """Gradients and losses times 1000: the same updates, at a theta that reads every feature."""
-    theta = jax.tree.map(lambda x: 0.1 * jax.random.normal(jax.random.key(x.size), x.shape), fresh())
+    theta = jax.tree.map(lambda x: 0.1 * jax.random.normal(jax.random.key(x.size), x.shape), fresh(rule))
     grads = [{name: np.sin(3 * p + t) for name, p in PARAMS.items()} for t in range(5)]
     results = []
     for factor in (1.0, 1000.0):
-        state = start_of(SMALL)
+        state = start_of(rule)
         for t, g in enumerate(grads):
             g = {name: np.float32(factor) * x for name, x in g.items()}
-            updates, state = update_of(SMALL)(theta, g, state, PARAMS, jnp.float32(factor * (2 - 0.3 * t)))
+            updates, state = update_of(rule)(theta, g, state, PARAMS, jnp.float32(factor * (2 - 0.3 * t)))
         results.append(updates)
     for name in SHAPES:
         np.testing.assert_allclose(results[1][name], results[0][name], rtol=1e-4, atol=1e-7)
 
 
+def test_units():
+    """By hand: usual sizes count as 1, what is a thousand times larger or smaller as a hundred times so."""
+    np.testing.assert_allclose(gain(jnp.full((3, 3, 2, 6), -0.5), 18), 0.5 * math.sqrt(18), rtol=1e-6)
+    np.testing.assert_allclose(gain(jnp.full((5,), 2.0), 1), 2.0, rtol=1e-6)
+    matrices = [True, True, True, False, False, True]
+    gains = jnp.array([1e3, 9.0, 1e-3, 1e4, 0.0, 0.0])
+    np.testing.assert_allclose(units(gains, matrices), [100, 1, 0.01, 1e3, 1, 1], rtol=1e-5)
+    np.testing.assert_allclose(units(jnp.array([1e3, 0.0]), [True, False]), [100, 100], rtol=1e-5)
+    np.testing.assert_allclose(units(jnp.array([0.0, 1e-3]), [False, False]), [1, 0.01], rtol=1e-5)
+
+
+@pytest.mark.parametrize("rule", VARIANTS, ids=str)
+def test_updates_have_the_unit_of_the_parameters(rule):
+    """Beyond the factor of 10: parameters a hundred times larger get updates a hundred times larger.
+
+    The gradients stay as they are: the rule does not see their unit, up to Adam's epsilon.
+    """
+    theta = jax.tree.map(lambda x: 0.1 * jax.random.normal(jax.random.key(x.size), x.shape), fresh(rule))
+    grads, updates = {name: np.sin(3 * p) for name, p in PARAMS.items()}, []
+    for factor in (1e3, 1e5):
+        params = {name: np.float32(factor) * p for name, p in PARAMS.items()}
+        state = jax.jit(lambda params: rule.init(None, params, num_steps=STEPS))(params)
+        updates.append(update_of(rule)(theta, grads, state, params, jnp.ones(()))[0])
+    for name in SHAPES:
+        np.testing.assert_allclose(updates[1][name], 100 * updates[0][name], rtol=1e-3, atol=1e-4)
+
+
 def test_fans():
-    assert [fans(shape) for shape in SHAPES.values()] == [(1, 1), (1, 5), (7, 4), (4, 9), (18, 6), (0, 2)]
+    assert [fans(shape) for shape in SHAPES.values()] == [(1, 1), (1, 5), (7, 4), (4, 9), (18, 6), (0, 2), (6, 3)]
 
 
 def test_theta_is_small():
-    rows = NUM_FEATURES + 1
     for size in (0, 3):
-        for orthogonal, outputs in ((True, 10), (False, 9)):
-            theta = fresh(Blend(hidden_size=size, orthogonalize=orthogonal))
-            assert sum(x.size for x in jax.tree.leaves(theta)) == rows * outputs + size * (rows + outputs)
+        for orthogonal, outputs in ((True, 4), (False, 3)):
+            for anytime, read in ((False, 10), (True, 7)):
+                theta = fresh(Blend(hidden_size=size, orthogonalize=orthogonal, anytime=anytime))
+                numbers = (read + 1) * outputs + size * (read + 1 + outputs)
+                assert sum(x.size for x in jax.tree.leaves(theta)) == numbers

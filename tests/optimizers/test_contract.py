@@ -12,7 +12,7 @@ from lopt.testing.optimizers import NOT_FINITE, RuleTrials
 
 SIZES = {
     "adafac_mlp": 197,
-    "blend": 220,
+    "blend": 44,
     "celo": 37089,
     "celo2": 347,
     "celo_adam": 36865,
@@ -27,7 +27,7 @@ SIZES = {
 }
 STATE = {  # numbers of state per parameter of a matrix, and per row or column
     "adafac_mlp": (4, 3),
-    "blend": (3, 0),
+    "blend": (2, 0),
     "celo": (4, 3),
     "celo2": (4, 3),
     "celo_adam": (2, 0),

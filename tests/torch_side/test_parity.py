@@ -25,7 +25,7 @@ from tests.trained.small_export import CARD, theta_of
 CELO = Path(__file__).parents[3] / "shared/data/celo"
 VARIANTS = {
     "adafac_mlp": [{"hidden_sizes": (12, 3), "mup_keys": ("a/kernel", "conv")}],
-    "blend": [{"orthogonalize": False}, {"hidden_size": 5}],
+    "blend": [{"orthogonalize": False}, {"hidden_size": 5}, {"anytime": True}],
     "celo2": [{"orthogonalize": True, "hidden_sizes": (3,)}, {"adam_keys": ("square",), "adam_factor": 0.5}],
     "star": [{"precondition": True, "weight_decay": 0.01}],
 }

@@ -7,23 +7,22 @@ import jax
 import jax.numpy as jnp
 
 from lopt.optimizers.parts.blocks import sums
-from lopt.optimizers.parts.progress import LossAverages, loss_features
+from lopt.optimizers.parts.progress import LossAverages, loss_features, share_done
 
-NUM_FEATURES = 21
 TINY = 1e-30
+NUM_TENSOR_FEATURES = 7  # of which every variant has all
+NUM_HORIZON_FEATURES = 3  # of the variants that know the length of the training and the loss
 
 
 class Moments(NamedTuple):
-    """A tensor's momenta and second moment, corrected for their start at zero.
+    """A tensor's momentum and second moment, corrected for their start at zero.
 
     Attributes:
-      fast: momentum, `[*shape]`.
-      slow: momentum of longer memory, `[*shape]`.
+      momentum: `[*shape]`.
       root: square root of the mean square plus Adam's epsilon, `[*shape]`.
     """
 
-    fast: jax.Array
-    slow: jax.Array
+    momentum: jax.Array
     root: jax.Array
 
 
@@ -31,14 +30,12 @@ class TensorSignals(NamedTuple):
     """What one step tells of a tensor, scalars.
 
     Attributes:
-      agreement: cosine between the gradient and the fast momentum before it.
-      persistence: cosine between the two momenta.
+      agreement: cosine between the gradient and the momentum before it.
       adam_size: root mean square of Adam's direction: 1 for gradients that are always equal, near 0 for noise.
       param_size: root mean square of the parameters.
     """
 
     agreement: jax.Array
-    persistence: jax.Array
     adam_size: jax.Array
     param_size: jax.Array
 
@@ -49,20 +46,14 @@ def tensor_signals(param: jax.Array, grad: jax.Array, before: jax.Array, moments
     Args:
       param: `[*shape]`.
       grad: `[*shape]`.
-      before: the fast momentum before this gradient, `[*shape]`.
+      before: the momentum before this gradient, `[*shape]`.
       moments: those after it.
     """
-    fast, slow, root = moments
-    pairs = (grad * before, grad * grad, before * before, fast * slow, fast * fast, slow * slow)
-    products = [*pairs, jnp.square(fast / root), jnp.square(param)]
-    g_b, gg, bb, f_s, ff, ss, adam, size = (x.reshape(()) for x in sums(products))
-
-    def cosine(product: jax.Array, a: jax.Array, b: jax.Array) -> jax.Array:
-        return product / (jnp.sqrt(a + TINY) * jnp.sqrt(b + TINY))
-
+    products = (grad * before, grad * grad, before * before, jnp.square(moments.momentum / moments.root), param * param)
+    g_b, gg, bb, adam, size = (x.reshape(()) for x in sums(list(products)))
     count = max(grad.size, 1)
-    sizes = (jnp.sqrt(x / count + TINY) for x in (adam, size))
-    return TensorSignals(cosine(g_b, gg, bb), cosine(f_s, ff, ss), *sizes)
+    adam_size, param_size = (jnp.sqrt(x / count + TINY) for x in (adam, size))
+    return TensorSignals(g_b / (jnp.sqrt(gg + TINY) * jnp.sqrt(bb + TINY)), adam_size, param_size)
 
 
 def fans(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -70,43 +61,49 @@ def fans(shape: tuple[int, ...]) -> tuple[int, int]:
     return math.prod(shape[:-1]), shape[-1] if shape else 1
 
 
-def features(
-    shapes: list[tuple[int, ...]],
-    rates: list[float],
-    signals: TensorSignals,
-    agreement: jax.Array,
-    drift: jax.Array,
-    losses: LossAverages,
-    step: jax.Array,
-    num_steps: jax.Array,
+def is_kernel(shape: tuple[int, ...]) -> bool:
+    """Whether a tensor is the kernel of a convolution over images; one of three axes may be that of an attention."""
+    return len(shape) > 3
+
+
+def gain(param: jax.Array, fan_in: int) -> jax.Array:
+    """Root mean square times sqrt(fan_in): about 1 after the usual initialisation of a matrix."""
+    return jnp.sqrt(jnp.sum(jnp.square(param.astype(jnp.float32))) / max(param.size, 1) * fan_in)
+
+
+def units(gains: jax.Array, matrices: list[bool]) -> jax.Array:
+    """How many times larger or smaller than usual the numbers of each tensor are, `[num_tensors]`.
+
+    A gain within a factor of 10 of 1 counts as 1, as initialisations differ; beyond that, by how much it is beyond. A
+    tensor that starts at 0 gets the geometric mean of those of the matrices, or 1.
+    """
+    logs, known = jnp.log(jnp.maximum(gains, TINY)), gains > 0
+    own = jnp.sign(logs) * jnp.maximum(jnp.abs(logs) - math.log(10), 0)
+    counted = known & jnp.asarray(matrices, bool)
+    mean = jnp.sum(jnp.where(counted, own, 0)) / jnp.maximum(jnp.sum(counted), 1)
+    return jnp.exp(jnp.where(known, own, mean))
+
+
+def tensor_features(
+    shapes: list[tuple[int, ...]], rates: jax.Array, signals: TensorSignals, agreement: jax.Array, step: jax.Array
 ) -> jax.Array:
-    """The inputs of the network, `[NUM_FEATURES, num_tensors]`, each about within [-1, 1].
+    """What is known without the length of the training and the loss, `[NUM_TENSOR_FEATURES, num_tensors]`.
 
     Args:
       shapes: of the tensors.
-      rates: of the tensors: the size of an update at the start.
+      rates: of the tensors: the size of an update at the start, `[num_tensors]`.
       signals: of the tensors, `[num_tensors]` each.
       agreement: their running means of agreement, `[num_tensors]`.
-      drift: of their sizes so far, in units of its bound, `[num_tensors]`.
-      losses: running means of the loss.
       step: number of updates done.
-      num_steps: length of the training.
     """
-    count, length = step.astype(jnp.float32), num_steps.astype(jnp.float32)
-    share = jnp.minimum(count / length, 1.0)
-    time = [
-        jnp.cos(jnp.pi * share),
-        jnp.cos(2 * jnp.pi * share),
-        10 / (10 + count),
-        jnp.tanh((jnp.log(length) - math.log(500)) / 2),
-    ]
-    trend = list(loss_features(losses).reshape(3, 3).mean(axis=1))  # of short, middle and long means
-    shape = [[(math.log(max(fan, 1)) - 3) / 3 for fan in column] for column in zip(*map(fans, shapes), strict=True)]
-    rank = [[float(test(len(shape))) for shape in shapes] for test in ((2).__lt__, (0).__eq__)]
-    number = (math.log(len(shapes)) - 2) / 2
-    adam_size = jnp.tanh(1 + jnp.log(signals.adam_size) / 2)
-    param_size = jnp.clip(jnp.log(signals.param_size / jnp.asarray(rates, jnp.float32) + 1e-8) / 4, -2, 2)
-    own = [signals.agreement, agreement, signals.persistence, adam_size, param_size, drift]
-    shared = [x.mean() for x in (agreement, adam_size, signals.persistence)]
-    rows = [*time, *trend, *shape, *rank, number, *own, *shared]
+    shape = [[math.log(max(fan, 1)) for fan in column] for column in zip(*map(fans, shapes), strict=True)]
+    kernel = [float(is_kernel(shape)) for shape in shapes]
+    over_rate = jnp.log(signals.param_size / rates + 1e-8)
+    rows = [10 / (10 + step.astype(jnp.float32)), *shape, kernel, agreement, jnp.log(signals.adam_size), over_rate]
     return jnp.stack([jnp.broadcast_to(jnp.asarray(row, jnp.float32), (len(shapes),)) for row in rows])
+
+
+def horizon_features(losses: LossAverages, step: jax.Array, num_steps: jax.Array) -> jax.Array:
+    """The share of the training that is done, its length, and the trend of the loss, `[NUM_HORIZON_FEATURES]`."""
+    share = jnp.minimum(share_done(step, num_steps), 1)
+    return jnp.stack([jnp.cos(jnp.pi * share), jnp.log(num_steps.astype(jnp.float32)), loss_features(losses).mean()])

@@ -13,21 +13,20 @@ from lopt.torch.parts.progress import loss_features
 from lopt.torch.parts.sums import total
 from lopt.torch.types import State
 
-NUM_FEATURES = 21
 TINY = 1e-30
+NUM_TENSOR_FEATURES = 7  # of which every variant has all
+NUM_HORIZON_FEATURES = 3  # of the variants that know the length of the training and the loss
 
 
 class Moments(NamedTuple):
-    """Momenta and second moment of tensors, corrected for their start at zero.
+    """Momentum and second moment of tensors, corrected for their start at zero.
 
     Attributes:
-      fast: momentum, `[k, *shape]`.
-      slow: momentum of longer memory, `[k, *shape]`.
+      momentum: `[k, *shape]`.
       root: square root of the mean square plus Adam's epsilon, `[k, *shape]`.
     """
 
-    fast: torch.Tensor
-    slow: torch.Tensor
+    momentum: torch.Tensor
     root: torch.Tensor
 
 
@@ -35,40 +34,33 @@ class TensorSignals(NamedTuple):
     """What one step tells of tensors, `[k]` each.
 
     Attributes:
-      agreement: cosine between the gradient and the fast momentum before it.
-      persistence: cosine between the two momenta.
+      agreement: cosine between the gradient and the momentum before it.
       adam_size: root mean square of Adam's direction: 1 for gradients that are always equal, near 0 for noise.
       param_size: root mean square of the parameters.
     """
 
     agreement: torch.Tensor
-    persistence: torch.Tensor
     adam_size: torch.Tensor
     param_size: torch.Tensor
 
 
 def agreement_of(grad: torch.Tensor, before: torch.Tensor) -> torch.Tensor:
-    """Cosine between gradients and the fast momenta before them, `[k]`."""
-    return _cosine(grad, before, total(grad.square()), total(before.square()))
+    """Cosine between gradients and the momenta before them, `[k]`."""
+    gg, bb = total(grad.square()), total(before.square())
+    return total(grad * before) / (torch.sqrt(gg + TINY) * torch.sqrt(bb + TINY))
 
 
-def tensor_signals(param: torch.Tensor, agreement: torch.Tensor, moments: Moments) -> TensorSignals:
+def tensor_signals(param: torch.Tensor, agreement: torch.Tensor, adam: torch.Tensor) -> TensorSignals:
     """What one step tells of each tensor.
 
     Args:
       param: `[k, *shape]`.
       agreement: of `agreement_of`, which is computed before the momenta are overwritten, `[k]`.
-      moments: those after the step's gradient.
+      adam: Adam's direction, momentum over root, `[k, *shape]`.
     """
-    fast, slow, root = moments
-    persistence = _cosine(fast, slow, total(fast.square()), total(slow.square()))
     count = max(math.prod(param.shape[1:]), 1)
-    sizes = (torch.sqrt(total(x.square()) / count + TINY) for x in (fast / root, param))
-    return TensorSignals(agreement, persistence, *sizes)
-
-
-def _cosine(x: torch.Tensor, y: torch.Tensor, xx: torch.Tensor, yy: torch.Tensor) -> torch.Tensor:
-    return total(x * y) / (torch.sqrt(xx + TINY) * torch.sqrt(yy + TINY))
+    sizes = (torch.sqrt(total(x.square()) / count + TINY) for x in (adam, param))
+    return TensorSignals(agreement, *sizes)
 
 
 def fans(shape: tuple[int, ...]) -> tuple[int, int]:
@@ -76,43 +68,55 @@ def fans(shape: tuple[int, ...]) -> tuple[int, int]:
     return math.prod(shape[:-1]), shape[-1] if shape else 1
 
 
-def features(
+def is_kernel(shape: tuple[int, ...]) -> bool:
+    """Whether a tensor is the kernel of a convolution over images; one of three axes may be that of an attention."""
+    return len(shape) > 3
+
+
+def gain(param: torch.Tensor, fan_in: int) -> torch.Tensor:
+    """Root mean square times sqrt(fan_in): about 1 after the usual initialisation of a matrix."""
+    return torch.sqrt(param.float().square().sum() / max(param.numel(), 1) * fan_in)
+
+
+def units(gains: torch.Tensor, matrices: Sequence[bool]) -> torch.Tensor:
+    """How many times larger or smaller than usual the numbers of each tensor are, `[num_tensors]`.
+
+    A gain within a factor of 10 of 1 counts as 1, as initialisations differ; beyond that, by how much it is beyond. A
+    tensor that starts at 0 gets the geometric mean of those of the matrices, or 1.
+    """
+    logs, known = torch.log(gains.clamp(min=TINY)), gains > 0
+    own = torch.sign(logs) * (torch.abs(logs) - math.log(10)).clamp(min=0)
+    counted = known & torch.tensor(matrices, device=gains.device)
+    mean = torch.where(counted, own, 0).sum() / counted.sum().clamp(min=1)
+    return torch.exp(torch.where(known, own, mean))
+
+
+def tensor_features(
     shapes: Sequence[tuple[int, ...]],
-    rates: Sequence[float],
+    rates: torch.Tensor,
     signals: TensorSignals,
     agreement: torch.Tensor,
-    drift: torch.Tensor,
-    shared: State,
     step: torch.Tensor,
-    num_steps: int,
 ) -> torch.Tensor:
-    """The inputs of the network, `[NUM_FEATURES, num_tensors]`, each about within [-1, 1].
+    """What is known without the length of the training and the loss, `[NUM_TENSOR_FEATURES, num_tensors]`.
 
     Args:
       shapes: of the tensors.
-      rates: of the tensors: the size of an update at the start.
+      rates: of the tensors: the size of an update at the start, `[num_tensors]`.
       signals: of the tensors, `[num_tensors]` each.
       agreement: their running means of agreement, `[num_tensors]`.
-      drift: of their sizes so far, in units of its bound, `[num_tensors]`.
-      shared: running means of the loss.
       step: number of updates done.
-      num_steps: length of the training.
     """
+    shape = [[math.log(max(fan, 1)) for fan in column] for column in zip(*map(fans, shapes), strict=True)]
+    kernel = [float(is_kernel(shape)) for shape in shapes]
+    over_rate = torch.log(signals.param_size / rates + 1e-8)
+    own = torch.stack([agreement, torch.log(signals.adam_size), over_rate])
+    return torch.cat([(10 / (10 + step)).expand(1, len(shapes)), agreement.new_tensor([*shape, kernel]), own])
+
+
+def horizon_features(shared: State, step: torch.Tensor, num_steps: int) -> torch.Tensor:
+    """The share of the training that is done, its length, and the trend of the loss, `[NUM_HORIZON_FEATURES]`."""
     share = (step / num_steps).clamp(max=1.0)
-    time = [
-        torch.cos(math.pi * share),
-        torch.cos(2 * math.pi * share),
-        10 / (10 + step),
-        torch.full_like(share, math.tanh((math.log(num_steps) - math.log(500)) / 2)),
-    ]
-    trend = list(loss_features(shared).reshape(3, 3).mean(dim=1))  # of short, middle and long means
-    shape = [[(math.log(max(fan, 1)) - 3) / 3 for fan in column] for column in zip(*map(fans, shapes), strict=True)]
-    rank = [[float(test(len(shape))) for shape in shapes] for test in ((2).__lt__, (0).__eq__)]
-    number = [(math.log(len(shapes)) - 2) / 2] * len(shapes)
-    adam_size = torch.tanh(1 + torch.log(signals.adam_size) / 2)
-    param_size = (torch.log(signals.param_size / drift.new_tensor(rates) + 1e-8) / 4).clamp(-2, 2)
-    own = [signals.agreement, agreement, signals.persistence, adam_size, param_size, drift]
-    common = [x.mean() for x in (agreement, adam_size, signals.persistence)]
-    by_shape = drift.new_tensor([*shape, *rank, number])
-    begin, end = (torch.stack(x)[:, None].expand(-1, len(shapes)) for x in ([*time, *trend], common))
-    return torch.cat([begin, by_shape, torch.stack(own), end])
+    return torch.stack(
+        [torch.cos(math.pi * share), torch.full_like(share, math.log(num_steps)), loss_features(shared).mean()]
+    )
