@@ -218,24 +218,6 @@ class Checkpoints:
         return CheckpointError(f"cannot write step {self._saving} to {self._directory}: {_reason(error)}; {usable}.")
 
 
-def go_back(workdir: str | os.PathLike, step: int | None) -> int:
-    """Deletes the checkpoints of steps after `step`, unless there is none before; nothing may have them open.
-
-    Args:
-      workdir: the run's folder.
-      step: where to go back to; None for the latest checkpoint.
-
-    Returns:
-      The latest step that there is now; 0 without a checkpoint.
-    """
-    directory = Path(workdir) / CHECKPOINTS
-    finished = sorted(finished_steps(directory))
-    if step is not None and finished and finished[0] <= step:
-        while finished[-1] > step:  # from the end, so that what is left is always the latest
-            shutil.rmtree(directory / str(finished.pop()))
-    return finished[-1] if finished else 0
-
-
 def by_path(tree: PyTree) -> dict[str, Any]:
     """The leaves of a state by their paths in it, in its order."""
     return {jax.tree_util.keystr(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
