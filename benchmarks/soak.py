@@ -16,25 +16,28 @@ if __name__ == "__main__":
 
 import argparse
 import collections
+import multiprocessing
 import os
 import random
 import signal
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.killed import COMMANDS, Command, begun_writes, cut_writes
+from lopt.__main__ import main as lopt_main
 
-ROOT = Path(__file__).resolve().parents[1]
 WATCH_SECONDS = 0.002  # between two looks at the folder
 ANYWHERE = 0.25  # share of the kills that are not aimed at a write
 MOST_WRITES = 12  # which of the writes of a command an aimed kill hits, at most
 MOST_DELAY = 0.03  # seconds from the beginning of that write to the kill
 LOG = "log.txt"
+LIBRARIES = (  # that the commands load
+    *("benchmarks.soak", "absl.app", "filelock", "matplotlib.figure", "orbax.checkpoint.v1", "rich.logging", "scipy"),
+    *("tensorflow_datasets", "lopt.meta_training.sweep", "lopt.evaluation.evaluate", "lopt.validation.validator"),
+)
 STUCK_SECONDS = 300.0  # after which a command that does not end counts as one that hangs
 
 
@@ -95,31 +98,38 @@ def draw_moment(rng: random.Random, undisturbed: Life) -> Moment:
     return Moment(STUCK_SECONDS, rng.randint(1, min(MOST_WRITES, undisturbed.writes)), delay)
 
 
-def live(command: Command, place: Path, moment: Moment | None, environment: Mapping[str, str]) -> Life:
+def live(command: Command, place: Path, moment: Moment | None) -> Life:
     """Starts a command and kills it at a moment, or never; what it prints goes to the file `log.txt` beside `place`."""
-    environment = {**environment, "PYTHONPATH": str(ROOT), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
-    with open(place.parent / LOG, "ab") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "lopt", *command.arguments(place)],
-            cwd=place.parent, env=environment, stdout=output, stderr=output, start_new_session=True,
-        )  # fmt: skip
-        started, seen, begun = time.monotonic(), begun_writes(place), 0
-        last = STUCK_SECONDS if moment is None else moment.seconds
-        while process.poll() is None:
-            now = begun_writes(place)
-            begun, seen = begun + len(now - seen), now
-            aimed = moment is not None and 0 < moment.writes <= begun
-            if aimed or time.monotonic() - started > last:
-                time.sleep(moment.delay if moment is not None and aimed else 0)
-                process.send_signal(signal.SIGKILL)
-                break
-            time.sleep(WATCH_SECONDS)
-        return Life(process.wait(), begun, time.monotonic() - started)
+    # Python loads the libraries once, and a fork of it is each start: that takes a second instead of several.
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(list(LIBRARIES))
+    process = server.Process(target=_work, args=(command.arguments(place), place.parent / LOG))
+    process.start()
+    started, seen, begun = time.monotonic(), begun_writes(place), 0
+    last = STUCK_SECONDS if moment is None else moment.seconds
+    while process.is_alive():
+        now = begun_writes(place)
+        begun, seen = begun + len(now - seen), now
+        aimed = moment is not None and 0 < moment.writes <= begun
+        if aimed or time.monotonic() - started > last:
+            time.sleep(moment.delay if moment is not None and aimed else 0)
+            process.kill()
+        time.sleep(WATCH_SECONDS)
+    process.join()
+    return Life(process.exitcode or 0, begun, time.monotonic() - started)
 
 
-def soak(
-    command: Command, kills: int, seconds: float, root: Path, *, environment: Mapping[str, str], seed: int = 0
-) -> Outcome:
+def _work(arguments: list[str], log: Path) -> None:
+    """What a fork does: `python -m lopt` with these arguments."""
+    with open(log, "ab") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    os.chdir(log.parent)
+    sys.argv[:] = ["lopt", *arguments]
+    sys.exit(interrupts.run(lopt_main))
+
+
+def soak(command: Command, kills: int, seconds: float, root: Path, seed: int = 0) -> Outcome:
     """Kills a command `kills` times, or for about as many seconds, and compares its results.
 
     Args:
@@ -127,12 +137,11 @@ def soak(
       kills: at most.
       seconds: after which nothing is killed any more.
       root: a folder for all of it.
-      environment: of the command.
       seed: of the moments.
     """
     rng, started = random.Random(seed), time.monotonic()
     whole, differing, cut = root / "whole", list[str](), collections.Counter[str]()
-    undisturbed = live(command, whole, None, environment)
+    undisturbed = live(command, whole, None)
     if undisturbed.status:
         return Outcome(0, {}, 0, 0, undisturbed.seconds, [f"the undisturbed run: {_end_of(undisturbed, root)}"])
     wanted = command.result(whole)
@@ -140,7 +149,7 @@ def soak(
     place = root / "killed-1"
     while True:
         more = done < kills and time.monotonic() - started < seconds
-        life = live(command, place, draw_moment(rng, undisturbed) if more else None, environment)
+        life = live(command, place, draw_moment(rng, undisturbed) if more else None)
         starts += 1
         if life.status == -signal.SIGKILL and more:
             done += 1
@@ -192,11 +201,12 @@ def main() -> int:
     args = parser.parse_args()
     command = COMMANDS[args.what]
     with tempfile.TemporaryDirectory(prefix="lopt-soak-") as place:
-        # A cache of compiled programs of its own, as a kill may damage what it is writing.
-        environment = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
-        environment["XDG_CACHE_HOME"] = str(Path(place, "cache"))
-        live(command, Path(place, "compiled"), None, environment)
-        outcome = soak(command, args.kills, args.seconds, Path(place), environment=environment, seed=args.seed)
+        # A cache of compiled programs of its own, as a kill may damage what it is writing; and jax_enable_x64 is off.
+        os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
+        os.environ["JAX_ENABLE_X64"] = "0"
+        os.environ |= {"XDG_CACHE_HOME": str(Path(place, "cache")), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
+        live(command, Path(place, "compiled"), None)
+        outcome = soak(command, args.kills, args.seconds, Path(place), args.seed)
     print(report(args.what, outcome))
     return 1 if outcome.differing or not outcome.kills else 0
 

@@ -62,6 +62,7 @@ class Checkpoints:
         context = ocp.Context()
         # Made in the background, a folder that cannot be made leaves a thread waiting for it for five minutes.
         context.async_options.create_directories_asynchronously = False
+        context.async_options.timeout_secs = 10**9  # by a clock that may be set meanwhile
         self._saving: int | None = None
         self._sealing: Future[None] | None = None
         self._thread = ThreadPoolExecutor(max_workers=1)
