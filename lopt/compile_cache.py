@@ -1,5 +1,6 @@
 """Compiled programs, which commands keep on disk: compiling is most of the start of a run, and the next run has it."""
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -11,12 +12,15 @@ import jax
 from lopt.names import InputError
 
 LARGEST = 4 * 2**30  # bytes; beyond, what was used longest ago goes first
+LOCK_SECONDS = 10  # as long as JAX waits for another process that uses the folder
 HELP = "folder that keeps compiled programs; default: JAX_COMPILATION_CACHE_DIR, or the user's cache; empty: none"
 _LOG = logging.getLogger(__name__)
 
 
 def keep_programs(folder: str | None) -> None:
     """Makes JAX keep the programs that take a second or more to compile, and use them again.
+
+    Programs that a killed process has not written to their end are deleted.
 
     Args:
       folder: where; empty for nowhere; None for the one that `JAX_COMPILATION_CACHE_DIR` names, or else one in the
@@ -41,8 +45,25 @@ def keep_programs(folder: str | None) -> None:
             raise InputError(message) from error
         _LOG.info("compiled programs are not kept: %s, %s", path, error.strerror)
         return
+    _delete_left_overs(path)
     jax.config.update("jax_compilation_cache_dir", str(path))
     jax.config.update("jax_compilation_cache_max_size", LARGEST)
+
+
+def _delete_left_overs(folder: Path) -> None:
+    """Deletes programs that were cut off while they were written.
+
+    JAX (`jax/_src/lru_cache.py`) writes KEY-cache and then KEY-atime, under a lock, neither of them in one step. A kill
+    in between leaves the first alone. JAX would never replace it, and would keep no further program in that folder.
+    """
+    import filelock
+
+    with contextlib.suppress(OSError, filelock.Timeout), filelock.FileLock(folder / ".lockfile", LOCK_SECONDS):
+        for program in folder.glob("*-cache"):
+            used = program.with_name(program.name.removesuffix("-cache") + "-atime")
+            if not used.is_file() or not used.stat().st_size:
+                program.unlink(missing_ok=True)
+                used.unlink(missing_ok=True)
 
 
 def _default_folder() -> Path:

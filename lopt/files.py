@@ -76,8 +76,8 @@ def check_seal(folder: Path) -> None:
     if not (folder / SEAL).exists():
         return
     try:
-        sealed = json.loads((folder / SEAL).read_text())
-    except ValueError as error:
+        sealed = {name: [int(size), int(crc)] for name, (size, crc) in json.loads((folder / SEAL).read_text()).items()}
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"the file {SEAL} is damaged") from error
     now = _checksums(folder)
     for name, (size, crc) in sealed.items():

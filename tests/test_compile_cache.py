@@ -2,9 +2,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import filelock
 import jax
 import pytest
 
+from lopt import compile_cache
 from lopt.compile_cache import keep_programs
 from lopt.names import InputError
 
@@ -58,9 +60,7 @@ def test_a_folder_that_cannot_be_is_refused_and_a_cache_that_cannot_be_is_none(t
     assert kept() == before
 
 
-def test_another_process_uses_them(tmp_path):
-    """The second one compiles nothing: JAX says that it has found what it looked for."""
-    code = """
+PROGRAM = """
 import jax, sys
 from lopt.compile_cache import keep_programs
 keep_programs(sys.argv[1])
@@ -70,8 +70,41 @@ jax.monitoring.register_event_listener(lambda name, **_: hits.append(name.endswi
 jax.jit(lambda x: x @ x + 1)(jax.numpy.ones((3, 3))).block_until_ready()
 print(any(hits))
 """
-    command = [sys.executable, "-c", code, str(tmp_path / "programs")]
-    runs = [
-        subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip() for _ in range(2)
-    ]
-    assert runs == ["False", "True"]
+
+
+def finds_its_program(folder):
+    """Whether a new process compiles nothing: JAX says that it has found what it looked for. No warnings either."""
+    command = [sys.executable, "-W", "error", "-c", PROGRAM, str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    return done.stdout.strip() == "True"
+
+
+def test_another_process_uses_them(tmp_path):
+    assert [finds_its_program(tmp_path / "programs") for _ in range(2)] == [False, True]
+
+
+def test_what_a_killed_process_was_writing_is_made_again(tmp_path):
+    """JAX writes a program, then the time of its last use: cut off in the first, and between the two."""
+    assert not finds_its_program(tmp_path)
+    programs = sorted(tmp_path.glob("*-cache"))
+    whole = {program.name: program.read_bytes() for program in programs}
+    times = [program.with_name(program.name.removesuffix("cache") + "atime") for program in programs]
+    for program, used in zip(programs, times, strict=True):
+        program.write_bytes(program.read_bytes()[: program.stat().st_size // 2])
+        used.unlink()
+    assert not finds_its_program(tmp_path)
+    assert finds_its_program(tmp_path)
+    assert all(len(program.read_bytes()) > len(whole[program.name]) // 2 for program in programs)
+    for used in times:
+        used.write_bytes(b"")
+    keep_programs(str(tmp_path))
+    assert not list(tmp_path.glob("*-*"))
+
+
+def test_a_folder_that_another_process_uses_is_left_as_it_is(tmp_path, monkeypatch):
+    (tmp_path / "half-cache").write_bytes(b"")
+    monkeypatch.setattr(compile_cache, "LOCK_SECONDS", 0.1)
+    with filelock.FileLock(tmp_path / ".lockfile", is_singleton=False):
+        keep_programs(str(tmp_path))
+    assert (tmp_path / "half-cache").exists()

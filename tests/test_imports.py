@@ -31,6 +31,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "lopt.extras": ("lopt.names",),
     "lopt.version": (),
     "lopt.files": (),
+    "lopt.npz": ("lopt.names",),
     "lopt.figures": (),
     "lopt.page": (),
     "lopt.trees": TYPES,
@@ -65,7 +66,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "lopt.evaluation": (
         *(*SETTINGS, "lopt.version", "lopt.files", "lopt.figures", "lopt.trees", "lopt.seeds", "lopt.inner_step"),
         *("lopt.distributed", "lopt.extras", "lopt.tracking", "lopt.own", "lopt.trained", "lopt.pool", "lopt.page"),
-        "lopt.processes",
+        *("lopt.processes", "lopt.npz"),
     ),
     "lopt.inspect": (
         *(*SETTINGS, "lopt.interrupts", "lopt.extras", "lopt.compile_cache", "lopt.files", "lopt.figures"),
@@ -87,7 +88,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "tasks.networks": TYPES,
     "tasks.sampling": (),
     "tasks.synthetic": TYPES,
-    "tasks.datasets": (*SETTINGS, "lopt.extras"),
+    "tasks.datasets": (*SETTINGS, "lopt.extras", "lopt.npz"),
     "tasks.images": (*FAMILY, "tasks.networks", "tasks.sampling", "tasks.datasets"),
     "tasks.sequences": (*FAMILY, "tasks.networks", "tasks.synthetic", "tasks.datasets"),
     "tasks.tables": (*FAMILY, "tasks.networks", "tasks.sampling", "tasks.datasets"),

@@ -26,9 +26,10 @@ import jax
 import numpy as np
 
 from lopt import processes
-from lopt.evaluation.results import Entry, entry_arrays, entry_of, pack, unpack
+from lopt.evaluation.results import Entry, entry_arrays, entry_of
 from lopt.files import check_writable, write_atomic
 from lopt.names import InputError
+from lopt.npz import pack, unpack
 from lopt.types import PyTree
 
 _Kept = TypeVar("_Kept")

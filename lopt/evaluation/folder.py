@@ -13,9 +13,10 @@ import numpy as np
 from lopt.evaluation.deciding import end_losses, references
 from lopt.evaluation.measures import MEASURES
 from lopt.evaluation.ratios import log_ratios
-from lopt.evaluation.results import Curves, TaskResult, entry_arrays, entry_of, pack, unpack
+from lopt.evaluation.results import Curves, TaskResult, entry_arrays, entry_of
 from lopt.files import check_writable, write_atomic
 from lopt.names import InputError
+from lopt.npz import pack, unpack
 
 CURVES, SCORES, SUMMARY, PICTURE, AGGREGATE, TRIALS, TARGETS, REPORT = FILES = (
     "curves.npz",

@@ -106,6 +106,10 @@ class Attempt(NamedTuple):
                 with watch.timed("saving"):
                     checkpoints.save(step, state, then=exports.writer(step, state, best))
 
+            # A checkpoint is complete before its exports are.
+            best = standing.best if standing.best and standing.best.step == step else None
+            if step and processes.first_does(lambda: exports.are_behind(step, best)):
+                save(step, state, best)
             saved, block = step, 1
             while step < target and not self._stopped():
                 next_checkpoint = (step // run.checkpoint_every + 1) * run.checkpoint_every

@@ -62,6 +62,7 @@ class Checkpoints:
         context = ocp.Context()
         # Made in the background, a folder that cannot be made leaves a thread waiting for it for five minutes.
         context.async_options.create_directories_asynchronously = False
+        context.async_options.timeout_secs = 10**9  # by a clock that may be set meanwhile
         self._saving: int | None = None
         self._sealing: Future[None] | None = None
         self._thread = ThreadPoolExecutor(max_workers=1)
@@ -216,24 +217,6 @@ class Checkpoints:
         latest = self.latest_step()
         usable = "there is no earlier step" if latest is None else f"a restart continues from step {latest}"
         return CheckpointError(f"cannot write step {self._saving} to {self._directory}: {_reason(error)}; {usable}.")
-
-
-def go_back(workdir: str | os.PathLike, step: int | None) -> int:
-    """Deletes the checkpoints of steps after `step`, unless there is none before; nothing may have them open.
-
-    Args:
-      workdir: the run's folder.
-      step: where to go back to; None for the latest checkpoint.
-
-    Returns:
-      The latest step that there is now; 0 without a checkpoint.
-    """
-    directory = Path(workdir) / CHECKPOINTS
-    finished = sorted(finished_steps(directory))
-    if step is not None and finished and finished[0] <= step:
-        while finished[-1] > step:  # from the end, so that what is left is always the latest
-            shutil.rmtree(directory / str(finished.pop()))
-    return finished[-1] if finished else 0
 
 
 def by_path(tree: PyTree) -> dict[str, Any]:

@@ -12,7 +12,9 @@ from lopt.meta_training.outer import OuterState
 from lopt.meta_training.recovery import Record
 from lopt.meta_training.validation import Best
 from lopt.meta_training.workdir import EXPORT, EXPORT_BEST, EXPORT_EMA
+from lopt.trained.card import read_card
 from lopt.trained.export import save_export
+from lopt.trained.folders import CARD_FILE
 from lopt.types import LearnedOptimizer, Theta
 
 
@@ -60,6 +62,16 @@ class Exports:
 
         return write
 
+    def are_behind(self, step: int, best: Best | None = None) -> bool:
+        """Whether exports are missing or older than the checkpoint of a step: so a kill between the two leaves them.
+
+        Args:
+          step: outer steps done.
+          best: the best validation, if the state of this step had it.
+        """
+        names = [EXPORT, *([EXPORT_EMA] if self._config.theta_ema else []), *([EXPORT_BEST] if best else [])]
+        return any(_step_of(self._workdir / name) < step for name in names)
+
     def _write(self, name: str, theta: Theta, card: dict[str, Any]) -> None:
         save_export(self._workdir / name, self._optimizer, theta, card=card)
 
@@ -76,3 +88,11 @@ class Exports:
             "config": settings,
         }
         return card | ({"recoveries": list(self._record.recoveries)} if self._record.recoveries else {})
+
+
+def _step_of(export: Path) -> int:
+    """Outer steps done before an export; -1 if there is none that can be read."""
+    try:
+        return int(read_card((export / CARD_FILE).read_bytes())["outer_steps"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return -1

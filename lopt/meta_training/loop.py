@@ -14,9 +14,9 @@ from rich.console import Console
 from lopt import processes
 from lopt.meta_training.attempt import Attempt, Invocation, Outcome
 from lopt.meta_training.budget import check_affordable, num_bytes
-from lopt.meta_training.checkpoint import go_back
 from lopt.meta_training.config import MetaTrainConfig
 from lopt.meta_training.feed import Feed
+from lopt.meta_training.going_back import go_back, set_damaged_aside
 from lopt.meta_training.health import StuckError
 from lopt.meta_training.outer import MetaTraining
 from lopt.meta_training.progress import Progress
@@ -53,7 +53,7 @@ def train(
 
     Raises:
       InputError: the combination cannot be trained, the rule cannot be exported, data cannot be read, the workdir is of
-        another config or in use, or a checkpoint is damaged. Nothing has been overwritten then.
+        another config or in use, or all its checkpoints are damaged. Nothing has been overwritten then.
       CheckpointError: a checkpoint or the metrics could not be written; the checkpoint before is intact.
       PeerError: another process of this run has ended, or cannot go on.
       StuckError: the run has stopped learning, also from earlier checkpoints; the one from before that is intact.
@@ -92,6 +92,7 @@ def train(
                 needed_bytes=(kept + 2) * num_bytes(template),
             )
             stack.enter_context(opened)
+            set_damaged_aside(run.workdir)
 
         processes.first_does(use_workdir)
         record = Record.read(run.workdir)

@@ -24,6 +24,7 @@ class Stopwatch(contextlib.AbstractContextManager):
         self._clock = clock
         self._seconds: dict[str, float] = dict.fromkeys(PARTS, 0.0)
         self._compiled: list[tuple[float, float]] = []  # start and end
+        self._began = clock()
 
     def __enter__(self) -> "Stopwatch":
         jax.monitoring.register_event_duration_secs_listener(self._note)
@@ -39,12 +40,12 @@ class Stopwatch(contextlib.AbstractContextManager):
         try:
             yield
         finally:
-            self._seconds[part] += self._clock() - started - (self._compiling() - compiled)
+            self._seconds[part] += max(0.0, self._clock() - started - (self._compiling() - compiled))
 
     def lap(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         """Seconds of each part since the last lap, and inner steps per second of training over these rows."""
         seconds = {**self._seconds, COMPILING: self._compiling()}
-        self._seconds, self._compiled = dict.fromkeys(PARTS, 0.0), []
+        self._seconds, self._compiled, self._began = dict.fromkeys(PARTS, 0.0), [], self._clock()
         lap = {f"seconds_{part}": value for part, value in seconds.items()}
         if all("inner_steps" in row for row in rows) and seconds["training"] > 0:
             lap[RATE] = sum(row["inner_steps"] for row in rows) / seconds["training"]
@@ -55,7 +56,8 @@ class Stopwatch(contextlib.AbstractContextManager):
         del kwargs
         if event.startswith("/jax/core/compile/"):
             end = self._clock()
-            self._compiled.append((end - duration_secs, end))
+            # JAX takes it from a clock that may be set meanwhile: it is no longer than the lap, and not negative.
+            self._compiled.append((min(end, max(end - duration_secs, self._began)), end))
 
     def _compiling(self) -> float:
         """Seconds within any of the spans: to trace a function traces those it calls, and threads compile at once."""

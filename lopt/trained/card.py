@@ -20,6 +20,7 @@ FEATURE_CONTRACT = 1
 
 # What the trainer says about a theta; `save_export` fills in the rest of the card.
 CARD_KEYS = ("tasks", "horizon", "meta_loss", "estimator", "outer_steps", "seed", "command")
+MAX_ITEMS, MAX_DEPTH = 256, 8  # of lists in the settings: a rule makes a layer for each item of some
 CHECKSUM = "card_sha256"  # exports of lopt 0.1.0 have none
 
 
@@ -39,13 +40,15 @@ def describe_optimizer(optimizer: Any) -> dict[str, Any]:
         )
     settings = {field.name: getattr(optimizer, field.name) for field in dataclasses.fields(optimizer)}
     try:
-        again = kind(**as_tuples(json.loads(json.dumps(settings, allow_nan=False))))
+        plain = json.loads(json.dumps(settings, allow_nan=False))
+        again = kind(**as_tuples(plain))
     except (TypeError, ValueError) as error:
         raise InputError(
             f"{optimizer} cannot be exported: settings are numbers, words, None and tuples of them ({error})"
         ) from error
     if again != optimizer:
         raise InputError(f"{optimizer} cannot be exported: its settings read back as {again}")
+    _check_small(plain, MAX_DEPTH)
     return {"architecture": name or f"{kind.__module__}:{kind.__qualname__}", "settings": settings}
 
 
@@ -133,12 +136,21 @@ def _check_card(card: Any) -> None:
     for key, kind in (("architecture", str), ("settings", dict), ("theta_sha256", str)):
         if not isinstance(card.get(key), kind):
             raise InputError(f"{key} must be a {kind.__name__}, not {card.get(key)!r}")
+    _check_small(card["settings"], MAX_DEPTH)
     _check_finite(card)
     match card.get("horizon"):
         case [int(shortest), int(longest)] if 1 <= shortest <= longest:
             return
         case other:
             raise InputError(f"horizon must be the least and the greatest number of inner steps, not {other!r}")
+
+
+def _check_small(value: Any, depth: int) -> None:
+    if isinstance(value, dict | list):
+        if not depth or len(value) > MAX_ITEMS:
+            raise InputError(f"settings must have at most {MAX_ITEMS} items each, in at most {MAX_DEPTH} brackets")
+        for item in value.values() if isinstance(value, dict) else value:
+            _check_small(item, depth - 1)
 
 
 def _check_finite(value: Any, where: str = "") -> None:

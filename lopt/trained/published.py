@@ -26,6 +26,7 @@ SOURCES = {
 }
 HORIZONS = {"celo": (100, 2000), "celo_adam": (100, 2000), "velo": (100, 200_000)}  # inner steps of the meta-training
 MAX_BYTES = 2**28  # VeLO has 10 MB
+MAX_NAMES, MAX_LETTERS, MAX_AXES = 10_000, 1_000, 32  # of a file, of a name, of an array
 VELO_LSTM = 512  # the width of VeLO itself; the smaller ones of the Celo paper have no factor of 100
 
 # Layers around the LSTM: our names and theirs.
@@ -102,8 +103,21 @@ def convert(tree: Any) -> tuple[str, dict[str, Any], Theta]:
 
 
 def _unpack(data: bytes) -> Any:
+    left = MAX_NAMES
+
+    def named(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+        nonlocal left
+        left -= len(pairs) + 1
+        if left < 0:
+            raise ValueError(f"it holds more than {MAX_NAMES:,} names")
+        return dict(pairs)
+
     try:
-        return msgpack.unpackb(data, ext_hook=_read_extension, strict_map_key=False)
+        # Of a few bytes, msgpack makes objects that are a hundred times as large: so their number is bounded.
+        return msgpack.unpackb(
+            data, object_pairs_hook=named, ext_hook=_read_extension, strict_map_key=False,
+            max_map_len=MAX_NAMES, max_str_len=MAX_LETTERS, max_bin_len=MAX_LETTERS, max_array_len=0,
+        )  # fmt: skip
     except MemoryError:
         raise
     except Exception as error:  # of many types, with messages about bytes of the format
@@ -114,8 +128,14 @@ def _read_extension(code: int, data: bytes) -> Any:
     """An array as flax packs it: shape, name of the type, and the numbers in C order."""
     if code != ARRAY:
         return msgpack.ExtType(code, data)
-    shape, dtype, numbers = msgpack.unpackb(data, raw=True)
-    return np.frombuffer(numbers, np.dtype(dtype.decode())).reshape(shape)
+    parts = msgpack.Unpacker(raw=True, max_buffer_size=len(data), max_array_len=MAX_AXES, max_map_len=0)
+    parts.feed(data)
+    if parts.read_array_header() != 3:
+        raise ValueError("an array has three parts")
+    shape = [int(parts.unpack()) for _ in range(parts.read_array_header())]
+    if parts.unpack() != b"float32":
+        raise ValueError("theta is float32")
+    return np.frombuffer(parts.unpack(), np.float32).reshape(shape)
 
 
 def _flatten(tree: Any) -> dict[str, np.ndarray]:

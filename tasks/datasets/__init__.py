@@ -255,10 +255,11 @@ def _load_rows(found: Prepared, x: str, y: str, seed: int, block: int) -> dict[s
         with damage_reported(found.folder):  # an image may not be of the size that is promised
             inputs = np.stack([example[x] for example in examples])
         targets = np.array([example[y] for example in examples], np.int32 if found.info.num_classes else np.float32)
-        if found.info.num_classes and targets.min() < 0:
+        if found.info.num_classes and not 0 <= targets.min() <= targets.max() < found.info.num_classes:
             what = "images" if x == "image" else "rows"
             raise InputError(
-                f"{found.info.name!r} in {found.folder}: split {part.source!r} holds {what} without a label"
+                f"{found.info.name!r} in {found.folder}: split {part.source!r} holds {what} without a label, or with "
+                f"one that is not below {found.info.num_classes}"
             )
         data[split] = {x: inputs, y: targets}
     return data

@@ -1,7 +1,6 @@
 """Arrays of a person's own, written once as a set that every family of its kind reads by name."""
 
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import numpy as np
 
 from lopt.extras import need
 from lopt.names import InputError
+from lopt.npz import unpack
 from lopt.types import SPLITS
 
 from .builtin import BUILTIN
@@ -69,9 +69,8 @@ def write_folder(folder: Path, root: Path) -> Path:
             if path.suffix == ".txt":
                 splits[path.stem] = {"text": path.read_text()}
             else:
-                with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-                    splits[path.stem] = dict(file)
-        except (OSError, ValueError, EOFError, TypeError, zipfile.BadZipFile) as error:
+                splits[path.stem] = unpack(path)
+        except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"cannot read {path}: {error}") from error
     return write_set(folder.resolve().name, splits, root)
 

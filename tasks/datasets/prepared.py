@@ -17,7 +17,7 @@ import numpy as np
 
 from lopt.names import InputError
 
-from . import blocks
+from . import blocks, bounds
 from .builtin import BUILTIN
 from .layout import Part, read_features, read_parts
 
@@ -126,6 +126,7 @@ def open_folder(name: str, folder: Path) -> Prepared:
     import tensorflow_datasets as tfds
 
     with damage_reported(folder), quiet():
+        bounds.check_files(folder)
         builder = tfds.builder_from_directory(folder)
 
     def refuse(reason: str) -> InputError:
@@ -159,6 +160,10 @@ def open_folder(name: str, folder: Path) -> Prepared:
     sizes = _sizes(parts, lengths)
     if not all(sizes.values()):
         raise refuse(f"a split is empty: {sizes}")
+    try:
+        bounds.check_claims(kind, num_classes, shape, sizes, streams)
+    except ValueError as error:
+        raise refuse(str(error)) from None
     if kind == "text":
         sizes = _sizes(parts, {source: split.num_bytes for source, split in splits.items()})
     return Prepared(DatasetInfo(name, kind, num_classes, shape, sizes, streams), folder, builder, parts)

@@ -1,5 +1,6 @@
 """Entries are found by what decides them, and by nothing else."""
 
+import copy
 import dataclasses
 import importlib
 import io
@@ -83,13 +84,13 @@ def test_whatever_is_damaged_is_made_again(cache):
     assert damaged > 200
 
 
-def claim(shape, *, size=None):
+def claim(shape, *, size=None, kind="<f4"):
     """An npz file whose only array says that it has a shape; the archive may say a size, too."""
     header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": shape})
+    np.lib.format.write_array_header_1_0(header, {"descr": kind, "fortran_order": False, "shape": shape})
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("rates.npy", header.getvalue() + bytes(64))
+        archive.writestr("rates.npy", header.getvalue() + bytes(64 if np.dtype(kind).itemsize else 0))
     data = buffer.getvalue()
     if size is not None:  # of the central directory's entry: bytes 24 to 28
         at = data.index(b"PK\x01\x02") + 24
@@ -97,10 +98,24 @@ def claim(shape, *, size=None):
     return data
 
 
-CLAIMS = [claim((10**11,)), claim((10**6, 10**5)), claim((4,), size=4 * 10**9)]
+def on_one_another(number):
+    """A file of zeros in an npz whose directory has it `number` times."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("rates.npy", bytes(4_000_000))
+        for i in range(number):
+            again = copy.copy(archive.filelist[0])
+            again.filename = f"{i}.npy"
+            archive.filelist.append(again)
+    return buffer.getvalue()
 
 
-@pytest.mark.parametrize("data", CLAIMS, ids=["one axis", "two axes", "size of the member"])  # the bytes hold the time
+CLAIMS = [claim((10**11,)), claim((10**6, 10**5)), claim((4,), size=4 * 10**9), claim((10**11,), kind="<U0")]
+CLAIMS.append(on_one_another(100))
+KINDS = ["one axis", "two axes", "size of the member", "empty words", "members on one another"]
+
+
+@pytest.mark.parametrize("data", CLAIMS, ids=KINDS)  # the bytes hold the time
 def test_claims_of_hundreds_of_gigabytes_are_not_believed(data, cache):
     cache.write("bowl", DESCRIPTION, result().entries["adam"])
     (file,) = cache.folder.iterdir()

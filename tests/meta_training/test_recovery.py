@@ -1,6 +1,7 @@
 """Going back to a good checkpoint: at which rate, how often, and that a run that was stopped goes on the same way."""
 
 import json
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -83,6 +84,32 @@ def test_a_run_goes_back_to_its_best_checkpoint_and_on_at_half_the_rate(tmp_path
             _, state = checkpoints.restore(CONFIG.build(TASKS, PairLayout(2)).template(({},)))
             states.append(jax.tree.map(np.asarray, (state.theta, state.theta_ema)))
     jax.tree.map(np.testing.assert_array_equal, *states)
+
+
+@pytest.mark.parametrize("left", ["older", "none"])
+def test_exports_that_a_kill_has_kept_from_being_written_are_written_by_the_next_start(tmp_path, left):
+    """A checkpoint is complete before its exports are: here the kill is between the two, at the last outer step."""
+    names = ("export", "export-ema", "export-best")
+    config = changed(outer_steps=4)
+    run(tmp_path, Script(3.0), config, stop_after=2)
+    older = {name: shutil.copytree(tmp_path / name, tmp_path / "older" / name) for name in names}
+    assert run(tmp_path, Script(2.0), config).finished
+    whole = {name: (tmp_path / name / "theta.safetensors").read_bytes() for name in names}
+    for name in names:
+        shutil.rmtree(tmp_path / name)
+        if left == "older":
+            shutil.copytree(older[name], tmp_path / name)
+    (tmp_path / ".export.previous").mkdir()
+    if left == "none":
+        shutil.copytree(older["export"], tmp_path / ".export.previous", dirs_exist_ok=True)
+    assert run(tmp_path, Script(), config).finished
+    for name in names:
+        assert (tmp_path / name / "theta.safetensors").read_bytes() == whole[name]
+        assert load_pretrained(tmp_path / name).card["outer_steps"] == 4
+    assert load_pretrained(tmp_path / "export-best").card["validation"]["step"] == 4
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"}
+    assert run(tmp_path, Script(), config).finished
+    assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
 def test_it_stops_with_the_reason_after_as_many_times_as_it_may(tmp_path):

@@ -41,6 +41,19 @@ def test_parts_add_up_and_compiling_counts_once():
     assert lap == {key: float(key == "seconds_saving") for key in KEYS if key != RATE}
 
 
+@pytest.mark.parametrize(("told", "counted"), [(1e6, 2.0), (-1e6, 0.0)])
+def test_a_clock_that_is_set_while_jax_compiles(told, counted):
+    """JAX then tells a duration that cannot be: it is cut to the lap, and no part is negative."""
+    clock = Clock()
+    watch = Stopwatch(clock)
+    clock.now += 1
+    with watch.timed("training"):
+        clock.now += 1
+        watch._note("/jax/core/compile/backend_compile_duration", told)
+    lap = watch.lap([])
+    assert (lap["seconds_compiling"], lap["seconds_training"]) == (counted, 1.0 if told < 0 else 0.0)
+
+
 def test_a_compilation_is_seen_while_the_watch_is_on():
     with Stopwatch() as watch:
         with watch.timed("training"):

@@ -122,6 +122,8 @@ BAD_CARD = {
     "refused setting": ({"settings": {"step_scale": -1}}, "step_scale must be above 0"),
     "kind of setting": ({"settings": {"hidden_sizes": ["a"]}}, r"card\.json: .*hidden_sizes"),
     "other settings": ({"settings": {"hidden_sizes": [4, 2]}}, r"bias_0 is float32\[3\], and should be float32\[4\]"),
+    "many layers": ({"settings": {"hidden_sizes": [1] * 1_000}}, "at most 256 items each"),
+    "deep settings": ({"settings": {"hidden_sizes": [[[[[[[[[1]]]]]]]]]}}, "in at most 8 brackets"),
     "settings kind": ({"settings": [1]}, "settings must be a dict"),
     "checksum": ({"theta_sha256": "0" * 64}, "damaged"),
     "nan": ({"settings": {"step_scale": float("nan")}}, "settings.step_scale is nan; every number must be finite"),

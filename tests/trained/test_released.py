@@ -1,9 +1,11 @@
 """Weights that others have published: the recorded trajectories of two, and the layout of a third."""
 
 import pathlib
+import tracemalloc
 
 import jax
 import jax.numpy as jnp
+import msgpack
 import numpy as np
 import optax
 import pytest
@@ -87,3 +89,49 @@ def test_another_layout_is_refused(tmp_path):
     refuse({**tree, "lstm_init_state": {"hidden": np.zeros((1, 7), np.float32)}}, "no array 'lstm_init_state/cell'")
     state = {name: np.zeros((1, 7), np.float32) for name in ("hidden", "cell")}
     refuse({**tree, "lstm_init_state": state}, r"lstm/initial_c is float32\[7\], and should be float32\[8\]")
+
+
+def packed(value):
+    return msgpack.packb(value)
+
+
+def array(shape=(2,), dtype="float32", numbers=bytes(8)):
+    return msgpack.ExtType(1, packed((shape, dtype, numbers)))
+
+
+BOMBS = {
+    "maps in maps": packed({"a": {str(i): {} for i in range(20_000)}}),
+    "maps side by side": packed({str(i): {str(j): {} for j in range(200)} for i in range(100)}),
+    "a claimed map": b"\xdf\xff\xff\xff\xff",
+    "a claimed list": b"\xdd\xff\xff\xff\xff",
+    "lists": packed([[]] * 100_000),
+    "depth": b"\x81\xa1a" * 100_000 + b"\xc0",
+    "a long name": packed({"a" * 2000: array()}),
+    "bytes": packed({"a": bytes(2000)}),
+    "axes": packed({"a": array([1] * 1000)}),
+    "lists in an array": packed({"a": array([[]] * 30)}),
+    "more lists in an array": packed({"a": msgpack.ExtType(1, packed([[[]] * 30] * 3))}),
+    "a shape": packed({"a": array([10**12, 10**6])}),
+    "another type": packed({"a": array(dtype="float64")}),
+    "objects": packed({"a": array(dtype="O")}),
+    "too few parts": packed({"a": msgpack.ExtType(1, packed([[2], "float32"]))}),
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+def test_a_file_that_would_grow_in_memory_is_refused(tmp_path, bomb):
+    path = tmp_path / "theta.state"
+    path.write_bytes(BOMBS[bomb])
+    tracemalloc.start()
+    with pytest.raises(lopt.InputError, match="another format, or is damaged"):
+        load_pretrained(path)
+    assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    tracemalloc.stop()
+
+
+def test_a_huge_file_is_not_read(tmp_path):
+    path = tmp_path / "theta.state"
+    with open(path, "wb") as file:
+        file.truncate(2**40)  # without a byte on the disk
+    with pytest.raises(lopt.InputError, match=r"1,099,511,627,776 bytes, and published weights at most 268,435,456"):
+        load_pretrained(path)

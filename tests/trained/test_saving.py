@@ -25,6 +25,7 @@ def test_what_cannot_be_exported_leaves_the_export_alone(export):
         (MLP, jax.tree.map(lambda x: x.astype(jnp.bfloat16), theta), CARD, "bfloat16"),
         (OPTIMIZERS["mlp"](hidden_sizes=(3, 2), magnitude_scale=float("nan")), theta, CARD, "cannot be exported"),
         (object(), theta, CARD, "object cannot be exported"),
+        (OPTIMIZERS["adafac_mlp"](mup_keys=("w",) * 300), theta, CARD, "at most 256 items each"),
         (MLP, {**theta, "bias_0": theta["bias_0"].at[1].set(jnp.nan)}, CARD, "bias_0 that are not finite"),
         (MLP, theta, {key: CARD[key] for key in CARD if key != "command"}, "must hold 'command'"),
         (MLP, theta, {**CARD, "extra": object()}, "plain JSON"),
