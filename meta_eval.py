@@ -57,7 +57,12 @@ _PROTOCOL = flags.DEFINE_string(
     "tuned: baselines at their best settings on each task; both: also at one setting for all tasks, "
     f"chosen on {POOL}, or on others: both:TASKS",
 )
-_LEARNED = flags.DEFINE_string("learned", "", "comma list of other learned optimizers, as for --checkpoint")
+_LEARNED = flags.DEFINE_string(
+    "learned",
+    "",
+    "comma list of other learned optimizers, as for --checkpoint; one of your own rule is followed by it: "
+    "FOLDER@FILE.py:CLASS[:setting=value]..., whose code is run",
+)
 _SWEEP = flags.DEFINE_string(
     "sweep", "", f"comma list of axes along which every task is varied too: {', '.join(axes())}"
 )

@@ -122,6 +122,7 @@ def test_bad_input_is_one_line_before_anything_runs(run_folder, tmp_path):
         (run, "--optimizer=learnable_adam"): "theta belongs to learnable_adam:",
         (run, "--learned=newer"): "feature_contract must be",
         (run, "--learned=absent"): "unknown path or trained optimizer 'absent'",
+        (run, "--learned=other@absent.py:Rule"): "unknown file 'absent.py'",
         (run, "--learned=other,other"): "another optimizer of the name 'other'",
         (run, "--learned=run"): "'run' is the optimizer that is evaluated",
         (run, "--devices=999"): "999 devices asked for",

@@ -52,8 +52,9 @@ def as_pretrained(trained: Any) -> Pretrained:
     """A trained optimizer from whatever form a person gives it in.
 
     Args:
-      trained: a name or path as for `load_pretrained`; a `Pretrained`; an object with the attribute `pretrained`, such
-        as the run that made it; or a pair (optimizer, theta), whose card is empty but for the checksum.
+      trained: a name or path as for `load_pretrained`, followed by `@` and its rule, FILE.py:CLASS[:setting=value]...,
+        where that is one of your own; a `Pretrained`; an object with the attribute `pretrained`, such as the run that
+        made it; or a pair (optimizer, theta), whose card is empty but for the checksum.
 
     Raises:
       InputError: it is none of these, or cannot be loaded, or theta does not belong to the optimizer.
@@ -61,7 +62,7 @@ def as_pretrained(trained: Any) -> Pretrained:
     if isinstance(trained, Pretrained):
         return trained
     if isinstance(trained, str | os.PathLike):
-        return load_pretrained(trained)
+        return _load(trained)
     if hasattr(trained, "pretrained"):
         return as_pretrained(trained.pretrained)
     if isinstance(trained, tuple) and len(trained) == 2 and hasattr(trained[0], "init_theta"):
@@ -72,6 +73,13 @@ def as_pretrained(trained: Any) -> Pretrained:
         f"{trained!r:.200} is no trained optimizer: give a name, a path, the result of lopt.load_pretrained or of a "
         "meta-training, or a pair (optimizer, theta)"
     )
+
+
+def _load(path_or_name: str | os.PathLike) -> Pretrained:
+    path, at, rule = str(path_or_name).rpartition("@")
+    if at and not Path(path_or_name).exists():  # a folder may have such a name, too
+        return load_pretrained(path, optimizer=rule)
+    return load_pretrained(path_or_name)
 
 
 def contestants(

@@ -74,7 +74,8 @@ def evaluate(
       baselines: a comma list of names, `all`, or names and `Baseline`s. Adam at a constant rate is always there.
       protocol: `tuned`, each baseline at the best of its settings on each task; or `both`, which also has each at one
         setting for all tasks, the best on `pool_valid`; `both:TASKS` chooses it on other tasks.
-      learned: other learned optimizers to compare with: a comma list, or items as for `trained`.
+      learned: other learned optimizers to compare with: a comma list, or items as for `trained`. One of your own rule
+        is written with it, "runs/mine@my_rules.py:MyRule:width=8", whose code is run.
       sweep: axes along which every task is varied too: those of `sweeps.axes`.
       cache: folder that runs are kept in and reused from; None for none.
       devices: number of devices of a process that share the runs; None for all.

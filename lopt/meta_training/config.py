@@ -10,6 +10,7 @@ from lopt.estimators import ESTIMATORS
 from lopt.horizons import Horizon
 from lopt.meta_training.objective import Objective
 from lopt.meta_training.outer import MetaTraining, OuterOptimizer
+from lopt.meta_training.teacher import TEACHERS, Teacher
 from lopt.names import MAX_WHOLE, InputError, parse_spec, spell, split_list
 from lopt.optimizers import OPTIMIZERS
 from lopt.own import foreign
@@ -92,6 +93,15 @@ class MetaTrainConfig:
     meta_weight: str = setting(
         "uniform",
         "how much inner step t of T weighs: uniform, 1; or late[:power], (power + 1) (t / T)^power",
+    )
+    teacher: str = setting(
+        "none",
+        "a hand-made optimizer that the rule's updates are drawn to at first, NAME[:learning rate]; names: "
+        f"{', '.join(TEACHERS)}; none: no teacher (docs/meta_training.md)",
+    )
+    teacher_steps: int = setting(0, "outer steps over which the weight of the teacher falls to 0")
+    teacher_weight: float = setting(
+        1.0, "its weight w at first: an inner step costs 1 - w times its loss plus w times the distance to the teacher"
     )
     outer_steps: int = setting(1000, "updates of theta")
     outer_optimizer: str = setting("adam", "what updates theta: adam, adamw or sgd")
@@ -188,7 +198,12 @@ class MetaTrainConfig:
                 weight_decay=self.outer_weight_decay,
                 num_steps=self.outer_steps,
             ),
-            objective=Objective(self.meta_loss, self.meta_transform, self.meta_weight),
+            objective=Objective(
+                self.meta_loss,
+                self.meta_transform,
+                self.meta_weight,
+                Teacher.parse(self.teacher, self.teacher_steps, self.teacher_weight),
+            ),
             layout=layout,
             theta_ema=self.theta_ema,
         )

@@ -21,6 +21,7 @@ class InnerState(NamedTuple):
       corruption_state: state of the task's gradient corruption.
       step: inner steps done, int32.
       horizon: length of the trajectory, int32.
+      teacher: state of the teacher; () without one.
     """
 
     config: Config
@@ -29,6 +30,7 @@ class InnerState(NamedTuple):
     corruption_state: PyTree
     step: jax.Array
     horizon: jax.Array
+    teacher: PyTree = ()
 
 
 def inner_training(
@@ -38,15 +40,17 @@ def inner_training(
     *,
     objective: Objective = Objective(),
     cap: float = LOSS_CAP,
+    outer_step: jax.Array | int = 0,
 ) -> InnerProblem:
     """The training of a task drawn from `family` by `optimizer`, as a function of theta.
 
     The rule works in float32 where params are of lower precision. Params and states keep their dtypes.
 
     The loss of a step is what `objective` makes of the task's normalized losses; with a final objective it is 0 before
-    the last step of the horizon.
+    the last step of the horizon. Outer step `outer_step` decides how much a teacher still counts.
     """
-    share = objective.share
+    share, teacher = objective.share, objective.teacher
+    teaching = jnp.zeros(()) if teacher is None else teacher.weight_at(jnp.asarray(outer_step))
 
     def init(theta: Theta, key: jax.Array, horizon: jax.Array) -> InnerState:
         config_key, params_key = jax.random.split(key)
@@ -54,7 +58,10 @@ def inner_training(
         task = family.task(config)
         params = task.init(params_key)
         states = optimizer.init(theta, _at_least_float32(params), num_steps=horizon), task.corrupt.init(params)
-        return InnerState(config, params, *states, jnp.zeros((), jnp.int32), jnp.asarray(horizon, jnp.int32))
+        clock = jnp.zeros((), jnp.int32), jnp.asarray(horizon, jnp.int32)
+        return InnerState(
+            config, params, *states, *clock, () if teacher is None else teacher.init(_at_least_float32(params))
+        )
 
     def evaluate(theta: Theta, state: InnerState, key: jax.Array) -> jax.Array:
         del theta
@@ -69,13 +76,16 @@ def inner_training(
         batch = family.sample_batch(data, batch_key, state.config, "train")
 
         def update(grads: Params, own: PyTree, params: Params, value: jax.Array) -> tuple[Params, PyTree]:
-            updates, new = optimizer.update(
-                theta, _at_least_float32(grads), own, _at_least_float32(params), value=_at_least_float32(value)
-            )
-            return updates, optax.tree.cast_like(new, own)
+            grads, params, value = _at_least_float32((grads, params, value))
+            rule, taught = own
+            updates, new = optimizer.update(theta, grads, rule, params, value=value)
+            if teacher is not None:
+                taught = teacher.follow(teaching, grads, taught, params, updates)
+            return updates, (optax.tree.cast_like(new, rule), taught)
 
-        train, value = inner_step(task, update, batch, loss_key, TrainState(*state[1:4]))
-        new_state = InnerState(state.config, *train, state.step + 1, state.horizon)
+        before = TrainState(state.params, (state.optimizer_state, state.teacher), state.corruption_state)
+        (params, (rule, taught), corruption), value = inner_step(task, update, batch, loss_key, before)
+        new_state = InnerState(state.config, params, rule, corruption, state.step + 1, state.horizon, taught)
         if objective.final:
             loss = jax.lax.cond(
                 new_state.step >= state.horizon,
@@ -90,6 +100,9 @@ def inner_training(
         else:
             fresh = evaluate(theta, new_state, evaluate_key)
             loss = (1 - share) * objective.cost(task.normalize(value), cap) + share * fresh
+        if teacher is not None:
+            # In this form a step at the cap, whose update is not finite either, stays there to the last bit.
+            loss += (teaching * (taught.distance - loss)).astype(loss.dtype)
         return new_state, loss if weight is None else loss * weight(new_state)
 
     def weigh(state: InnerState) -> jax.Array:

@@ -1,4 +1,4 @@
-"""What an inner step costs: which batch counts, on which scale, and how much early and late steps weigh."""
+"""What an inner step costs: which batch counts, on which scale, how much each step weighs, and who teaches."""
 
 import dataclasses
 import math
@@ -6,6 +6,7 @@ import math
 import jax
 import jax.numpy as jnp
 
+from lopt.meta_training.teacher import Teacher
 from lopt.names import InputError, check_known
 
 # In units of the trivial predictor's loss. A particle that has diverged pays this for the rest of its horizon, so the
@@ -28,6 +29,7 @@ class Objective:
         where l = 0, so that every factor between 1 and the floor, 1e-4 by default, counts the same.
       weight: `uniform`, w_t = 1; or `late[:power]`, w_t = (power + 1) (t / T)^power for step t of T, power 1 by
         default, whose mean over a trajectory is near 1.
+      teacher: a hand-made optimizer; while it teaches, l_t is mixed with the distance from its update.
 
     Raises:
       InputError: one of them is none of these, or its number is out of range.
@@ -36,6 +38,7 @@ class Objective:
     meta_loss: str = "meta_batch"
     transform: str = "none"
     weight: str = "uniform"
+    teacher: Teacher | None = None
 
     def __post_init__(self):
         mixed, floor, power = self._mixed, self.floor, self.power
@@ -47,6 +50,11 @@ class Objective:
             raise InputError(f"meta_weight: the power must be above 0 and at most 100, not {power:g}")
         if self.final and power is not None:
             raise InputError("meta_weight: with meta_loss=final only the last step counts; leave it uniform")
+        if self.final and self.teacher is not None:
+            raise InputError(
+                "teacher: with meta_loss=final only the last step counts, and a teacher is followed at each step: take "
+                "another meta_loss, with meta_weight=late for a rule that is trained for the end"
+            )
 
     @property
     def final(self) -> bool:

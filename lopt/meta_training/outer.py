@@ -112,9 +112,9 @@ class MetaTraining:
         """Weights of an outer step's estimates: drawn families count alike, as the draw has used their weights."""
         return [1.0] * self.families_per_step if self.families_per_step else self.shares()
 
-    def problem(self, family: int, data: Data, rebuild: Rebuild) -> InnerProblem:
-        """The inner problem of one family, as a function of the trained part of theta."""
-        problem = inner_training(self.optimizer, self.families[family], data, objective=self.objective)
+    def problem(self, family: int, data: Data, rebuild: Rebuild, step: jax.Array | int = 0) -> InnerProblem:
+        """The inner problem of one family in outer step `step`, as a function of the trained part of theta."""
+        problem = inner_training(self.optimizer, self.families[family], data, objective=self.objective, outer_step=step)
         return of_trained_part(problem, rebuild) if self.frozen else problem
 
     def _init(self, seed: jax.Array, data: tuple[Data, ...], theta: Theta | None) -> OuterState:
@@ -133,7 +133,7 @@ class MetaTraining:
     def estimate(self, family: int, theta: Theta, state: PyTree, data: Data, key: jax.Array, step: jax.Array) -> Visit:
         """One family's estimate in outer step `step`, and its new estimator state; `key` is that of the visit."""
         trained, rebuild = split_theta(theta, self.frozen)
-        problem = self.problem(family, data, rebuild)
+        problem = self.problem(family, data, rebuild, step)
         return self.estimator.estimate(problem, trained, state, jax.random.fold_in(key, family), step=step)
 
     def follow(
@@ -167,7 +167,10 @@ class MetaTraining:
         new = OuterState(
             theta, optimizer_state, state.estimator_states, state.step + 1, state.key, said.squares, average
         )
-        return new, measure(self.families, said, updates, trained)
+        metrics = measure(self.families, said, updates, trained)
+        if (teacher := self.objective.teacher) is not None:
+            metrics = {**metrics, "teacher_weight": teacher.weight_at(state.step)}
+        return new, metrics
 
     def shardings(self, state: OuterState) -> OuterState:
         """Where a state lives: estimator states are split over the devices by pairs, and every device has the rest."""

@@ -82,7 +82,7 @@ def optimizer_of(card: Mapping[str, Any], given: "LearnedOptimizer | None") -> "
         raise InputError(
             f"the rule is {name} from {module}, which is not part of lopt: import it and give it, "
             f"optimizer={name}(...) with the settings {card['settings']}. Commands take it as "
-            f"--optimizer=FILE.py:{Spec(name, as_tuples(card['settings']))}"
+            f"--optimizer=FILE.py:{Spec(name, as_tuples(card['settings']))}, and --learned as FOLDER@FILE.py:{name}..."
         )
     return build("architecture", Spec(name, as_tuples(card["settings"])), _architectures())
 

@@ -249,6 +249,21 @@ def test_an_evaluation_takes_what_is_given_and_never_what_a_card_names(run, file
         lopt.evaluate(trained, **settings)
 
 
+def test_another_rule_takes_part_with_the_code_that_is_given(run, file):
+    """`--learned=FOLDER@FILE.py:CLASS`; for a folder alone, no code is run."""
+    bowl, mine = sys.modules[file.stem].Bowl(), f"{run.workdir}@{file}:MyRule:width=8"
+    settings = {"horizon": 20, "num_seeds": 1, "baselines": (), "say": None}
+    report = lopt.evaluate("learnable_adam_digits", bowl, learned=mine, **settings)
+    assert run.workdir.name in report.results["bowl3"].entries
+    for learned, message in (
+        (str(run.workdir), r"--learned as FOLDER@FILE\.py:MyRule"),
+        ([f"{mine}:depth=3"], "unknown setting of optimizer"),
+        (f"{run.workdir}@{file}:MyRule", "theta belongs to"),
+    ):
+        with pytest.raises(InputError, match=message):
+            lopt.evaluate("learnable_adam_digits", bowl, learned=learned, **settings)
+
+
 @pytest.mark.parametrize(
     "place", ["evil_for_test_foreign", "evil_for_test_foreign.py", "FOLDER/evil_for_test_foreign.py"]
 )

@@ -7,7 +7,7 @@ import torch
 
 from lopt.torch.parts.sums import as_part, local_part
 
-BLOCK = 2**15  # most elements in a block on a CPU; other devices take a tensor at once
+BLOCK = 2**17  # most elements in a block on a CPU; other devices take a tensor at once
 
 Tree = TypeVar("Tree")
 

@@ -1,7 +1,7 @@
 """A per-parameter network applied to normalized features of a tensor.
 
 As in `lopt/optimizers/parts/networks.py`, a first pass over the tensor finds the mean square of each feature, and a
-second pass computes the features again, and the network on them.
+second pass computes the features again, and the network on them. Where a tensor is a single block, they are kept.
 """
 
 import itertools
@@ -82,7 +82,8 @@ def _mean_square(x: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
     if not axes:
         return x.square()
     count = math.prod(x.shape[axis] for axis in axes)
-    return x.square().sum(dim=axes, keepdim=True) / max(count, 1)
+    # One pass; it stores no squares.
+    return torch.linalg.vector_norm(x, dim=axes, keepdim=True).square() / max(count, 1)
 
 
 def apply_mlp(
@@ -94,36 +95,39 @@ def apply_mlp(
 ) -> list[torch.Tensor]:
     """The outputs of an MLP, one array per output, of features that are multiplied by their factors.
 
-    What is constant along an axis is multiplied by its weights there once, and broadcast after that.
+    What is constant along an axis is multiplied by its weights there once, and broadcast after that. A factor that each
+    of the k tensors has one of multiplies the weights, of which each tensor then has its own.
 
     Args:
       theta: as for `normalized_rule`.
       prefix: as for `normalized_rule`.
-      features: arrays that can be broadcast to one another.
+      features: arrays that can be broadcast to one another; their first axis holds the tensors.
       factors: one per feature, an array that can be broadcast to it.
       constants: inputs after the features that all parameters share, `[c]`.
     """
     shape = torch.broadcast_shapes(*(x.shape for x in features))
+    if factors[0].numel() != factors[0].shape[0]:
+        features = [x * factor for x, factor in zip(features, factors, strict=True)]
+        scales = torch.ones(1, len(features), device=features[0].device)
+    else:
+        scales = torch.stack([factor.flatten() for factor in factors], 1)  # [k, features]
     kernel, bias = theta[f"{prefix}kernel_0"], theta[f"{prefix}bias_0"]
     if constants is not None:
         bias = bias + constants @ kernel[len(features) :]
-    hidden = bias.reshape(-1, *[1] * len(shape))
+    hidden = bias.reshape(1, -1, *[1] * (len(shape) - 1))
     by_shape: dict[torch.Size, list[int]] = {}
     for i, x in enumerate(features):
         by_shape.setdefault(x.shape, []).append(i)
     for own, places in sorted(by_shape.items(), key=lambda item: item[0].numel()):
-        rows = torch.stack([features[i] for i in places])
-        weights = kernel[places]
-        if factors[0].numel() == 1:
-            weights = weights * torch.stack([factors[i].reshape(()) for i in places])[:, None]
-        else:
-            rows = rows * torch.stack([factors[i].expand(*[-1] * len(own)) for i in places])
-        term = (weights.T @ rows.flatten(1)).reshape(weights.shape[1], *own)
-        hidden = term + hidden if term.numel() < hidden.numel() or own != shape else term.add_(hidden)
+        rows = torch.stack([features[i] for i in places], 1).unsqueeze(-1).flatten(2)  # scalars have no axis to flatten
+        weights = (kernel[places] * scales[:, places, None]).mT
+        term = (weights @ rows).reshape(own[0], kernel.shape[1], *own[1:])
+        hidden = term + hidden if own != shape else term.add_(hidden)
     for i in itertools.count(1):
         if f"{prefix}kernel_{i}" not in theta:
-            return list(hidden.unbind())
+            return list(hidden.unbind(1))
         kernel, bias = theta[f"{prefix}kernel_{i}"], theta[f"{prefix}bias_{i}"]
-        x = hidden.relu_().flatten(1)
-        hidden = torch.addmm(bias[:, None], kernel.T, x).reshape(len(bias), *shape)
+        x = hidden.relu_().unsqueeze(-1).flatten(2)
+        hidden = torch.baddbmm(bias[:, None], kernel.T.expand(len(x), -1, -1), x)
+        hidden = hidden.reshape(shape[0], len(bias), *shape[1:])
     raise AssertionError
