@@ -14,12 +14,12 @@ PAPER := influence_balancing toy_regression ridge_l2 lstm_variance lorenz swimme
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/runs/cache/jax
 export TFDS_DATA_DIR ?= $(CURDIR)/runs/data
 
-.PHONY: help demo test test-all test-thorough test-slow test-lowest test-torch check dist paper bench clean
+.PHONY: help demo test test-all test-thorough test-slow test-lowest test-torch check docs dist paper bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@sed -n '1,2s/^# //p' Makefile
-	@echo 'Also: test-all (test and the full tables), test-slow (minutes), test-lowest (minutes, lowest versions), test-torch (installs PyTorch, which is large), check (linter and type checker), dist (sdist and wheel), paper (experiments, minutes), bench (speed), clean (all that these made).'
+	@echo 'Also: test-all (test and the full tables), test-slow (minutes), test-lowest (minutes, lowest versions), test-torch (installs PyTorch, which is large), check (linter and type checker), docs (the site), dist (sdist and wheel), paper (experiments, minutes), bench (speed), clean (all that these made).'
 
 .venv/ready: requirements.txt
 	@test -n "$(PYTHON)" || { echo 'lopt needs Python 3.11 or newer: make PYTHON=/path/to/python demo'; exit 1; }
@@ -68,6 +68,15 @@ check: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+# The site, in runs/docs/html. Its notebooks run once, until they or the code change.
+docs: .venv/docs
+	$(BIN)/python -m sphinx -W --keep-going --quiet -b html docs runs/docs/html
+	@echo 'The site: runs/docs/html/index.html'
+
+.venv/docs: .venv/ready docs/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.txt
+	@touch $@
 
 # What a person publishes: the sdist and the wheel that is built out of it, the same bytes for the same commit.
 dist: runs/release/ready
