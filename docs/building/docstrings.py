@@ -7,7 +7,9 @@ import collections
 import re
 from typing import Any
 
-FIELD = type(collections.namedtuple("Pair", "x y").x)  # of a NamedTuple: described under Attributes of its class
+FIELD = type(
+    vars(collections.namedtuple("Pair", "x y"))["x"]
+)  # of a NamedTuple: described under Attributes of its class
 CODE = re.compile(r"(`[^`]+`)")
 MARKUP = re.compile(r"([\\*|]|_(?=\W|$)|(?<=\W)_)")
 

@@ -102,6 +102,18 @@ def guard(
 
     Raises:
       InputError: a setting is out of its range; in `update`, `params` or `value` is missing.
+
+    >>> import jax.numpy as jnp
+    >>> import optax
+    >>> import lopt
+    >>> tx = lopt.guard(optax.sgd(1e30), fallback=optax.sgd(0.1))  # a rule that diverges at once
+    >>> params = jnp.ones(())
+    >>> state = tx.init(params)
+    >>> for _ in range(5):
+    ...     updates, state = tx.update(params, state, params, value=params**2 / 2)
+    ...     params = optax.apply_updates(params, updates)
+    >>> bool(optax.tree.get(state, "handed_over")), bool(params < 1)
+    (True, True)
     """
     if not (rise > 0 and num_deviations > 0 and max_update_ratio > 0 and snapshot_every >= 1 and 0 < decay < 1):
         raise InputError(
