@@ -69,9 +69,10 @@ check: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-# The site, in runs/docs/html. Its notebooks run once, until they or the code change.
+# The site, in runs/docs/html. Its notebooks run once, until they or the code change; its links are checked.
 docs: .venv/docs
 	$(BIN)/python -m sphinx -W --keep-going --quiet -b html docs runs/docs/html
+	$(BIN)/python -m pytest -n0 tests/docs/test_site.py
 	@echo 'The site: runs/docs/html/index.html'
 
 .venv/docs: .venv/ready docs/requirements.txt

@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.figure import Figure
 
-from lopt.figures import COLOURS
+from lopt.figures import COLOURS, to_png
 from lopt.types import InnerProblem
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from IPython.display import Image
 
 T = 20  # steps of every trajectory
 THETA = jnp.asarray([0.15, 0.02])
@@ -56,9 +57,9 @@ def estimates(estimator: Any, *, final: bool = False) -> np.ndarray:
     return np.asarray(jax.jit(jax.vmap(trajectory))(jax.random.split(jax.random.key(0), REPEATS)))
 
 
-def compare(estimator: Any, *, final: bool = False) -> "Figure":
+def compare(estimator: Any, *, final: bool = False) -> "Image":
     """Prints the mean and the spread of the estimates beside the exact gradient, and draws all three."""
-    from matplotlib.figure import Figure
+    from IPython.display import Image
 
     exact, found = exact_gradient(final=final), estimates(estimator, final=final)
     mean, spread = found.mean(0), found.std(0)
@@ -66,7 +67,7 @@ def compare(estimator: Any, *, final: bool = False) -> "Figure":
     print(f"mean of the estimates{mean[0]:7.2f} {mean[1]:7.2f}")
     print(f"standard error       {spread[0] / REPEATS**0.5:7.2f} {spread[1] / REPEATS**0.5:7.2f}")
     print(f"spread of one        {spread[0]:7.2f} {spread[1]:7.2f}")
-    figure = Figure(figsize=(4.8, 4.2))
+    figure = Figure(figsize=(6.4, 4.2))
     axes = figure.subplots()
     size = 0.25 if final else 1.0  # the same axes for all estimators, so that pictures can be compared
     axes.plot(*found[:600].T, ".", color=COLOURS[5], markersize=3, alpha=0.6, label="estimates")
@@ -76,4 +77,4 @@ def compare(estimator: Any, *, final: bool = False) -> "Figure":
     axes.set(xlabel="first number of the gradient", ylabel="second number", aspect="equal")
     axes.grid(visible=True, axis="both")
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), handlelength=1.2)
-    return figure
+    return Image(to_png(figure))

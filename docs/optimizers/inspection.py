@@ -1,18 +1,15 @@
 """The pictures of `lopt inspect` for a rule: of the first trained optimizer of it that ships, or of a fresh theta."""
 
-from typing import TYPE_CHECKING
-
 import jax
 import numpy as np
+from IPython.display import Image
 
 import lopt
+from lopt.figures import to_png
 from lopt.inspect.__main__ import GRID, draw_memory, draw_response, draw_training
 from lopt.inspect.probes import remember, response, train
 from lopt.optimizers import OPTIMIZERS
 from lopt.types import LearnedOptimizer, Theta
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 
 def trained(rule: str) -> tuple[str, LearnedOptimizer, Theta]:
@@ -25,7 +22,7 @@ def trained(rule: str) -> tuple[str, LearnedOptimizer, Theta]:
     return f"{rule}, before any training", fresh, fresh.init_theta(jax.random.key(0))
 
 
-def show(rule: str, picture: str) -> "Figure":
+def show(rule: str, picture: str) -> Image:
     """One picture, as `lopt inspect` draws it: `response`, `training` or `memory`."""
     name, optimizer, theta = trained(rule)
     values = np.linspace(-3, 3, GRID, dtype=np.float32)
@@ -36,4 +33,4 @@ def show(rule: str, picture: str) -> "Figure":
     else:
         figure = draw_memory(remember(optimizer, theta), optimizer.requires)
     figure.suptitle(name, x=0.01, ha="left")
-    return figure
+    return Image(to_png(figure))
