@@ -67,7 +67,7 @@ def compare(estimator: Any, *, final: bool = False) -> "Image":
     print(f"mean of the estimates{mean[0]:7.2f} {mean[1]:7.2f}")
     print(f"standard error       {spread[0] / REPEATS**0.5:7.2f} {spread[1] / REPEATS**0.5:7.2f}")
     print(f"spread of one        {spread[0]:7.2f} {spread[1]:7.2f}")
-    figure = Figure(figsize=(6.4, 4.2))
+    figure = Figure(figsize=(5.6, 5.2), layout="constrained")
     axes = figure.subplots()
     size = 0.25 if final else 1.0  # the same axes for all estimators, so that pictures can be compared
     axes.plot(*found[:600].T, ".", color=COLOURS[5], markersize=3, alpha=0.6, label="estimates")
@@ -76,5 +76,5 @@ def compare(estimator: Any, *, final: bool = False) -> "Image":
     axes.set(xlim=(-80 * size, 125 * size), ylim=(-110 * size, 80 * size))
     axes.set(xlabel="first number of the gradient", ylabel="second number", aspect="equal")
     axes.grid(visible=True, axis="both")
-    axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), handlelength=1.2)
+    figure.legend(loc="outside upper center", ncols=3, handlelength=1.2)
     return Image(to_png(figure))
