@@ -59,5 +59,5 @@ def shipped(docs: Path, name: str) -> list[str]:
         page = f"[`{row.rule}`](optimizers/{row.rule}.md)"
         return f"| `{row.name}` | {page} | {', '.join(row.reads)} | {weights} | {row.state:.3g} | {steps} |"
 
-    head = ["| name | rule | reads | numbers learned | kept per parameter | for trainings of so many steps |"]
+    head = ["| name | rule | reads | learned | kept | steps |"]
     return [*head, "|---|---|---|---|---|---|", *map(line, lopt.shipped().values())]
