@@ -102,4 +102,4 @@ bench: .venv/ready
 	$(BIN)/python -m benchmarks.meta_training
 
 clean:
-	rm -rf .venv runs dist
+	rm -rf .venv runs dist docs/api

@@ -9,7 +9,7 @@ import pytest
 import lopt
 import tasks
 from docs.building import docstrings, links
-from docs.building.facts import row_of
+from docs.building.facts import row_of, rule, shipped
 from lopt import testing, types
 from lopt.estimators import ESTIMATORS
 from lopt.optimizers import OPTIMIZERS
@@ -91,6 +91,17 @@ def test_cells_are_python_and_pictures_have_a_text(page):
             if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("lopt"):
                 module = __import__(node.module, fromlist=[alias.name for alias in node.names])
                 assert all(hasattr(module, alias.name) for alias in node.names)
+
+
+@pytest.mark.thorough
+def test_facts_are_those_of_the_code():
+    """The numbers of `mlp` by hand: 8 features and 11 of time into 32 and 32 units and 2 outputs, and six momenta."""
+    weights = (8 + 11) * 32 + 32 + 32 * 32 + 32 + 32 * 2 + 2
+    row = rule(DOCS, "mlp")[-1]
+    assert f"| the gradient, params | {weights:,} | 6 |" in row
+    assert "`demo_mlp`" in row
+    assert len(shipped(DOCS, "")) == 2 + len(lopt.shipped())
+    assert row_of(DOCS / "estimators.md", "pes")["carries"] == "2 S + P"
 
 
 def test_a_docstring_is_shown_as_it_stands():
