@@ -14,12 +14,12 @@ PAPER := influence_balancing toy_regression ridge_l2 lstm_variance lorenz swimme
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/runs/cache/jax
 export TFDS_DATA_DIR ?= $(CURDIR)/runs/data
 
-.PHONY: help demo test test-all test-thorough test-slow test-lowest test-torch check soak dist paper bench clean
+.PHONY: help demo test test-all test-thorough test-slow test-lowest test-torch check docs soak dist paper bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@sed -n '1,2s/^# //p' Makefile
-	@echo 'Also: test-all (test and the full tables), test-slow (minutes), test-lowest (minutes, lowest versions), test-torch (installs PyTorch, which is large), check (linter and type checker), soak (kills commands, an hour), dist (sdist and wheel), paper (experiments, minutes), bench (speed), clean (all that these made).'
+	@echo 'Also: test-all (test and the full tables), test-slow (minutes), test-lowest (minutes, lowest versions), test-torch (installs PyTorch, which is large), check (linter and type checker), docs (the site), soak (kills commands, an hour), dist (sdist and wheel), paper (experiments, minutes), bench (speed), clean (all that these made).'
 
 .venv/ready: requirements.txt
 	@test -n "$(PYTHON)" || { echo 'lopt needs Python 3.11 or newer: make PYTHON=/path/to/python demo'; exit 1; }
@@ -75,6 +75,16 @@ soak: .venv/ready
 	$(BIN)/python -m benchmarks.soak --what=eval --kills=50 --seconds=900
 	$(BIN)/python -m benchmarks.soak --what=data --kills=50 --seconds=600
 
+# The site, in runs/docs/html. Its notebooks run once, until they or the code change; its links are checked.
+docs: .venv/docs
+	$(BIN)/python -m sphinx -W --keep-going --quiet -b html docs runs/docs/html
+	$(BIN)/python -m pytest -n0 tests/docs/test_site.py
+	@echo 'The site: runs/docs/html/index.html'
+
+.venv/docs: .venv/ready docs/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.txt
+	@touch $@
+
 # What a person publishes: the sdist and the wheel that is built out of it, the same bytes for the same commit.
 dist: runs/release/ready
 	rm -rf dist
@@ -98,4 +108,4 @@ bench: .venv/ready
 	$(BIN)/python -m benchmarks.meta_training
 
 clean:
-	rm -rf .venv runs dist
+	rm -rf .venv runs dist docs/api

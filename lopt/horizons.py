@@ -30,6 +30,10 @@ class Horizon:
       max_length: longest trajectory, in inner steps.
       law: `log` for log-uniform, or `uniform`.
       growth: number of estimates until max_length is reached; 0: the law is complete from the start.
+
+    >>> from lopt.horizons import Horizon
+    >>> Horizon(100, 400, law="uniform").table(multiple_of=100)[0].tolist()
+    [100, 200, 300, 400]
     """
 
     min_length: int

@@ -106,6 +106,11 @@ def test_requirements_and_pyproject_agree():
     assert requirements() == dict(map(split_requirement, declared))
 
 
+def test_what_builds_the_site_is_declared_alike():
+    lines = (ROOT / "docs" / "requirements.txt").read_text().splitlines()
+    assert lines == PYPROJECT["project"]["optional-dependencies"]["docs"]
+
+
 @pytest.mark.parametrize("package", requirements())
 def test_every_requirement_has_a_lower_bound_to_be_tested(package):
     assert re.fullmatch(r">=[\w.]+(,<[\w.]+)?", requirements()[package])

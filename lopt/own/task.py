@@ -51,6 +51,18 @@ def task(
 
     Raises:
       InputError: something is not as described above. Whether the loss is finite is seen when the data are loaded.
+
+    >>> import jax.numpy as jnp
+    >>> import numpy as np
+    >>> import lopt
+    >>> def init(key):
+    ...     return {"slope": jnp.zeros(())}
+    >>> def loss(params, key, batch):
+    ...     return jnp.mean((params["slope"] * batch["x"] - batch["y"]) ** 2)
+    >>> x = np.arange(100.0)
+    >>> line = lopt.task(init=init, loss=loss, data={"x": x, "y": 2 * x}, name="line", batch_size=8)
+    >>> sorted(line.load())
+    ['meta', 'test', 'train', 'valid']
     """
     if not re.fullmatch(r"[\w./ =-]+", name):
         raise InputError(f"name must be letters, digits, blanks and any of . / = - _, not {name!r}")

@@ -70,15 +70,16 @@ def guard(
 
     Let m be the moving average of the loss, l_0 the first loss, b the lowest m, and W = 1 / (1 - decay) the warm-up in
     steps. The rule has diverged when
-      - a loss or an update is not finite, or an update is longer than `max_update_ratio` times the params, whose root
-        mean square is taken to be at least 0.1;
-      - after the warm-up, once m has been below l_0: m - b > max(rise (first - b), num_deviations d), where `first` is
-        m after the warm-up and d the mean absolute deviation of the loss at b. So m has risen by a share of the
-        progress made, and by more than noise;
-      - before that: m - l_0 > |l_0|, and, from step W / 2 on, m - l_0 > 5 times the mean |change| of the loss from step
-        to step or, from step n = 10 W on, no loss has been as low as l_0. Only rises that falls make up for count as
-        noise, or else a diverging loss would excuse itself. The last test needs no noise estimate: if n + 1 losses are
-        exchangeable, the first is the lowest with probability 1 / (n + 1) (0.5% for n = 200), and less if they fall.
+
+    - a loss or an update is not finite, or an update is longer than `max_update_ratio` times the params, whose root
+      mean square is taken to be at least 0.1;
+    - after the warm-up, once m has been below l_0: m - b > max(rise (first - b), num_deviations d), where `first` is
+      m after the warm-up and d the mean absolute deviation of the loss at b. So m has risen by a share of the
+      progress made, and by more than noise;
+    - before that: m - l_0 > |l_0|, and, from step W / 2 on, m - l_0 > 5 times the mean |change| of the loss from step
+      to step or, from step n = 10 W on, no loss has been as low as l_0. Only rises that falls make up for count as
+      noise, or else a diverging loss would excuse itself. The last test needs no noise estimate: if n + 1 losses are
+      exchangeable, the first is the lowest with probability 1 / (n + 1) (0.5% for n = 200), and less if they fall.
 
     Two updates then bring the params back to the snapshot: the first cancels what is large, up to rounding, so that the
     second is exact. From there the fallback goes on for good, with a fresh state. The first params are the first
@@ -101,6 +102,18 @@ def guard(
 
     Raises:
       InputError: a setting is out of its range; in `update`, `params` or `value` is missing.
+
+    >>> import jax.numpy as jnp
+    >>> import optax
+    >>> import lopt
+    >>> tx = lopt.guard(optax.sgd(1e30), fallback=optax.sgd(0.1))  # a rule that diverges at once
+    >>> params = jnp.ones(())
+    >>> state = tx.init(params)
+    >>> for _ in range(5):
+    ...     updates, state = tx.update(params, state, params, value=params**2 / 2)
+    ...     params = optax.apply_updates(params, updates)
+    >>> bool(optax.tree.get(state, "handed_over")), bool(params < 1)
+    (True, True)
     """
     if not (rise > 0 and num_deviations > 0 and max_update_ratio > 0 and snapshot_every >= 1 and 0 < decay < 1):
         raise InputError(

@@ -73,6 +73,15 @@ def load(
 
     Raises:
       InputError: as for `load_pretrained`, or lr or weight_decay is below 0 or not finite.
+
+    >>> import jax.numpy as jnp
+    >>> import lopt
+    >>> tx = lopt.load("learnable_adam_digits", num_steps=100)
+    >>> params = {"w": jnp.ones(3)}
+    >>> state = tx.init(params)
+    >>> updates, state = tx.update(params, state, params, value=jnp.ones(()))  # the gradient of |w|^2 / 2 is w
+    >>> bool((updates["w"] < 0).all())
+    True
     """
     for name, number in (("lr", lr), ("weight_decay", weight_decay)):
         if isinstance(number, int | float) and not 0 <= number < math.inf:

@@ -25,8 +25,10 @@ class ImageVAE(ImageReconstruction):
     q(z|x) = N(m, exp(v)) with m, v [L] from the encoder. The expectation is estimated by one draw z = m + exp(v / 2) e,
     with e from the key of the loss. KL = 1/2 sum_j (m_j^2 + exp(v_j) - 1 - v_j). With y [F] from the decoder,
     -log p(x|z) is
-      bernoulli: -sum_i (x_i log s(y_i) + (1 - x_i) log(1 - s(y_i))), s the logistic function, pixels x in 0..1;
-      gaussian: sum_i (y_i - x_i)^2 / (2 noise^2), the constant left out, pixels x as in `ImageAutoencoder`.
+
+    - bernoulli: -sum_i (x_i log s(y_i) + (1 - x_i) log(1 - s(y_i))), s the logistic function, pixels x in 0..1;
+    - gaussian: sum_i (y_i - x_i)^2 / (2 noise^2), the constant left out, pixels x as in `ImageAutoencoder`.
+
     The normalised loss is at least 0, and about 1 at the start: bernoulli divides by ln 2, the loss of guessing grey;
     gaussian multiplies by 2 noise^2, so that the squared error of the mean image is 1.
 

@@ -1,0 +1,1 @@
+"""What `docs/conf.py` builds the site with."""
