@@ -135,7 +135,7 @@ def soak(command: Command, kills: int, seconds: float, root: Path, seed: int = 0
     Args:
       command: one of `killed.COMMANDS`.
       kills: at most.
-      seconds: after which nothing is killed any more.
+      seconds: after the undisturbed run, from which on nothing is killed any more.
       root: a folder for all of it.
       seed: of the moments.
     """
@@ -145,10 +145,10 @@ def soak(command: Command, kills: int, seconds: float, root: Path, seed: int = 0
     if undisturbed.status:
         return Outcome(0, {}, 0, 0, undisturbed.seconds, [f"the undisturbed run: {_end_of(undisturbed, root)}"])
     wanted = command.result(whole)
-    done, starts, folders = 0, 0, 0
+    done, starts, folders, first = 0, 0, 0, time.monotonic()
     place = root / "killed-1"
     while True:
-        more = done < kills and time.monotonic() - started < seconds
+        more = done < kills and time.monotonic() - first < seconds
         life = live(command, place, draw_moment(rng, undisturbed) if more else None)
         starts += 1
         if life.status == -signal.SIGKILL and more:

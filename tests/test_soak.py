@@ -14,7 +14,7 @@ KILLS = 2
     "what", [pytest.param(what, marks=[] if what == "train" else pytest.mark.thorough) for what in COMMANDS]
 )
 def test_a_killed_command_ends_as_an_undisturbed_one(tmp_path, what):
-    outcome = soak(COMMANDS[what], KILLS, 200, tmp_path)
+    outcome = soak(COMMANDS[what], KILLS, 1000, tmp_path)
     assert outcome.differing == []
     assert (outcome.kills, outcome.folders >= 1) == (KILLS, True)
 
