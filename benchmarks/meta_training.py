@@ -187,11 +187,14 @@ def read_settings(args: argparse.Namespace) -> list[tuple[str, Setting]]:
         if not texts or not all(text.isdecimal() and int(text) > 0 for text in texts):
             raise InputError(f"{flag} takes whole numbers above 0, such as 16,64, not {','.join(texts)!r}")
     rows = []
-    families = read_mixture(args.tasks).families
-    for (rule, made), family, pairs, k in itertools.product(rules, families, *numbers.values()):
-        if int(pairs) % args.devices:
-            raise InputError(f"{args.devices} devices cannot share {pairs} pairs equally: choose --devices, or --pairs")
-        rows.append((f"`{rule}` | `{family.name}` | {pairs} | {k}", Setting(made, family, int(pairs), int(k), layout)))
+    sizes = list(itertools.product(map(int, numbers["--pairs"]), map(int, numbers["--K"])))
+    for (rule, made), family in itertools.product(rules, read_mixture(args.tasks).families):
+        for pairs, k in sizes:
+            if pairs % args.devices:
+                raise InputError(
+                    f"{args.devices} devices cannot share {pairs} pairs equally: choose --devices or --pairs"
+                )
+            rows.append((f"`{rule}` | `{family.name}` | {pairs} | {k}", Setting(made, family, pairs, k, layout)))
     return rows
 
 
