@@ -6,7 +6,12 @@
 Its rates were chosen by sweeps on `pool_cheap` and tasks like these. Meta-trainings from there have not improved it so
 far (docs/training-log.md), so this one makes a single outer step at a rate of 1e-9, which leaves theta as it is: half a
 minute, and 10 minutes for the evaluation, on two cores.
-FIGURES
+Geometric means of the losses at the end of 1,000 steps, 3 seeds, ratios clipped to 0.1..10:
+
+| 7 tasks of `pool_valid` | over Adam + cosine at the best of 15 rates for each task | worst task |
+|---|---|---|
+| training loss | 0.61 | 1.01 |
+| validation loss, over best Adam's | 0.61 | 1.02 |
 """
 
 from lopt.meta_training.config import MetaTrainConfig

@@ -30,6 +30,7 @@ from lopt.optimizers.parts.blend_features import (
     tensor_signals,
     units,
 )
+from lopt.optimizers.parts.blend_network import MATRIX, VECTOR, outputs_of
 from lopt.optimizers.parts.checks import check_keys
 from lopt.optimizers.parts.orthogonal import orthogonalize
 from lopt.optimizers.parts.progress import LossAverages, init_loss_averages, share_done, update_loss_averages
@@ -37,25 +38,13 @@ from lopt.optimizers.parts.tensors import map_tensors
 from lopt.trees import leaf_name
 from lopt.types import Params, PyTree, Theta
 
-MATRIX, VECTOR = "matrix", "vector"  # the two kinds of tensors, and theta's heads; scalars count as vectors
 # Of the momentum of matrices that are orthogonalized, Muon's; of that of all other tensors; and of all mean squares.
 # The last two forget sooner than Adam's usually do: chosen, like the sizes, by trainings of many tasks
 # (docs/training-log.md).
 MUON_DECAY, MOMENTUM_DECAY, RMS_DECAY = 0.95, 0.8, 0.95
-# About the mean and the standard deviation of what is read, over steps, tensors and tasks of `pool_cheap`.
-CENTRES: dict[str, tuple[float, ...]] = {
-    MATRIX: (0.1, 3.3, 2.7, 0.1, 0.1, -2.0, 4.3, 0.0, 6.2, -0.85),
-    VECTOR: (0.1, 0.0, 2.7, 0.0, 0.1, -1.5, 2.0, 0.0, 6.2, -0.85),
-}
-SCALES: dict[str, tuple[float, ...]] = {
-    MATRIX: (0.15, 1.0, 1.0, 0.3, 0.25, 1.3, 0.65, 0.7, 1.0, 0.2),
-    VECTOR: (0.15, 1.0, 1.0, 1.0, 0.25, 1.2, 1.3, 0.7, 1.0, 0.2),
-}
 EPSILON = 1e-8
 ANYTIME_STEPS = 100.0
 SIZE_GAIN = 2.0
-BOUND = 2.0  # of the outputs, smoothly
-LIMIT = 2.0  # of what the network reads, in standard deviations: beyond it, nothing was seen
 MEMORY = 0.95  # of the running mean of agreements
 
 
@@ -188,7 +177,7 @@ class Blend:
             common = horizon_features(losses, state.step, state.num_steps)
             inputs = jnp.concatenate([inputs, jnp.broadcast_to(common[:, None], (common.size, len(leaves)))])
             schedule = 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(share_done(state.step, state.num_steps), 1)))
-        outputs = _outputs(theta, inputs, kinds)
+        outputs = outputs_of(theta, inputs, kinds)
         sizes = [schedule * jnp.exp(SIZE_GAIN * x[0]) for x in outputs]
         parts = outputs, sizes, list(scales)
 
@@ -256,20 +245,3 @@ def _moments(decays: Decays, statistics: Statistics, step: jax.Array) -> Moments
     mean_square = statistics.rms[0] / (1 - jnp.float32(decays.rms[0]) ** step)
     # A gradient that was always 0 has no finite derivative of the root, which backpropagation would meet.
     return Moments(momentum, jnp.sqrt(mean_square + TINY) + EPSILON)
-
-
-def _outputs(theta: Theta, inputs: jax.Array, kinds: list[str]) -> list[jax.Array]:
-    """The network's outputs for every tensor.
-
-    Args:
-      theta: a head per kind of tensor, linear in features and hidden layer, and that layer, if there is one.
-      inputs: what is read, `[num_features, num_tensors]`.
-      kinds: of the tensors.
-    """
-    centres, scales = (jnp.asarray([x[kind][: len(inputs)] for kind in kinds], jnp.float32) for x in (CENTRES, SCALES))
-    read = jnp.clip((inputs.T - centres) / scales, -LIMIT, LIMIT)
-    raw = {kind: (read @ theta[kind]["features"] + theta[kind]["bias"][None]) for kind in set(kinds)}
-    if "hidden" in theta:
-        hidden = jnp.tanh(read @ theta["hidden"]["kernel"] + theta["hidden"]["bias"][None])
-        raw = {kind: x + hidden @ theta[kind]["hidden"] for kind, x in raw.items()}
-    return [BOUND * jnp.tanh(raw[kind][i] / BOUND) for i, kind in enumerate(kinds)]

@@ -11,8 +11,9 @@ import optax
 import pytest
 from optax import contrib
 
-from lopt.optimizers.blend import ANYTIME_STEPS, BOUND, Blend
+from lopt.optimizers.blend import ANYTIME_STEPS, Blend
 from lopt.optimizers.parts.blend_features import fans, gain, units
+from lopt.optimizers.parts.blend_network import BOUND
 
 SHAPES = {"scalar": (), "vector": (5,), "tall": (7, 4), "wide": (4, 9), "kernel": (3, 3, 2, 6), "empty": (0, 2)}
 SHAPES["embedding"] = (6, 3)
@@ -95,7 +96,7 @@ def hand_made(rule):
         decay = optax.add_decayed_weights(rule.weight_decay), optax.scale_by_learning_rate(rate(peak))
         return optax.chain(optax.scale_by_adam(b1=0.8, b2=0.95), over_root_fan_in, *decay)
 
-    parts = {
+    parts: Any = {
         "matrix": of_matrices(rule.matrix_rate, "matrix"),
         "kernel": of_matrices(rule.kernel_rate, "kernel"),
         "other": optax.adam(rate(rule.vector_rate), b1=0.8, b2=0.95),
