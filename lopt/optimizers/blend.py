@@ -142,9 +142,8 @@ class Blend:
         steps = None if self.anytime else jnp.asarray(num_steps, jnp.int32)
         losses = None if steps is None else init_loss_averages(steps)
         gains = [gain(p, _fan_in(kind, p.shape)) for p, kind in zip(leaves, kinds, strict=True)]
-        return BlendState(
-            jnp.zeros((), jnp.int32), steps, losses, statistics, agreement, jnp.stack(gains) if gains else jnp.zeros(0)
-        )
+        stacked = jnp.stack(gains) if gains else jnp.zeros(0, jnp.float32)
+        return BlendState(jnp.zeros((), jnp.int32), steps, losses, statistics, agreement, stacked)
 
     def update(
         self, theta: Theta, grads: Params, state: BlendState, params: Params, *, value: jax.Array | None
@@ -164,9 +163,10 @@ class Blend:
         signals = jax.tree.map(lambda *xs: jnp.stack(xs), *structure.flatten_up_to(signals))
         agreement = MEMORY * state.agreement + (1 - MEMORY) * signals.agreement
         scales = units(state.gains, [kind == MATRIX for kind in kinds])
+        rates = [self._size(kind, p.shape) for kind, p in zip(kinds, leaves, strict=True)]
         inputs = tensor_features(
             [p.shape for p in leaves],
-            jnp.asarray([self._size(kind, p.shape) for kind, p in zip(kinds, leaves, strict=True)]) * scales,
+            jnp.asarray(rates, jnp.float32) * scales,
             signals,
             agreement / (1 - jnp.float32(MEMORY) ** step),
             state.step,
