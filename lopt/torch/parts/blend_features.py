@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 
 from lopt.torch.parts.progress import loss_features
-from lopt.torch.parts.sums import total
+from lopt.torch.parts.sums import total, whole
 from lopt.torch.types import State
 
 TINY = 1e-30
@@ -75,7 +75,7 @@ def is_kernel(shape: tuple[int, ...]) -> bool:
 
 def gain(param: torch.Tensor, fan_in: int) -> torch.Tensor:
     """Root mean square times sqrt(fan_in): about 1 after the usual initialisation of a matrix."""
-    return torch.sqrt(param.float().square().sum() / max(param.numel(), 1) * fan_in)
+    return torch.sqrt(whole(param.float().square().sum()) / max(param.numel(), 1) * fan_in)
 
 
 def units(gains: torch.Tensor, matrices: Sequence[bool]) -> torch.Tensor:
