@@ -91,7 +91,7 @@ class Blend:
       vector_rate: l, Adam's learning rate of all other tensors at the start.
       weight_decay: w, of matrices.
       adam_keys: parts of the paths (`layer/kernel`) of matrices that are treated as no matrices are.
-      orthogonalize: whether matrices have O. If not, D = r (A / sqrt(n) + w e^y p), at the cost of Adam.
+      orthogonalize: whether matrices have O. If not, D = r (A / sqrt(n) + w e^y p), without matrix products.
       anytime: whether the rule works without the length of the training and without the loss.
     """
 

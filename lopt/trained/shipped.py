@@ -19,7 +19,7 @@ READS = {"params": "params", "value": "loss", "num_steps": "num_steps"}  # what 
 PURPOSES = {
     "blend": "the one to try first: needs the loss and the length of the training",
     "blend_anytime": "for trainings of unknown length; does not need the loss",
-    "blend_cheap": "blend without orthogonalized updates, at about the cost of Adam",
+    "blend_cheap": "blend without orthogonalized updates: an update costs three times Adam's",
 }
 SIDE = 1024  # of the matrix whose state is counted: what exists once per tensor, row or column hardly shows
 
