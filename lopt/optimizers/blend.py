@@ -171,8 +171,9 @@ class Blend:
             agreement / (1 - jnp.float32(MEMORY) ** step),
             state.step,
         )
-        losses, schedule = None, jax.lax.rsqrt(1 + state.step.astype(jnp.float32) / ANYTIME_STEPS)
-        if state.num_steps is not None and state.losses is not None:
+        if state.num_steps is None or state.losses is None:
+            losses, schedule = None, jax.lax.rsqrt(1 + state.step.astype(jnp.float32) / ANYTIME_STEPS)
+        else:
             losses = update_loss_averages(state.losses, jnp.asarray(value, jnp.float32))
             common = horizon_features(losses, state.step, state.num_steps)
             inputs = jnp.concatenate([inputs, jnp.broadcast_to(common[:, None], (common.size, len(leaves)))])

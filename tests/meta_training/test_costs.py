@@ -48,7 +48,7 @@ def test_products_are_counted(name):
 
 
 def test_an_inner_step_has_the_products_of_its_formula():
-    """Of `mlp` on an MLP 64-32-10: forward, and backward to weights and hidden layer; the rule for each parameter."""
+    """An MLP 64-32-10 goes forward, and back to weights and hidden layer; `mlp` has its products for each parameter."""
     (family,) = read_mixture(TASK).families
     task = 128 * (2 * 64 * 32 + 3 * 32 * 10)
     rule = (64 * 32 + 32 + 32 * 10 + 10) * (8 * 32 + 32 * 32 + 32 * 2)

@@ -144,7 +144,7 @@ def test_accuracy_of_permuted_labels_is_that_of_the_new_names():
 
 
 def test_labels_of_a_set_of_fewer_classes_keep_to_its_classes():
-    """Of 4 classes a set has 3: the loss sees 0, 1, 2 renamed among themselves, in all 6 ways equally often."""
+    """A set has 3 of 4 classes: the loss sees 0, 1, 2 renamed among themselves, in all 6 ways equally often."""
     task = Task(lambda key: {}, lambda params, key, batch: batch["label"], lambda loss: loss, lambda *_: {})
     batch = {"label": jnp.arange(3), "num_classes": jnp.full(3, 3)}
 

@@ -120,8 +120,9 @@ class Blend:
             agreement / weight_seen(MEMORY, count),
             shared["step"],
         )
-        schedule = torch.rsqrt(1 + shared["step"] / ANYTIME_STEPS)
-        if not self.anytime:
+        if self.anytime:
+            schedule = torch.rsqrt(1 + shared["step"] / ANYTIME_STEPS)
+        else:
             assert value is not None
             update_loss_averages_(shared, value)
             common = horizon_features(shared, shared["step"], num_steps)
