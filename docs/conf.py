@@ -35,6 +35,7 @@ extensions = [
     "sphinx_copybutton",
     "docs.building.docstrings",
     "docs.building.links",
+    "docs.building.mocked",
     "docs.building.directives",
     "docs.building.notebooks",
 ]
