@@ -11,7 +11,7 @@ import torch
 from lopt.names import InputError, Spec, build
 from lopt.torch.rules import RULES
 from lopt.torch.types import Rule, Theta
-from lopt.trained.card import as_tuples
+from lopt.trained.card import as_tuples, complete
 from lopt.trained.folders import Read, find_export, read_files, theta_arrays
 from lopt.trained.published import read_published
 
@@ -51,7 +51,7 @@ def make_rule(name: str, settings: Mapping[str, Any]) -> Rule:
 
 
 def _rule_of(card: Mapping[str, Any]) -> Rule:
-    return make_rule(card["architecture"], card["settings"])
+    return complete(make_rule(card["architecture"], card["settings"]), card)
 
 
 def _theta_of(rule: Rule, card: Mapping[str, Any], read: Read) -> dict[str, np.ndarray]:

@@ -5,13 +5,14 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from lopt.names import InputError, Spec, build
 
 if TYPE_CHECKING:  # the PyTorch side reads cards too, and loads no JAX
     from lopt.types import LearnedOptimizer
 
+_Rule = TypeVar("_Rule")
 FORMAT = 1  # the names and the layout of an export's files
 # How the inputs of the rules are computed from gradients, parameters, losses and time: which features, their order,
 # decays, epsilons and normalization. Theta has meaning only with the inputs it was trained on, and no shape reveals a
@@ -78,13 +79,28 @@ def optimizer_of(card: Mapping[str, Any], given: "LearnedOptimizer | None") -> "
 
         registered = foreign.registered_as("optimizer", card["architecture"])
         if registered is not None:
-            return foreign.make("optimizer", Spec(registered, as_tuples(card["settings"])), {})
+            return complete(foreign.make("optimizer", Spec(registered, as_tuples(card["settings"])), {}), card)
         raise InputError(
             f"the rule is {name} from {module}, which is not part of lopt: import it and give it, "
             f"optimizer={name}(...) with the settings {card['settings']}. Commands take it as "
             f"--optimizer=FILE.py:{Spec(name, as_tuples(card['settings']))}, and --learned as FOLDER@FILE.py:{name}..."
         )
-    return build("architecture", Spec(name, as_tuples(card["settings"])), _architectures())
+    return complete(build("architecture", Spec(name, as_tuples(card["settings"])), _architectures()), card)
+
+
+def complete(rule: _Rule, card: Mapping[str, Any]) -> _Rule:
+    """The rule, if its card has all of its settings: a default of today may not be what theta was trained with.
+
+    Raises:
+      InputError: the card lacks a setting, as it is from a version that did not have it.
+    """
+    missing = sorted({field.name for field in dataclasses.fields(cast(Any, rule))} - set(card["settings"]))
+    if missing:
+        raise InputError(
+            f"its card lacks {', '.join(missing)}, which {card['architecture']} has now: another version of lopt has "
+            "written it, in which this was another rule. Load it with that version, or meta-train anew"
+        )
+    return rule
 
 
 def write_card(card: Mapping[str, Any]) -> bytes:
