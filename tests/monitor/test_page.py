@@ -8,7 +8,7 @@ import numpy as np
 
 from lopt.meta_training.plots import running_mean
 from lopt.monitor.page import content, render
-from tests.monitor.example import row, rows, watcher, write
+from tests.monitor.example import row, rows, touch, watcher, write
 
 
 class Texts(HTMLParser):
@@ -122,6 +122,30 @@ def test_names_stay_text(tmp_path):
     assert f"{name} <b>" not in html
     assert name in texts_of(html)
     assert embedded(html)["panels"][0]["lines"][0]["label"] == name
+
+
+EVIL = "<i class='x'>&lt;"
+
+
+def test_what_files_hold_stays_text(tmp_path):
+    """Names, settings and what a run has noted of itself: of one run, and of several."""
+    settings = {"tasks": f"{EVIL}tasks", f"{EVIL}name": 1}
+    for i in range(2):
+        folder = write(tmp_path / f"{EVIL}{i}", rows(3), **settings, seed=i, optimizer=f"{EVIL}{i}")
+        items = [{"at": 9, "back_to": 3, "reason": f"{EVIL}reason"}]
+        (folder / "run.json").write_text(json.dumps({"recoveries": items}))
+        (folder / "config.json").write_text(
+            json.dumps(json.loads((folder / "config.json").read_text()) | {f"{EVIL}{i}": i})
+        )
+        touch(folder, 1.0)
+    runs = watcher(tmp_path).look()
+    for shown, times in ((runs[:1], 10), (runs, 12)):
+        parts = content(shown)["parts"].values()
+        html = render(shown)
+        assert EVIL not in html
+        assert "<i" not in "".join(parts)
+        assert sum(texts_of(part).count(EVIL) for part in parts) == times
+        assert "&amp;amp;" not in html  # escaped once
 
 
 def test_an_unreadable_run_is_named(tmp_path):
