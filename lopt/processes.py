@@ -72,8 +72,8 @@ def gather(row: np.ndarray) -> np.ndarray:
 def connect_devices() -> None:
     """Connects each device of this run with all others, which else happens at the first sum over all of them."""
     mesh = Mesh(np.array(jax.devices()), ("devices",))
-    own = np.zeros(len(jax.local_devices()), np.int32)
-    rows = jax.make_array_from_process_local_data(NamedSharding(mesh, PartitionSpec("devices")), own)
+    sharding, shape = NamedSharding(mesh, PartitionSpec("devices")), (len(jax.devices()),)
+    rows = jax.make_array_from_callback(shape, sharding, lambda index: np.zeros(1, np.int32))
     _on_all(rows, mesh).block_until_ready()
 
 
