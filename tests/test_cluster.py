@@ -83,7 +83,9 @@ def joined(monkeypatch):
         time.sleep(given.get("takes", 0.0))
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
-    monkeypatch.setattr(processes, "gather", lambda row: os.write(1, b"[Gloo] Rank 0 is connected\n"))
+    noise = b"[Gloo] Rank 0 is connected\n"
+    monkeypatch.setattr(processes, "gather", lambda row: os.write(1, noise))
+    monkeypatch.setattr(processes, "connect_devices", lambda: os.write(1, noise))
     monkeypatch.setattr(os, "_exit", lambda status: given.update(exit=status))
     for name in {**SLURM, **OMPI, **POD, "PMI_SIZE": "", "JAX_COORDINATOR_ADDRESS": ""}:
         monkeypatch.delenv(name, raising=False)

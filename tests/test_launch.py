@@ -13,6 +13,9 @@ import pytest
 from lopt import launch
 from lopt.names import InputError
 
+# JAX warns of forks, which the launcher makes, and which has not loaded it; another test here may have.
+pytestmark = pytest.mark.filterwarnings("ignore:os.fork:RuntimeWarning")
+
 
 def test_arguments():
     assert launch.read_arguments(["2", "--", "train", "--seed=1"]) == (2, ["train", "--seed=1"])
