@@ -1,5 +1,6 @@
 """The command: the files it writes, what it prints, that it goes on and ends, and what it refuses."""
 
+import contextlib
 import os
 import re
 import select
@@ -91,9 +92,14 @@ def test_flags_that_are_mistyped(run, capsys):
 LISTEN = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
 
 
+@contextlib.contextmanager
 def started(*arguments, **more):
     command = [sys.executable, "-c", LISTEN, sys.executable, "-m", "lopt.monitor", *arguments]
-    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, **more)
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, **more) as process:
+        try:
+            yield process
+        finally:
+            process.kill()  # else a test that fails would wait for it
 
 
 def test_it_serves_until_ctrl_c(run):

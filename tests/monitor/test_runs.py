@@ -125,6 +125,27 @@ def test_states(tmp_path, steps, age, process, state):
     assert run.silent == pytest.approx(age)
 
 
+@pytest.mark.parametrize("text", ["", "0", "-1", "x", "9" * 30, "\0"])
+def test_a_lock_that_names_no_process_is_of_none(tmp_path, text):
+    """0 and -1 mean groups of processes to the system, and would always be there."""
+    folder = write(tmp_path / "run", rows(10))
+    (folder / ".lock").write_text(text)
+    touch(folder, 121.0)
+    assert watcher(folder).look()[0].state == "stopped"
+
+
+def test_the_process_of_another_person_is_there(tmp_path, monkeypatch):
+    folder = write(tmp_path / "run", rows(10))
+    (folder / ".lock").write_text("12345")
+    touch(folder, 121.0)
+
+    def refuse(number, signal):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", refuse)
+    assert watcher(folder).look()[0].state == "silent"
+
+
 def test_a_run_of_long_blocks_may_be_silent_for_longer(tmp_path):
     long = [row(5, seconds_validating=500.0)]
     assert seen(tmp_path / "run", long, age=2000.0).state == "running"  # 4 blocks of 510 s

@@ -105,6 +105,11 @@ def test_head_has_no_body(site):
     status, headers, body = ask(site, "/", "HEAD")
     assert (status, body) == (200, b"")
     assert int(headers["Content-Length"]) > 1000
+    with socket.create_connection(site.server_address[:2], timeout=10) as connection:  # as the client drops a body
+        connection.sendall(b"HEAD / HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        answer = b"".join(iter(lambda: connection.recv(10_000), b""))
+    assert answer.endswith(b"\r\n\r\n")
+    assert answer.count(b"\r\n\r\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -173,3 +178,6 @@ def test_a_port_that_is_taken(site):
         Site(list, port=site.server_address[1])
     with pytest.raises(InputError, match=r"cannot listen on no-such-host.invalid"):
         Site(list, host="no-such-host.invalid")
+    for port in (-1, 65536):
+        with pytest.raises(InputError, match=rf"--port={port}: a port is a number from 0 to 65535"):
+            Site(list, port=port)
