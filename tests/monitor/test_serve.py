@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+from lopt.monitor import serve
 from lopt.monitor.serve import Site
 from lopt.names import InputError
 from tests.monitor.example import row, rows, watcher, write
@@ -138,7 +139,7 @@ def test_names_that_were_made_to_point_here_are_refused(site, host, status):
 
 def test_a_name_that_is_given_is_answered(folder):
     with serving(watcher(folder).look, host="localhost") as site:
-        site._host = "box.example"
+        site._host = "Box.example"
         assert [ask(site, host=name)[0] for name in ("box.example:1", "BOX.example", "evil.example")] == [200, 200, 421]
 
 
@@ -151,6 +152,18 @@ def test_a_request_that_is_none_ends_in_an_answer(site):
         with socket.create_connection(site.server_address[:2], timeout=10) as connection:
             connection.sendall(request + b"\r\n\r\n")
             assert answer in connection.recv(1000)
+
+
+def test_who_says_nothing_is_not_waited_for(folder, monkeypatch):
+    """Each connection has a thread, which would else stay for good."""
+    assert serve._Handler.timeout == serve.REQUEST_SECONDS
+    monkeypatch.setattr(serve._Handler, "timeout", 0.2)
+    with (
+        serving(watcher(folder).look) as site,
+        socket.create_connection(site.server_address[:2], timeout=30) as connection,
+    ):
+        connection.sendall(b"GET / HTT")
+        assert connection.recv(1000) == b""
 
 
 def test_one_look_serves_all_who_ask_meanwhile(folder):

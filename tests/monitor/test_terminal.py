@@ -101,3 +101,25 @@ def test_a_logarithmic_axis_makes_a_line_of_powers():
     assert str(picture).split("\n")[-1].split() == ["log", "0", "step", "39"]
     for x, y in dots(picture):
         assert abs(x * 37 / 39 + 1 - y) < 2.6
+
+
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [
+        # 0 to 100 with 6 % on both sides; the sixth of ten rows has its middle at 0.45 of that.
+        (np.linspace(0.0, 100, 101), ("106", "44.4", "-6")),
+        (10.0 ** np.linspace(0, 2, 101), ("132", "7.73", "0.759")),  # 100^1.06, 100^(1.12 * 0.45 - 0.06), 100^-0.06
+    ],
+)
+def test_an_axis_has_the_values_of_its_rows(values, labels):
+    (picture,) = draw([Panel("a", "b", [Line("a", np.arange(0.0, 101), values, 0)])], 31, 2 + 10, 100)
+    lines = str(picture).split("\n")[1:-1]
+    assert tuple(lines[row].split()[0] for row in (0, 5, 9)) == labels
+
+
+def test_of_several_values_in_a_column_the_newest_is_drawn():
+    steps = np.arange(0.0, 400)
+    columns = np.rint(steps / 399 * 39)
+    values = np.append(columns[1:] != columns[:-1], True).astype(float)  # 1 where a column ends, else 0
+    (picture,) = draw([Panel("a", "b", [Line("a", steps, values, 0)])], AXIS + 1 + 20, 2 + 10, 399)
+    assert {y for _, y in dots(picture)} == {round(0.06 / 1.12 * 39)}  # the row of 1, below 6 % of margin
