@@ -61,6 +61,7 @@ def test_where_there_is_no_terminal_it_is_printed_once(run, capsys):
         (["RUN", "--png=ABSENT/x.png"], "there is no folder"),
         (["RUN", "--every=0"], "seconds between looks, at least 0.1"),
         (["RUN", "--every=nan"], "seconds between looks, at least 0.1"),
+        (["RUN", "--every=inf"], "seconds between looks, at least 0.1"),
         (["RUN", "--serve", "--png=x.png"], "ask for one of the two"),
         (["RUN", "--port=1"], "--host and --port belong to --serve"),
         (["RUN", "--serve", "--port=99999"], "--port=99999: a port is a number from 0 to 65535"),

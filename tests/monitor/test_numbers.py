@@ -34,6 +34,11 @@ def test_what_is_not_there_is_not_a_number(tmp_path):
     assert math.isnan(numbers_of(seen(tmp_path / "run", rows(10), age=1e4)).left)  # it has stopped
 
 
+def test_the_first_block_has_a_speed_too(tmp_path):
+    assert seconds_per_step(seen(tmp_path / "run", rows(5)).history) == pytest.approx(2.0)
+    assert math.isnan(seconds_per_step(seen(tmp_path / "new", rows(4)).history))
+
+
 def test_the_speed_is_that_of_the_last_fifth_without_compiling(tmp_path):
     made = [row(step, seconds_training=10.0) for step in (5, 10)] + [row(15, seconds_training=99.0)]
     made += [row(20, seconds_training=20.0, seconds_validating=4.5, seconds_compiling=100.0)]

@@ -5,8 +5,11 @@ import re
 from html.parser import HTMLParser
 
 import numpy as np
+import pytest
 
+from lopt.meta_training.panels import Line, Panel
 from lopt.meta_training.plots import running_mean
+from lopt.monitor.drawing import drawn
 from lopt.monitor.page import content, render
 from tests.monitor.example import row, rows, touch, watcher, write
 
@@ -78,6 +81,13 @@ def test_what_is_drawn_is_what_the_picture_draws(tmp_path):
     sizes = panels["size of the update, by part of theta"]["lines"]
     assert [(x["label"], x["style"]) for x in sizes] == [("mlp", "c0 d0"), ("lstm", "c1 d1")]
     assert data["every"] is None
+
+
+def test_panels_that_are_alike_share_an_axis():
+    steps = np.arange(0.0, 11)
+    panels = [Panel(x, "y", [Line(x, steps, steps * n, 0)], alike=x != "c") for x, n in (("a", 1), ("b", 10), ("c", 2))]
+    ranges = [(panel["y"]["low"], panel["y"]["high"]) for panel in drawn(panels)]
+    assert ranges == [pytest.approx((-0.06 * top, 1.06 * top)) for top in (100, 100, 20)]
 
 
 def test_long_runs_are_thinned_to_what_a_screen_shows(tmp_path):

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from lopt.meta_training.panels import Line, Panel
 from lopt.monitor.dots import AXIS, draw
-from lopt.monitor.terminal import Dashboard, changes_no_more
+from lopt.monitor.terminal import LOWEST, Dashboard, changes_no_more
 from tests.monitor.example import row, rows, seen, watcher, write
 
 
@@ -55,6 +55,8 @@ def test_it_fits_the_terminal(sweep, width, height):
     assert max(map(len, lines)) <= width
     told = len(shown(sweep, width, 1))  # the table and what is to be done are always there
     assert len(lines) <= max(height, told)
+    rows_of_pictures = sum("step 100" in line for line in lines)  # below each row of pictures
+    assert rows_of_pictures * LOWEST <= max(0, height - told)
     if width == 200:
         assert sum("running mean" in line for line in lines) == (height > 12)
 
@@ -68,6 +70,19 @@ def test_before_the_first_step(tmp_path):
 @pytest.mark.parametrize(("age", "over"), [(1.0, False), (1e5, True)])
 def test_it_ends_when_nothing_goes_on(tmp_path, age, over):
     assert changes_no_more([seen(tmp_path / "a", rows(100)), seen(tmp_path / "b", rows(9), age=age)]) == over
+
+
+def test_it_does_not_end_while_a_process_is_there(tmp_path):
+    quiet = seen(tmp_path / "a", rows(9), age=1e5)
+    assert changes_no_more([quiet])
+    assert not changes_no_more([quiet._replace(alive=True)])
+
+
+def test_names_are_no_markup(tmp_path):
+    for name in ("[red]a", "[bold]b"):
+        write(tmp_path / name, rows(10, capped=0.5))
+    text = "\n".join(shown(watcher(tmp_path).look(), width=150))
+    assert (text.count("[red]a"), text.count("[bold]b")) == (2, 2)  # in the table, and in a warning
 
 
 def dots(picture):
