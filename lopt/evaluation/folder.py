@@ -120,13 +120,15 @@ def write_results(
     files = {CURVES: pack_results(results), SCORES: text.getvalue(), SUMMARY: summary, **pictures}
     files[REPORT] = render(dict(content), pictures)
     failed: dict[str, OSError] = {}
-    for name, data in files.items():
+    # The summary first: it says whose files these are, so that the same command may go on where this one was killed.
+    for name in sorted(files, key=lambda name: name != SUMMARY):
         try:
-            write_atomic(folder / name, data)
+            write_atomic(folder / name, files[name])
         except OSError as error:
             failed[name] = error
     if failed:
-        raise OSError(f"cannot write {', '.join(failed)} to {folder}: {next(iter(failed.values()))}")
+        names = ", ".join(name for name in files if name in failed)
+        raise OSError(f"cannot write {names} to {folder}: {next(iter(failed.values()))}")
     (folder / SO_FAR).unlink(missing_ok=True)
     return list(files)
 

@@ -96,6 +96,31 @@ def test_another_evaluation_is_not_overwritten(tmp_path):
         enter(folder, CONFIGURATION)
 
 
+class Killed(BaseException):
+    """What ends a write in the middle of it."""
+
+
+@pytest.mark.parametrize("written", range(5))
+def test_a_kill_between_two_files_leaves_a_folder_to_the_same_evaluation_alone(tmp_path, monkeypatch, written):
+    real, names = results.write_atomic, []
+
+    def write_some(path, data):
+        if path.parent == tmp_path and len(names) == written:
+            raise Killed
+        names.append(path.name)
+        real(path, data)
+
+    monkeypatch.setattr(results, "write_atomic", write_some)
+    with pytest.raises(Killed):
+        write(tmp_path, result())
+    assert len(names) == written
+    monkeypatch.undo()
+    if written:
+        with pytest.raises(InputError, match="other horizon"):
+            enter(tmp_path, {**CONFIGURATION, "horizon": 30})
+    assert len(write(tmp_path, result())) == 5
+
+
 def test_a_place_that_cannot_be_used(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot use"):

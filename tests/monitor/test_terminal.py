@@ -48,7 +48,7 @@ def test_one_run_that_is_well_names_its_lines(tmp_path):
     assert lines[-1] == "Nothing to warn of."
 
 
-@pytest.mark.parametrize("height", [3, 12, 24, 60])
+@pytest.mark.parametrize("height", [3, 12, 21, 22, 23, 24, 60])
 @pytest.mark.parametrize("width", [40, 80, 200])
 def test_it_fits_the_terminal(sweep, width, height):
     lines = shown(sweep, width, height)
