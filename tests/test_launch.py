@@ -103,14 +103,14 @@ def program(tmp_path, monkeypatch):
         path = tmp_path / "python"
         path.write_text(PROGRAM.format(python=sys.executable, folder=str(tmp_path), body=body))
         path.chmod(0o755)
-        monkeypatch.setattr(launch, "GRACE_SECONDS", 0.3)
         monkeypatch.setattr(launch.sys, "executable", str(path))
         return tmp_path
 
     return made
 
 
-def test_each_process_is_told_which_one_it_is_and_has_its_cores(program):
+def test_each_process_is_told_which_one_it_is_and_has_its_cores(program, monkeypatch):
+    monkeypatch.setattr(launch, "GRACE_SECONDS", 60.0)  # the machine may be busy
     folder = program("")
     assert launch.run(3, ["train", "--seed=1"]) == 0
     cores = sorted(os.sched_getaffinity(0))
@@ -128,8 +128,9 @@ def test_each_process_is_told_which_one_it_is_and_has_its_cores(program):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_is_passed_on_once_and_the_processes_have_their_time(program, number):
+def test_a_signal_is_passed_on_once_and_the_processes_have_their_time(program, number, monkeypatch):
     """One ends at once, and the other saves for longer than a failure of the first would leave it."""
+    monkeypatch.setattr(launch, "GRACE_SECONDS", 0.3)
     folder = program(
         f"signal.signal({int(number)}, lambda number, frame: caught.append(number))\n"
         "(folder / f'ready-{index}').touch()\n"
@@ -170,6 +171,7 @@ def test_no_process_outlives_the_launcher(program, monkeypatch):
 
 def test_the_command_ends_with_the_status_of_what_failed(program, monkeypatch, capsys):
     program("sys.exit(7 * index)")
+    monkeypatch.setattr(launch, "GRACE_SECONDS", 60.0)
     for words, status, said in ((["2", "--", "train"], 7, ""), (["2", "plot"], 2, "launch: after the number")):
         monkeypatch.setattr(sys, "argv", ["launch", *words])
         assert launch.main() == status

@@ -90,13 +90,16 @@ def test_a_disk_that_fills_up_costs_what_was_not_saved_and_nothing_else(small_di
     workdir = small_disk / "run"
     with pytest.raises((CheckpointError, OSError), match="No space left on device"):
         run(workdir, AtStep(6, lambda: fill(small_disk)))
-    assert finished_steps(workdir / "checkpoints") == [2]
-    assert load_pretrained(workdir).card["outer_steps"] == 2
+    # On a busy machine the checkpoint of step 4 may still be on its way to the disk, or its export may.
+    done = sorted(finished_steps(workdir / "checkpoints"))
+    assert done in ([2], [2, 4])
+    assert load_pretrained(workdir).card["outer_steps"] in done
     with pytest.raises(InputError, match=r"0\.0 MiB free|No space left"):
         run(workdir)
     (small_disk / "full").unlink()
     validator = AtStep()
-    next(validator.scores)
+    for _ in range(done[-1] // 2):  # validations that were before it
+        next(validator.scores)
     assert run(workdir, validator).finished
     assert list(map(without_times, rows_of(workdir))) == list(map(without_times, rows_of(whole)))
     for name in ("export", "export-best"):
