@@ -28,7 +28,7 @@ from lopt.compile_cache import HELP, keep_programs
 from lopt.distributed import num_cores
 from lopt.evaluation.baselines import BASELINES, DEFAULT
 from lopt.evaluation.evaluate import evaluate
-from lopt.evaluation.folder import track_results
+from lopt.evaluation.folder import folder_lock, track_results
 from lopt.evaluation.protocol import MIN_HORIZON
 from lopt.evaluation.request import PROTOCOL
 from lopt.evaluation.sweeps import axes
@@ -107,29 +107,31 @@ def main(argv: list[str]) -> int:
     cluster.connect(_DISTRIBUTED.value, _PEER_TIMEOUT.value, "meta_eval")
     pretrained = load_pretrained(_CHECKPOINT.value, optimizer=_OPTIMIZER.value)
     out = Path(_OUT.value) if _OUT.value else default_folder(pretrained, _CHECKPOINT.value, _HORIZON.value)
-    report = evaluate(
-        pretrained,
-        _TASKS.value,
-        horizon=_HORIZON.value,
-        num_seeds=_NUM_SEEDS.value,
-        seed=_SEED.value,
-        split=_SPLIT.value,
-        baselines=_BASELINES.value,
-        protocol=_PROTOCOL.value,
-        learned=_LEARNED.value,
-        sweep=_SWEEP.value,
-        cache=_CACHE.value,
-        devices=_DEVICES.value,
-        data_dir=_DATA_DIR.value,
-        out=out,
-        overwrite=_OVERWRITE.value,
-        about={"checkpoint": _CHECKPOINT.value, "command": shlex.join(["python", "-m", "lopt", "eval", *sys.argv[1:]])},
-    )
-    if processes.is_first():
-        print(f"\n{report}", flush=True)
-        files = report.write(out, overwrite=_OVERWRITE.value)
-        track_results(out, report.summary, _WANDB.value)
-        print(f"{', '.join(files)} in {out}")
+    command = shlex.join(["python", "-m", "lopt", "eval", *sys.argv[1:]])
+    with folder_lock(out) as lock:  # until everything is written
+        report = evaluate(
+            pretrained,
+            _TASKS.value,
+            horizon=_HORIZON.value,
+            num_seeds=_NUM_SEEDS.value,
+            seed=_SEED.value,
+            split=_SPLIT.value,
+            baselines=_BASELINES.value,
+            protocol=_PROTOCOL.value,
+            learned=_LEARNED.value,
+            sweep=_SWEEP.value,
+            cache=_CACHE.value,
+            devices=_DEVICES.value,
+            data_dir=_DATA_DIR.value,
+            out=lock,
+            overwrite=_OVERWRITE.value,
+            about={"checkpoint": _CHECKPOINT.value, "command": command},
+        )
+        if processes.is_first():
+            print(f"\n{report}", flush=True)
+            files = report.write(lock, overwrite=_OVERWRITE.value)
+            track_results(out, report.summary, _WANDB.value)
+            print(f"{', '.join(files)} in {out}")
     cluster.part()
     return 0
 

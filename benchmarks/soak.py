@@ -35,7 +35,7 @@ MOST_WRITES = 12  # which of the writes of a command an aimed kill hits, at most
 MOST_DELAY = 0.03  # seconds from the beginning of that write to the kill
 LOG = "log.txt"
 LIBRARIES = (  # that the commands load
-    *("benchmarks.soak", "absl.app", "filelock", "matplotlib.figure", "orbax.checkpoint.v1", "rich.logging", "scipy"),
+    *("benchmarks.killed", "absl.app", "filelock", "matplotlib.figure", "rich.logging", "scipy"),
     *("tensorflow_datasets", "lopt.meta_training.sweep", "lopt.evaluation.evaluate", "lopt.validation.validator"),
 )
 STUCK_SECONDS = 300.0  # after which a command that does not end counts as one that hangs

@@ -62,6 +62,7 @@ from lopt.evaluation.runs import Learned, train
 from lopt.figures import to_png
 from lopt.files import write_atomic
 from lopt.horizons import Horizon
+from lopt.locks import FolderLock
 from lopt.meta_training.objective import LOSS_CAP, Objective
 from lopt.meta_training.outer import MetaTraining, OuterOptimizer
 from lopt.meta_training.progress import Progress
@@ -263,10 +264,11 @@ def main(arguments: list[str] | None = None) -> int:
     args = parser.parse_args(arguments)
     out = args.out or (Path(tempfile.mkdtemp()) if args.quick else Path("results")) / "learned_optimizer"
     out.mkdir(parents=True, exist_ok=True)
-    with jax.enable_x64(False):
+    with FolderLock(out, "give another --out") as lock, jax.enable_x64(False):
+        lock.take()
         numbers, figure = _numbers(args.quick)
-    write_atomic(out / "numbers.json", json.dumps(numbers, indent=2, allow_nan=False) + "\n")
-    write_atomic(out / "figure.png", to_png(figure))
+        write_atomic(out / "numbers.json", json.dumps(numbers, indent=2, allow_nan=False) + "\n")
+        write_atomic(out / "figure.png", to_png(figure))
     print(report.table(numbers))
     print(f"{numbers['seconds']:.0f} s, {out}/numbers.json, {out}/figure.png")
     return 0 if numbers["holds"] else 1

@@ -16,6 +16,7 @@ from experiments.common import Job, Run, run_all
 from lopt.evaluation.curve_plots import DPI
 from lopt.figures import to_png
 from lopt.files import write_atomic
+from lopt.locks import FolderLock
 from lopt.names import InputError
 from lopt.version import versions
 
@@ -104,13 +105,14 @@ def main(experiment: Experiment, description: str, arguments: list[str] | None =
     out = args.out or (Path(tempfile.mkdtemp()) if args.quick else Path("results")) / experiment.name
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with jax.enable_x64(experiment.x64):
+        with FolderLock(out, "give another --out") as lock, jax.enable_x64(experiment.x64):
+            lock.take()  # else the numbers of one seed could end beside the figure of another
             numbers, figure = _measure(experiment, args.quick, args.seed)
+            write_atomic(out / "numbers.json", json.dumps(numbers, indent=2, allow_nan=False) + "\n")
+            write_atomic(out / "figure.png", to_png(figure))
     except (InputError, OSError) as error:
         Console(stderr=True).print(f"error: {error}", highlight=False, markup=False, soft_wrap=True)
         return 2
-    write_atomic(out / "numbers.json", json.dumps(numbers, indent=2, allow_nan=False) + "\n")
-    write_atomic(out / "figure.png", to_png(figure))
     print(table(numbers))
     print(f"{numbers['seconds']:.0f} s, {out}/numbers.json, {out}/figure.png")
     return 0 if numbers["holds"] else 1

@@ -123,6 +123,7 @@ def connect(told: str | None, timeout: int, command: str) -> bool:
         signal.signal(signal.SIGTERM, before)  # JAX catches it, and does nothing with it
         with _quiet_output():
             processes.gather(np.zeros(1, np.int32))  # connects all with all
+            processes.connect_devices()
     if not processes.is_first():
         logging.getLogger().setLevel(logging.ERROR)
     return processes.number() > 1

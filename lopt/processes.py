@@ -69,6 +69,14 @@ def gather(row: np.ndarray) -> np.ndarray:
     return np.asarray(_on_all(_stacked(row), _mesh()))
 
 
+def connect_devices() -> None:
+    """Connects each device of this run with all others, which else happens at the first sum over all of them."""
+    mesh = Mesh(np.array(jax.devices()), ("devices",))
+    sharding, shape = NamedSharding(mesh, PartitionSpec("devices")), (len(jax.devices()),)
+    rows = jax.make_array_from_callback(shape, sharding, lambda index: np.zeros(1, np.int32))
+    _on_all(rows, mesh).block_until_ready()
+
+
 def array_of_first(array: np.ndarray) -> np.ndarray:
     """The array that the first process has given, to the last bit; the others give one of the same shape and type."""
     if number() == 1 or not array.size:

@@ -3,12 +3,16 @@
 import os
 import re
 import shlex
+import signal
 import subprocess
+import time
 from pathlib import Path
 
+import jax
 import pytest
 import yaml
 
+from lopt import cluster, processes
 from lopt.cluster import Place, check_alone, read_place
 from lopt.names import InputError
 from tests.test_imports import ROOT
@@ -21,6 +25,8 @@ FILES = ROOT / "docs" / "cluster"
     [
         ("10.0.0.1:6721,4,0", Place("10.0.0.1:6721", 4, 0)),
         ("node7:80,1000,999", Place("node7:80", 1000, 999)),
+        ("h:1,1,0", Place("h:1", 1, 0)),
+        ("h:65535,2,1", Place("h:65535", 2, 1)),
         ("[fd00::1]:6721,2,1", Place("[fd00::1]:6721", 2, 1)),
         ("true", None),
     ],
@@ -29,8 +35,8 @@ def test_a_place_is_read(text, place):
     assert read_place(text) == place
 
 
-@pytest.mark.parametrize("text", ["", "2", "host,2,0", "host:x,2,0", "host:70000,2,0", ":80,2,0", "h:80,2", "h:80,2,2",
-                                  "h:80,0,0", "h:80,2,-1", "h:80,a,0", "h:80,2,0,1"])  # fmt: skip
+@pytest.mark.parametrize("text", ["", "2", "host,2,0", "host:x,2,0", "h:0,2,0", "h:65536,2,0", ":80,2,0", "h:80,2",
+                                  "h:80,2,2", "h:80,0,0", "h:80,2,-1", "h:80,a,0", "h:80,2,0,1"])  # fmt: skip
 def test_a_bad_place_is_refused_with_its_form(text):
     with pytest.raises(InputError, match=r"HOST:PORT,NUM,ID.*10\.0\.0\.1:6721,4,0"):
         read_place(text)
@@ -60,10 +66,76 @@ def test_a_process_of_a_cluster_says_what_it_sees_and_what_to_write(environ, see
 @pytest.mark.parametrize(
     "environ",
     [{}, SLURM | {"SLURM_NTASKS": "1"}, {"SLURM_JOB_ID": "7"}, OMPI | {"OMPI_COMM_WORLD_SIZE": "1"},
-     {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}],
+     {"PMI_SIZE": "0", "PMI_RANK": "0"}, {"KUBERNETES_SERVICE_HOST": "10.0.0.1"}],
 )  # fmt: skip
 def test_a_process_by_itself_is_left_alone(environ):
     check_alone(environ)
+
+
+@pytest.fixture
+def joined(monkeypatch):
+    """What `jax.distributed.initialize` was given; and `os._exit`, where it was called. No process is joined."""
+    given: dict[str, object] = {}
+
+    def initialize(**settings):
+        given.update(settings)
+        signal.signal(signal.SIGTERM, lambda number, frame: None)  # as JAX does
+        time.sleep(given.get("takes", 0.0))
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    noise = b"[Gloo] Rank 0 is connected\n"
+    monkeypatch.setattr(processes, "gather", lambda row: os.write(1, noise))
+    monkeypatch.setattr(processes, "connect_devices", lambda: os.write(1, noise))
+    monkeypatch.setattr(os, "_exit", lambda status: given.update(exit=status))
+    for name in {**SLURM, **OMPI, **POD, "PMI_SIZE": "", "JAX_COORDINATOR_ADDRESS": ""}:
+        monkeypatch.delenv(name, raising=False)
+    return given
+
+
+def test_who_is_not_told_to_join_works_alone_or_is_asked(joined, monkeypatch):
+    assert cluster.connect(None, 60, "x") is False
+    for name, value in SLURM.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match="Slurm has started"):
+        cluster.connect(None, 60, "x")
+    assert cluster.connect("false", 60, "x") is False
+    assert joined == {}
+
+
+def test_joining_leaves_signals_output_and_time_as_they_were(joined, capfd):
+    before = signal.getsignal(signal.SIGTERM)
+    assert cluster.connect("h:80,2,1", 0.2, "x") is False  # as nobody has really come
+    os.write(1, b"after\n")  # the output itself: `print` may have been given another one
+    time.sleep(0.4)  # in which a clock that still ran would end the process
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert capfd.readouterr() == ("after\n", "")
+    assert joined.pop("initialization_timeout") > 0.2
+    wanted = {"coordinator_address": "h:80", "num_processes": 2, "process_id": 1, "heartbeat_timeout_seconds": 0.2}
+    assert joined == wanted
+    joined.clear()
+    cluster.connect("true", 60, "x")
+    assert (joined["process_id"], "coordinator_address" in joined) == (None, False)
+
+
+def test_who_waits_in_vain_ends_with_what_to_do(joined, capfd):
+    joined["takes"] = 0.5
+    cluster.connect("h:80,2,1", 0.1, "x")
+    assert joined["exit"] == cluster.LOST
+    assert capfd.readouterr().err.startswith("x: process 1 of 2 has waited 0.1 s for the others at h:80, and not all")
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_a_failure_ends_one_of_several_at_once(joined, first, monkeypatch):
+    """The first one gives the others a second, in which they hear of it."""
+    slept = []
+    monkeypatch.setattr(cluster.time, "sleep", slept.append)
+    assert cluster.leave(3) == 3  # alone: its command ends it
+    assert (joined, slept) == ({}, [])
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(processes, "is_first", lambda: first)
+    cluster.leave(3)
+    assert joined == {"exit": 3}
+    assert bool(slept) == first
 
 
 def lopt_flags(words):

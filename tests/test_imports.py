@@ -31,6 +31,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "lopt.extras": ("lopt.names",),
     "lopt.version": (),
     "lopt.files": (),
+    "lopt.locks": ("lopt.names",),
     "lopt.npz": ("lopt.names",),
     "lopt.figures": (),
     "lopt.page": (),
@@ -58,7 +59,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "lopt.meta_training": (
         *(*SETTINGS, "lopt.files", "lopt.figures", "lopt.trees", "lopt.seeds", "lopt.inner_step", "lopt.horizons"),
         *("lopt.distributed", "lopt.tracking", "lopt.pool", "lopt.optimizers", "lopt.estimators", "lopt.trained"),
-        *("lopt.extras", "lopt.own", "lopt.validation", "lopt.processes", "lopt.version"),
+        *("lopt.extras", "lopt.own", "lopt.validation", "lopt.processes", "lopt.version", "lopt.locks"),
     ),
     "lopt.validation": (  # the one door from meta-training to evaluation
         *(*SETTINGS, "lopt.version", "lopt.distributed", "lopt.evaluation"),
@@ -66,11 +67,12 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "lopt.evaluation": (
         *(*SETTINGS, "lopt.version", "lopt.files", "lopt.figures", "lopt.trees", "lopt.seeds", "lopt.inner_step"),
         *("lopt.distributed", "lopt.extras", "lopt.tracking", "lopt.own", "lopt.trained", "lopt.pool", "lopt.page"),
-        *("lopt.processes", "lopt.npz"),
+        *("lopt.processes", "lopt.npz", "lopt.locks"),
     ),
     "lopt.inspect": (
         *(*SETTINGS, "lopt.interrupts", "lopt.extras", "lopt.compile_cache", "lopt.files", "lopt.figures"),
         "lopt.trained",
+        "lopt.locks",
     ),
     "lopt.monitor": (
         *("lopt.names", "lopt.interrupts", "lopt.extras", "lopt.files", "lopt.figures", "lopt.page"),

@@ -193,6 +193,17 @@ def test_a_killed_peer_is_noticed_at_once(lost):
         assert both[1].returncode in (LOST, -signal.SIGABRT), messages
 
 
+def test_what_they_tell_each_other():
+    """Every function by itself: a training that misses one goes on for long, with numbers that are nearly right."""
+    port, pipes = free_port(), {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    commands = [[sys.executable, "-m", "tests.told_between_processes", f"127.0.0.1:{port},2,{i}"] for i in range(2)]
+    both = [subprocess.Popen(command, cwd=ROOT, env=SET_UP, **pipes) for command in commands]
+    with ended(both):
+        said = [process.communicate(timeout=200) for process in both]
+    assert [out for out, _ in said] == ["all is told\n"] * 2, said
+    assert [process.returncode for process in both] == [0, 0], said
+
+
 def test_a_peer_that_never_comes(tmp_path):
     process = start(0, free_port(), *flags(PLAIN, workdir=tmp_path / "run", peer_timeout=2))
     output, messages = process.communicate(timeout=200)

@@ -1,11 +1,12 @@
 """Commands that are killed a few times end with what an undisturbed one leaves; `make soak` kills them more often."""
 
+import importlib.util
 import random
 
 import pytest
 
 from benchmarks.killed import COMMANDS, cut_writes
-from benchmarks.soak import Life, Outcome, draw_moment, report, soak
+from benchmarks.soak import LIBRARIES, Life, Outcome, draw_moment, report, soak
 
 KILLS = 2
 
@@ -37,6 +38,11 @@ def test_what_a_kill_has_cut_is_seen(tmp_path):
     for torn in ('{"step": 3}\n', '{"st'):
         (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2}\n' + torn)
         assert cut_writes(tmp_path) == {"metrics"}
+
+
+def test_all_that_is_loaded_once_is_there():
+    """The server of forks is silent about a name that it cannot find, and each start then loads it again."""
+    assert [name for name in LIBRARIES if importlib.util.find_spec(name) is None] == []
 
 
 def test_moments_are_aimed_at_the_writes_that_there_are():

@@ -1,5 +1,6 @@
 """The front door: one call compares a trained optimizer with tuned baselines. `meta_eval.py` is its command."""
 
+import contextlib
 import functools
 import json
 import os
@@ -12,7 +13,7 @@ from lopt.evaluation.affordable import check_affordable
 from lopt.evaluation.baselines import DEFAULT, Baseline, parse_baselines
 from lopt.evaluation.cache import EvaluationCache
 from lopt.evaluation.contestants import Contestant, as_pretrained
-from lopt.evaluation.folder import check_folder, keep_so_far
+from lopt.evaluation.folder import keep_so_far, open_folder
 from lopt.evaluation.plan import make_plan
 from lopt.evaluation.protocol import Evaluation
 from lopt.evaluation.report import Report
@@ -81,7 +82,8 @@ def evaluate(
       devices: number of devices of a process that share the runs; None for all.
       data_dir: folder of the data sets; None for the default.
       out: folder that `Report.write` will be given: it is checked before the first training, and after every task the
-        runs so far are kept in it.
+        runs so far are kept in it. Other evaluations are kept out of it until this one ends; with the folder's
+        `FolderLock`, until that ends.
       overwrite: whether that folder may hold the results of another evaluation.
       about: what the report says about its origin, such as `command`.
       say: is told of the progress, line by line; None for silence.
@@ -116,11 +118,12 @@ def evaluate(
         read_stops(axes, evaluation, families, data_dir),
     )
     data, pool_data = _checked_data(request, [Path(folder) for folder in (out, cache) if folder])
-    if out is not None:
-        folder, configuration = Path(out), request.configuration()
-        # Last, as it makes the folder.
-        processes.first_does(lambda: check_folder(folder, configuration, overwrite=overwrite))
-    return _run(request, data, pool_data, out, say, dict(about or {}))
+    with contextlib.ExitStack() as stack:
+        if out is not None:
+            opened = open_folder(out, request.configuration(), overwrite=overwrite)
+            # Last, as it makes the folder.
+            processes.first_does(lambda: stack.enter_context(opened))
+        return _run(request, data, pool_data, out, say, dict(about or {}))
 
 
 def _checked_data(

@@ -1,5 +1,6 @@
 """The files of an evaluation: curves.npz with its runs, scores.csv, summary.json, pictures, report.html."""
 
+import contextlib
 import csv
 import io
 import json
@@ -15,6 +16,7 @@ from lopt.evaluation.measures import MEASURES
 from lopt.evaluation.ratios import log_ratios
 from lopt.evaluation.results import Curves, TaskResult, entry_arrays, entry_of
 from lopt.files import check_writable, write_atomic
+from lopt.locks import FolderLock
 from lopt.names import InputError
 from lopt.npz import pack, unpack
 
@@ -32,24 +34,38 @@ SO_FAR = "curves.so_far.npz"
 PLAIN = ("num_params", "horizon", "seeds", "tuning_seeds", "warnings")
 
 
-def check_folder(folder: Path, configuration: Mapping[str, Any], *, overwrite: bool = False) -> None:
-    """Makes the folder of an evaluation, and refuses one that holds the files of another.
+def folder_lock(folder: str | os.PathLike) -> FolderLock:
+    """What keeps other evaluations out of the folder of one: they would overwrite each other's files."""
+    return FolderLock(folder, "choose another folder with --out")
+
+
+@contextlib.contextmanager
+def open_folder(
+    folder: str | os.PathLike, configuration: Mapping[str, Any], *, overwrite: bool = False
+) -> Iterator[None]:
+    """Makes the folder of an evaluation, refuses one that holds the files of another, and keeps others out of it.
 
     Args:
-      folder: the folder.
+      folder: the folder, which others are kept out of until the block ends; or its `FolderLock`, until that ends.
       configuration: plain values that decide the numbers; an evaluation with equal ones may be replaced.
       overwrite: whether any other evaluation may be replaced, too.
 
     Raises:
-      InputError: the folder holds another evaluation, or cannot be made or written.
+      InputError: the folder holds another evaluation, is in use, or cannot be made or written.
     """
+    with contextlib.nullcontext(folder) if isinstance(folder, FolderLock) else folder_lock(folder) as lock:
+        _check_folder(lock, configuration, overwrite)
+        yield
+
+
+def _check_folder(lock: FolderLock, configuration: Mapping[str, Any], overwrite: bool) -> None:
+    folder = Path(lock)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        lock.take()
         there = [name for name in FILES if (folder / name).exists()]
         check_writable(folder)
-        old = json.loads((folder / SUMMARY).read_bytes())["configuration"] if SUMMARY in there else None
-    except (ValueError, KeyError, TypeError, RecursionError):
-        old = None
+        old = _configuration(folder)
     except OSError as error:
         raise InputError(f"cannot use {folder} for the results: {error}") from error
     now = json.loads(json.dumps(configuration))
@@ -62,6 +78,14 @@ def check_folder(folder: Path, configuration: Mapping[str, Any], *, overwrite: b
     raise InputError(f"{folder} holds another evaluation {reason}: choose another folder with --out, or --overwrite it")
 
 
+def _configuration(folder: Path) -> Any:
+    """That of the evaluation whose files are there; None where it cannot be told."""
+    try:
+        return json.loads((folder / SUMMARY).read_bytes())["configuration"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
 def write_results(
     folder: Path,
     results: Mapping[str, TaskResult],
@@ -70,7 +94,7 @@ def write_results(
     configuration: Mapping[str, Any],
     pictures: Mapping[str, bytes],
 ) -> list[str]:
-    """Writes all files into a folder that `check_folder` has passed; each is replaced in one step.
+    """Writes all files into a folder that `open_folder` has passed; each is replaced in one step.
 
     Args:
       folder: the folder.
@@ -96,13 +120,15 @@ def write_results(
     files = {CURVES: pack_results(results), SCORES: text.getvalue(), SUMMARY: summary, **pictures}
     files[REPORT] = render(dict(content), pictures)
     failed: dict[str, OSError] = {}
-    for name, data in files.items():
+    # The summary first: it says whose files these are, so that the same command may go on where this one was killed.
+    for name in sorted(files, key=lambda name: name != SUMMARY):
         try:
-            write_atomic(folder / name, data)
+            write_atomic(folder / name, files[name])
         except OSError as error:
             failed[name] = error
     if failed:
-        raise OSError(f"cannot write {', '.join(failed)} to {folder}: {next(iter(failed.values()))}")
+        names = ", ".join(name for name in files if name in failed)
+        raise OSError(f"cannot write {names} to {folder}: {next(iter(failed.values()))}")
     (folder / SO_FAR).unlink(missing_ok=True)
     return list(files)
 

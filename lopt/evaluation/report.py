@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lopt.evaluation.budget_plots import draw_targets, draw_trials
 from lopt.evaluation.curve_plots import draw
-from lopt.evaluation.folder import AGGREGATE, PICTURE, TARGETS, TRIALS, check_folder, write_results
+from lopt.evaluation.folder import AGGREGATE, PICTURE, TARGETS, TRIALS, open_folder, write_results
 from lopt.evaluation.results import TaskResult
 from lopt.evaluation.score_plots import draw_aggregate, draw_sweep
 from lopt.evaluation.scores import TaskScores
@@ -60,14 +60,14 @@ class Report:
           The names of the files.
 
         Raises:
-          InputError: the folder holds another evaluation, or cannot be used.
+          InputError: the folder holds another evaluation, is in use by one, or cannot be used.
           OSError: a file could not be written; the others are there.
         """
         need("a report", "matplotlib")
-        check_folder(Path(folder), self.configuration, overwrite=overwrite)
-        return write_results(
-            Path(folder), self.results, self.summary, configuration=self.configuration, pictures=self._pictures()
-        )
+        with open_folder(folder, self.configuration, overwrite=overwrite):
+            return write_results(
+                Path(folder), self.results, self.summary, configuration=self.configuration, pictures=self._pictures()
+            )
 
     def __str__(self) -> str:
         return f"{self.table()}\n\n{self.summary['headline']}"

@@ -25,6 +25,7 @@ from lopt.compile_cache import HELP, keep_programs
 from lopt.figures import to_png
 from lopt.files import write_atomic
 from lopt.inspect.probes import DRAWS, HISTORY, Memory, Training, remember, response, train
+from lopt.locks import FolderLock
 from lopt.names import InputError
 from lopt.trained.pretrained import Pretrained, load_pretrained
 
@@ -177,7 +178,8 @@ def main(arguments: list[str] | None = None) -> int:
         keep_programs(args.compile_cache)
         pretrained = load_pretrained(args.path, optimizer=args.optimizer)
         folder = _output_folder(Path(args.out or Path("runs", f"inspect-{pretrained.name}")))
-        with jax.enable_x64(False):  # rules compute in float32, as in `as_optax`
+        with FolderLock(folder, "give another --out") as lock, jax.enable_x64(False):  # rules compute in float32
+            lock.take()  # else the pictures of two optimizers could be mixed
             _write_pictures(pretrained, folder, args.steps)
     except (InputError, OSError) as error:
         print(f"inspect: {error}", file=sys.stderr)

@@ -1,7 +1,6 @@
 """A run's folder: who uses it, which config it belongs to, and whether everything that it should hold is there."""
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lopt.files import SEAL, write_atomic
+from lopt.locks import FolderLock
 from lopt.names import InputError
 
 CONFIG, METRICS, RECORD, CHECKPOINTS = "config.json", "metrics.jsonl", "run.json", "checkpoints"
@@ -43,7 +43,8 @@ def open_workdir(
     with contextlib.ExitStack() as stack:
         with _explained(workdir):
             workdir.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(_only_user_of(workdir))
+            # Two runs in one workdir would overwrite each other's checkpoints.
+            stack.enter_context(FolderLock(workdir, "take another workdir")).take()
             _check_writable(workdir, needed_bytes)
         check_config(workdir, config, may_change, defaults)
         yield
@@ -157,16 +158,3 @@ def _explained(workdir: Path) -> Iterator[None]:
         raise InputError(
             f"cannot use the workdir {workdir}: {reason}. Choose a folder that you may write to."
         ) from error
-
-
-@contextlib.contextmanager
-def _only_user_of(workdir: Path) -> Iterator[None]:
-    """Two runs in one workdir would overwrite each other's checkpoints."""
-    with open(workdir / ".lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(f"another run is using {workdir}: wait for it, or take another workdir") from None
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield

@@ -16,8 +16,13 @@ from tests.evaluation.test_scores import constant, result, untuned
 CONFIGURATION = {"horizon": 100, "tasks": ("bowl",)}
 
 
+def enter(folder, configuration, **options):
+    with results.open_folder(folder, configuration, **options):
+        pass
+
+
 def write(folder, task):
-    results.check_folder(folder, CONFIGURATION)
+    enter(folder, CONFIGURATION)
     about = {"title": "x", "optimizer": "y", "checkpoint": "z", "theta_sha256": "0", "command": "c"}
     about |= {"created": "2026-01-01", "versions": {}, "hardware": "2 x cpu"}
     about |= {"setting": {"horizon": 100, "num_seeds": 2, "seed": 0, "split": "valid"}}
@@ -82,19 +87,44 @@ def test_another_evaluation_is_not_overwritten(tmp_path):
     write(folder, result())  # the same one may be
     other = {**CONFIGURATION, "horizon": 30}
     with pytest.raises(InputError, match=r"other horizon.*--overwrite"):
-        results.check_folder(folder, other)
-    results.check_folder(folder, other, overwrite=True)
-    results.check_folder(folder, {**CONFIGURATION, "setting_of_a_later_version": 1})
+        enter(folder, other)
+    enter(folder, other, overwrite=True)
+    enter(folder, {**CONFIGURATION, "setting_of_a_later_version": 1})
 
     (folder / results.SUMMARY).unlink()
     with pytest.raises(InputError, match=r"curves\.npz"):  # whose they are is not known
-        results.check_folder(folder, CONFIGURATION)
+        enter(folder, CONFIGURATION)
+
+
+class Killed(BaseException):
+    """What ends a write in the middle of it."""
+
+
+@pytest.mark.parametrize("written", range(5))
+def test_a_kill_between_two_files_leaves_a_folder_to_the_same_evaluation_alone(tmp_path, monkeypatch, written):
+    real, names = results.write_atomic, []
+
+    def write_some(path, data):
+        if path.parent == tmp_path and len(names) == written:
+            raise Killed
+        names.append(path.name)
+        real(path, data)
+
+    monkeypatch.setattr(results, "write_atomic", write_some)
+    with pytest.raises(Killed):
+        write(tmp_path, result())
+    assert len(names) == written
+    monkeypatch.undo()
+    if written:
+        with pytest.raises(InputError, match="other horizon"):
+            enter(tmp_path, {**CONFIGURATION, "horizon": 30})
+    assert len(write(tmp_path, result())) == 5
 
 
 def test_a_place_that_cannot_be_used(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="cannot use"):
-        results.check_folder(tmp_path / "file", CONFIGURATION)
+        enter(tmp_path / "file", CONFIGURATION)
 
 
 @pytest.mark.parametrize("keep", [0, 100])

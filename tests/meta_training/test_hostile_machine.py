@@ -11,7 +11,7 @@ import pytest
 
 from lopt.distributed import PairLayout
 from lopt.evaluation.cache import EvaluationCache
-from lopt.evaluation.folder import check_folder
+from lopt.evaluation.folder import open_folder
 from lopt.meta_training.attempt import Invocation
 from lopt.meta_training.checkpoint import CheckpointError
 from lopt.meta_training.config import MetaTrainConfig
@@ -90,19 +90,22 @@ def test_a_disk_that_fills_up_costs_what_was_not_saved_and_nothing_else(small_di
     workdir = small_disk / "run"
     with pytest.raises((CheckpointError, OSError), match="No space left on device"):
         run(workdir, AtStep(6, lambda: fill(small_disk)))
-    assert finished_steps(workdir / "checkpoints") == [2]
-    assert load_pretrained(workdir).card["outer_steps"] == 2
+    # On a busy machine the checkpoint of step 4 may still be on its way to the disk, or its export may.
+    done = sorted(finished_steps(workdir / "checkpoints"))
+    assert done in ([2], [2, 4])
+    assert load_pretrained(workdir).card["outer_steps"] in done
     with pytest.raises(InputError, match=r"0\.0 MiB free|No space left"):
         run(workdir)
     (small_disk / "full").unlink()
     validator = AtStep()
-    next(validator.scores)
+    for _ in range(done[-1] // 2):  # validations that were before it
+        next(validator.scores)
     assert run(workdir, validator).finished
     assert list(map(without_times, rows_of(workdir))) == list(map(without_times, rows_of(whole)))
     for name in ("export", "export-best"):
         theta, wanted = ((folder / name / "theta.safetensors").read_bytes() for folder in (workdir, whole))
         assert theta == wanted
-    assert sorted(path.name for path in workdir.iterdir() if path.name.startswith(".")) == [".lock"]
+    assert not any(path.name.startswith(".") for path in workdir.iterdir())
 
 
 @pytest.fixture
@@ -130,7 +133,7 @@ def closed_folder(monkeypatch, tmp_path):
 WRITERS = {
     "a run": (lambda folder: run(folder), "cannot use the workdir .*Permission denied"),
     "a run in a new folder": (lambda folder: run(folder / "new"), "cannot use the workdir .*Permission denied"),
-    "an evaluation": (lambda folder: check_folder(folder, {}), "cannot use .*Permission denied"),
+    "an evaluation": (lambda folder: open_folder(folder, {}).__enter__(), "cannot use .*Permission denied"),
     "a cache": (lambda folder: EvaluationCache(folder).check(), "cannot write to the cache .*Permission denied"),
     "data": (lambda folder: datasets.prepare("wine", folder), "cannot write data set 'wine' .*Permission denied"),
 }

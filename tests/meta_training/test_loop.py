@@ -129,7 +129,7 @@ def test_one_run_a_workdir(tmp_path):
 
     with open(tmp_path / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(InputError, match="another run is using"):
+        with pytest.raises(InputError, match="another command is using"):
             run(tmp_path)
     assert not (tmp_path / "config.json").exists()
 

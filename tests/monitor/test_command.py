@@ -1,5 +1,6 @@
 """The command: the files it writes, what it prints, that it goes on and ends, and what it refuses."""
 
+import contextlib
 import os
 import re
 import select
@@ -60,6 +61,7 @@ def test_where_there_is_no_terminal_it_is_printed_once(run, capsys):
         (["RUN", "--png=ABSENT/x.png"], "there is no folder"),
         (["RUN", "--every=0"], "seconds between looks, at least 0.1"),
         (["RUN", "--every=nan"], "seconds between looks, at least 0.1"),
+        (["RUN", "--every=inf"], "seconds between looks, at least 0.1"),
         (["RUN", "--serve", "--png=x.png"], "ask for one of the two"),
         (["RUN", "--port=1"], "--host and --port belong to --serve"),
         (["RUN", "--serve", "--port=99999"], "--port=99999: a port is a number from 0 to 65535"),
@@ -91,9 +93,14 @@ def test_flags_that_are_mistyped(run, capsys):
 LISTEN = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
 
 
+@contextlib.contextmanager
 def started(*arguments, **more):
     command = [sys.executable, "-c", LISTEN, sys.executable, "-m", "lopt.monitor", *arguments]
-    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, **more)
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, **more) as process:
+        try:
+            yield process
+        finally:
+            process.kill()  # else a test that fails would wait for it
 
 
 def test_it_serves_until_ctrl_c(run):

@@ -37,6 +37,7 @@ WELL = {
     "well": rows(100),
     "near its best": validated(0.5, 0.6),
     "never capped less": changed(200, 1, capped=0.2),
+    "hardly capped more": [row(step, capped=0.19 if step < 150 else 0.2395) for step in range(1, 201)],
     "recovered from illness": changed(20, 1, left_out=1.0)[:10] + rows(20)[10:],
     "of another version": [{"step": step, "meta_loss": 0.5} for step in range(1, 20)],
     "starting": [],

@@ -15,13 +15,14 @@ def test_the_numbers_of_a_run(tmp_path):
     for step, score, average in ((10, 0.9, 1.2), (20, 0.5, 0.4), (40, 0.6, 0.7)):
         made[step - 1] |= {"valid_score": score, "valid_ema_score": average}
     for step in range(31, 41):
-        made[step - 1] |= {"grad_norm": float(step), "grad_variance": 2.0, "capped": 0.25}
+        made[step - 1] |= {"grad_norm": float(step), "grad_variance": float(step), "capped": 0.25}
     numbers = numbers_of(seen(tmp_path / "run", made))
     assert (numbers.step, numbers.total) == (40, 100)
     assert numbers.loss == pytest.approx((1 / 39 + 1 / 40) / 2)  # 5 % of 40 steps
     assert numbers.first == pytest.approx((1 + 1 / 2) / 2)
     assert (numbers.score, numbers.best, numbers.best_step) == (0.6, 0.4, 20)
-    assert numbers.signal == pytest.approx(np.mean(np.arange(31.0, 41) ** 2) / 2)  # of the last ten
+    steps = np.arange(31.0, 41)  # the last ten; a ratio of means, not a mean of ratios
+    assert numbers.signal == pytest.approx(np.mean(steps**2) / np.mean(steps))
     assert (numbers.capped, numbers.left_out) == (0.25, 0)
     assert numbers.seconds == pytest.approx(2.0)
     assert numbers.left == pytest.approx(120.0)
@@ -31,6 +32,11 @@ def test_what_is_not_there_is_not_a_number(tmp_path):
     numbers = numbers_of(seen(tmp_path / "run", [{"step": 1, "meta_loss": None}]))
     assert [name for name, x in numbers._asdict().items() if not math.isnan(x)] == ["step", "total"]
     assert math.isnan(numbers_of(seen(tmp_path / "run", rows(10), age=1e4)).left)  # it has stopped
+
+
+def test_the_first_block_has_a_speed_too(tmp_path):
+    assert seconds_per_step(seen(tmp_path / "run", rows(5)).history) == pytest.approx(2.0)
+    assert math.isnan(seconds_per_step(seen(tmp_path / "new", rows(4)).history))
 
 
 def test_the_speed_is_that_of_the_last_fifth_without_compiling(tmp_path):

@@ -5,10 +5,13 @@ import re
 from html.parser import HTMLParser
 
 import numpy as np
+import pytest
 
+from lopt.meta_training.panels import Line, Panel
 from lopt.meta_training.plots import running_mean
+from lopt.monitor.drawing import drawn
 from lopt.monitor.page import content, render
-from tests.monitor.example import row, rows, watcher, write
+from tests.monitor.example import row, rows, touch, watcher, write
 
 
 class Texts(HTMLParser):
@@ -80,6 +83,13 @@ def test_what_is_drawn_is_what_the_picture_draws(tmp_path):
     assert data["every"] is None
 
 
+def test_panels_that_are_alike_share_an_axis():
+    steps = np.arange(0.0, 11)
+    panels = [Panel(x, "y", [Line(x, steps, steps * n, 0)], alike=x != "c") for x, n in (("a", 1), ("b", 10), ("c", 2))]
+    ranges = [(panel["y"]["low"], panel["y"]["high"]) for panel in drawn(panels)]
+    assert ranges == [pytest.approx((-0.06 * top, 1.06 * top)) for top in (100, 100, 20)]
+
+
 def test_long_runs_are_thinned_to_what_a_screen_shows(tmp_path):
     (line, *_) = content(watcher(write(tmp_path / "run", rows(5000))).look())["panels"][0]["lines"]
     assert len(line["x"]) == 600
@@ -122,6 +132,30 @@ def test_names_stay_text(tmp_path):
     assert f"{name} <b>" not in html
     assert name in texts_of(html)
     assert embedded(html)["panels"][0]["lines"][0]["label"] == name
+
+
+EVIL = "<i class='x'>&lt;"
+
+
+def test_what_files_hold_stays_text(tmp_path):
+    """Names, settings and what a run has noted of itself: of one run, and of several."""
+    settings = {"tasks": f"{EVIL}tasks", f"{EVIL}name": 1}
+    for i in range(2):
+        folder = write(tmp_path / f"{EVIL}{i}", rows(3), **settings, seed=i, optimizer=f"{EVIL}{i}")
+        items = [{"at": 9, "back_to": 3, "reason": f"{EVIL}reason"}]
+        (folder / "run.json").write_text(json.dumps({"recoveries": items}))
+        (folder / "config.json").write_text(
+            json.dumps(json.loads((folder / "config.json").read_text()) | {f"{EVIL}{i}": i})
+        )
+        touch(folder, 1.0)
+    runs = watcher(tmp_path).look()
+    for shown, times in ((runs[:1], 10), (runs, 12)):
+        parts = content(shown)["parts"].values()
+        html = render(shown)
+        assert EVIL not in html
+        assert "<i" not in "".join(parts)
+        assert sum(texts_of(part).count(EVIL) for part in parts) == times
+        assert "&amp;amp;" not in html  # escaped once
 
 
 def test_an_unreadable_run_is_named(tmp_path):

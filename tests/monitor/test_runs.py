@@ -32,6 +32,23 @@ def test_runs_are_found_below_a_folder_as_they_come(tmp_path):
     assert [(run.name, run.state) for run in watched.look()] == [("seed=0", "running"), ("seed=1", "starting")]
 
 
+def test_runs_are_found_three_folders_down_and_no_further(tmp_path):
+    for depth in range(1, 5):
+        write(tmp_path.joinpath(*"abcd"[: depth - 1], f"run-{depth}"), rows(1))
+    assert [run.name for run in watcher(tmp_path).look()] == ["run-3", "run-2", "run-1"]
+
+
+def test_a_file_that_is_too_long_is_not_read_to_its_end(tmp_path):
+    """What a run writes is short: anything longer than a megabyte is something else."""
+    folder = write(tmp_path / "run", rows(2))
+    (folder / "run.json").write_text(json.dumps({"recoveries": [{"at": 2, "back_to": 1}]}))
+    assert len(watcher(folder).look()[0].recoveries) == 1
+    for name in ("run.json", "config.json"):
+        (folder / name).write_text(" " * 2**20 + (folder / name).read_text())
+    (run,) = watcher(folder).look()
+    assert (run.recoveries, run.state) == ([], "unreadable")
+
+
 @pytest.mark.parametrize(
     ("place", "message"),
     [
@@ -106,6 +123,27 @@ def test_states(tmp_path, steps, age, process, state):
     (run,) = watcher(folder).look()
     assert run.state == state
     assert run.silent == pytest.approx(age)
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "x", "9" * 30, "\0"])
+def test_a_lock_that_names_no_process_is_of_none(tmp_path, text):
+    """0 and -1 mean groups of processes to the system, and would always be there."""
+    folder = write(tmp_path / "run", rows(10))
+    (folder / ".lock").write_text(text)
+    touch(folder, 121.0)
+    assert watcher(folder).look()[0].state == "stopped"
+
+
+def test_the_process_of_another_person_is_there(tmp_path, monkeypatch):
+    folder = write(tmp_path / "run", rows(10))
+    (folder / ".lock").write_text("12345")
+    touch(folder, 121.0)
+
+    def refuse(number, signal):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", refuse)
+    assert watcher(folder).look()[0].state == "silent"
 
 
 def test_a_run_of_long_blocks_may_be_silent_for_longer(tmp_path):

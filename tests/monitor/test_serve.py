@@ -8,6 +8,7 @@ import threading
 
 import pytest
 
+from lopt.monitor import serve
 from lopt.monitor.serve import Site
 from lopt.names import InputError
 from tests.monitor.example import row, rows, watcher, write
@@ -105,6 +106,11 @@ def test_head_has_no_body(site):
     status, headers, body = ask(site, "/", "HEAD")
     assert (status, body) == (200, b"")
     assert int(headers["Content-Length"]) > 1000
+    with socket.create_connection(site.server_address[:2], timeout=10) as connection:  # as the client drops a body
+        connection.sendall(b"HEAD / HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        answer = b"".join(iter(lambda: connection.recv(10_000), b""))
+    assert answer.endswith(b"\r\n\r\n")
+    assert answer.count(b"\r\n\r\n") == 1
 
 
 @pytest.mark.parametrize(
@@ -133,7 +139,7 @@ def test_names_that_were_made_to_point_here_are_refused(site, host, status):
 
 def test_a_name_that_is_given_is_answered(folder):
     with serving(watcher(folder).look, host="localhost") as site:
-        site._host = "box.example"
+        site._host = "Box.example"
         assert [ask(site, host=name)[0] for name in ("box.example:1", "BOX.example", "evil.example")] == [200, 200, 421]
 
 
@@ -146,6 +152,18 @@ def test_a_request_that_is_none_ends_in_an_answer(site):
         with socket.create_connection(site.server_address[:2], timeout=10) as connection:
             connection.sendall(request + b"\r\n\r\n")
             assert answer in connection.recv(1000)
+
+
+def test_who_says_nothing_is_not_waited_for(folder, monkeypatch):
+    """Each connection has a thread, which would else stay for good."""
+    assert serve._Handler.timeout == serve.REQUEST_SECONDS
+    monkeypatch.setattr(serve._Handler, "timeout", 0.2)
+    with (
+        serving(watcher(folder).look) as site,
+        socket.create_connection(site.server_address[:2], timeout=30) as connection,
+    ):
+        connection.sendall(b"GET / HTT")
+        assert connection.recv(1000) == b""
 
 
 def test_one_look_serves_all_who_ask_meanwhile(folder):
@@ -173,3 +191,6 @@ def test_a_port_that_is_taken(site):
         Site(list, port=site.server_address[1])
     with pytest.raises(InputError, match=r"cannot listen on no-such-host.invalid"):
         Site(list, host="no-such-host.invalid")
+    for port in (-1, 65536):
+        with pytest.raises(InputError, match=rf"--port={port}: a port is a number from 0 to 65535"):
+            Site(list, port=port)

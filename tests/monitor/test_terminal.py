@@ -9,7 +9,7 @@ from rich.console import Console
 
 from lopt.meta_training.panels import Line, Panel
 from lopt.monitor.dots import AXIS, draw
-from lopt.monitor.terminal import Dashboard, changes_no_more
+from lopt.monitor.terminal import LOWEST, Dashboard, changes_no_more
 from tests.monitor.example import row, rows, seen, watcher, write
 
 
@@ -48,13 +48,15 @@ def test_one_run_that_is_well_names_its_lines(tmp_path):
     assert lines[-1] == "Nothing to warn of."
 
 
-@pytest.mark.parametrize("height", [3, 12, 24, 60])
+@pytest.mark.parametrize("height", [3, 12, 21, 22, 23, 24, 60])
 @pytest.mark.parametrize("width", [40, 80, 200])
 def test_it_fits_the_terminal(sweep, width, height):
     lines = shown(sweep, width, height)
     assert max(map(len, lines)) <= width
     told = len(shown(sweep, width, 1))  # the table and what is to be done are always there
     assert len(lines) <= max(height, told)
+    rows_of_pictures = sum("step 100" in line for line in lines)  # below each row of pictures
+    assert rows_of_pictures * LOWEST <= max(0, height - told)
     if width == 200:
         assert sum("running mean" in line for line in lines) == (height > 12)
 
@@ -68,6 +70,19 @@ def test_before_the_first_step(tmp_path):
 @pytest.mark.parametrize(("age", "over"), [(1.0, False), (1e5, True)])
 def test_it_ends_when_nothing_goes_on(tmp_path, age, over):
     assert changes_no_more([seen(tmp_path / "a", rows(100)), seen(tmp_path / "b", rows(9), age=age)]) == over
+
+
+def test_it_does_not_end_while_a_process_is_there(tmp_path):
+    quiet = seen(tmp_path / "a", rows(9), age=1e5)
+    assert changes_no_more([quiet])
+    assert not changes_no_more([quiet._replace(alive=True)])
+
+
+def test_names_are_no_markup(tmp_path):
+    for name in ("[red]a", "[bold]b"):
+        write(tmp_path / name, rows(10, capped=0.5))
+    text = "\n".join(shown(watcher(tmp_path).look(), width=150))
+    assert (text.count("[red]a"), text.count("[bold]b")) == (2, 2)  # in the table, and in a warning
 
 
 def dots(picture):
@@ -101,3 +116,25 @@ def test_a_logarithmic_axis_makes_a_line_of_powers():
     assert str(picture).split("\n")[-1].split() == ["log", "0", "step", "39"]
     for x, y in dots(picture):
         assert abs(x * 37 / 39 + 1 - y) < 2.6
+
+
+@pytest.mark.parametrize(
+    ("values", "labels"),
+    [
+        # 0 to 100 with 6 % on both sides; the sixth of ten rows has its middle at 0.45 of that.
+        (np.linspace(0.0, 100, 101), ("106", "44.4", "-6")),
+        (10.0 ** np.linspace(0, 2, 101), ("132", "7.73", "0.759")),  # 100^1.06, 100^(1.12 * 0.45 - 0.06), 100^-0.06
+    ],
+)
+def test_an_axis_has_the_values_of_its_rows(values, labels):
+    (picture,) = draw([Panel("a", "b", [Line("a", np.arange(0.0, 101), values, 0)])], 31, 2 + 10, 100)
+    lines = str(picture).split("\n")[1:-1]
+    assert tuple(lines[row].split()[0] for row in (0, 5, 9)) == labels
+
+
+def test_of_several_values_in_a_column_the_newest_is_drawn():
+    steps = np.arange(0.0, 400)
+    columns = np.rint(steps / 399 * 39)
+    values = np.append(columns[1:] != columns[:-1], True).astype(float)  # 1 where a column ends, else 0
+    (picture,) = draw([Panel("a", "b", [Line("a", steps, values, 0)])], AXIS + 1 + 20, 2 + 10, 399)
+    assert {y for _, y in dots(picture)} == {round(0.06 / 1.12 * 39)}  # the row of 1, below 6 % of margin
