@@ -19,13 +19,12 @@ from lopt.optimizers.parts.accumulators import Decays, Statistics, init_statisti
 from lopt.optimizers.parts.blend_features import (
     NUM_HORIZON_FEATURES,
     NUM_TENSOR_FEATURES,
-    TINY,
-    Moments,
     TensorSignals,
     fans,
     gain,
     horizon_features,
     is_kernel,
+    moments_of,
     tensor_features,
     tensor_signals,
     units,
@@ -42,10 +41,10 @@ from lopt.types import Params, PyTree, Theta
 # The last two forget sooner than Adam's usually do: chosen, like the sizes, by trainings of many tasks
 # (docs/training-log.md).
 MUON_DECAY, MOMENTUM_DECAY, RMS_DECAY = 0.95, 0.8, 0.95
-EPSILON = 1e-8
 ANYTIME_STEPS = 100.0
 SIZE_GAIN = 2.0
 MEMORY = 0.95  # of the running mean of agreements
+LEAST_AGREEMENT = -0.5  # that the decay of matrices follows
 
 
 class BlendState(NamedTuple):
@@ -72,16 +71,18 @@ class BlendState(NamedTuple):
 class Blend:
     """update = -s_t exp(2 z) u D; a network sets z, a and y for every tensor, at every step.
 
-    A matrix has D = r (sqrt(max(1, m / n)) O + a A / sqrt(n) + w e^y p / u). O is its momentum, orthogonalized, A is
-    Adam's direction and p are the parameters; a kernel of more axes is a matrix, fan-in n times fan-out m. Embeddings,
-    and tensors that are no matrices, have D = l A. u is the unit of the tensor: 1, unless it starts at more than 10
-    times the usual size, or at less than a tenth of it. s_t = (1 + cos(pi t / T)) / 2; if the rule is to know neither T
-    nor the loss, s_t = 1 / sqrt(1 + t / 100). Where outputs are zero, as in a fresh theta, this is Muon with decoupled
-    weight decay for matrices, and Adam for all else.
+    A matrix has D = r (sqrt(max(1, m / n)) O + (b + a) A / sqrt(n) + w e^(k c + y) p / u). O is its momentum,
+    orthogonalized, A is Adam's direction, p are the parameters, and c is the running mean of the cosine between a
+    gradient and the momentum before it, limited to -1/2..0; a kernel of more axes is a matrix, fan-in n times fan-out
+    m. Embeddings, and tensors that are no matrices, have D = l A. u is the unit of the tensor: 1, unless it starts at
+    more than twice the usual size, or at less than a tenth of it. s_t = (1 + cos(pi t / T)) / 2; if the rule is to know
+    neither T nor the loss, s_t = 1 / sqrt(1 + t / 100). Where outputs and k are zero, this is Muon with decoupled
+    weight decay and a share of Adam for matrices, and Adam for all else. k is not zero in a fresh theta: gradients of
+    fresh data disagree near a minimum that fits them exactly, where decay would only keep the parameters from it.
 
     The network reads numbers without a unit: the number of steps done, the shape of the tensor, the agreement of its
     gradients, the size of Adam's direction and of the parameters; and, where they are known, the share of the training
-    that is done, its length, and the trend of the loss.
+    that is done, its length, and trend and drop of the loss.
 
     Attributes:
       hidden_size: width of the network's hidden layer; 0 for outputs that are linear in what it reads.
@@ -90,8 +91,10 @@ class Blend:
       kernel_rate: the same for tensors of four axes and more, the kernels of convolutions over images.
       vector_rate: l, Adam's learning rate of all other tensors at the start.
       weight_decay: w, of matrices.
+      decay_gain: k, by which the decay falls where gradients disagree.
+      adam_share: b, of Adam's direction beside the orthogonalized momentum of matrices.
       adam_keys: parts of the paths (`layer/kernel`) of matrices that are treated as no matrices are.
-      orthogonalize: whether matrices have O. If not, D = r (A / sqrt(n) + w e^y p), without matrix products.
+      orthogonalize: whether matrices have O. If not, D = r (A / sqrt(n) + w e^(k c + y) p), without matrix products.
       anytime: whether the rule works without the length of the training and without the loss.
     """
 
@@ -99,7 +102,9 @@ class Blend:
     matrix_rate: float = 0.025
     kernel_rate: float = 0.1
     vector_rate: float = 0.05
-    weight_decay: float = 0.01
+    weight_decay: float = 0.08
+    decay_gain: float = 4.0
+    adam_share: float = 0.5
     adam_keys: tuple[str, ...] = ("embedding",)
     orthogonalize: bool = True
     anytime: bool = False
@@ -107,8 +112,10 @@ class Blend:
     def __post_init__(self):
         if self.hidden_size < 0:
             raise InputError(f"hidden_size must be at least 0, not {self.hidden_size}")
-        if min(self.matrix_rate, self.kernel_rate, self.vector_rate) <= 0 or self.weight_decay < 0:
-            raise InputError("matrix_rate, kernel_rate and vector_rate must be above 0, and weight_decay at least 0")
+        if min(self.matrix_rate, self.kernel_rate, self.vector_rate) <= 0:
+            raise InputError("matrix_rate, kernel_rate and vector_rate must be above 0")
+        if min(self.weight_decay, self.decay_gain, self.adam_share) < 0:
+            raise InputError("weight_decay, decay_gain and adam_share must be at least 0")
         check_keys("adam_keys", self.adam_keys)
 
     @property
@@ -157,20 +164,16 @@ class Blend:
             kind: Hashable, param: jax.Array, grad: jax.Array, old: Statistics
         ) -> tuple[Statistics, TensorSignals]:
             new = update_statistics(old, grad, self._decays(kind))
-            return new, tensor_signals(param, grad, old.momenta[0], _moments(self._decays(kind), new, step))
+            return new, tensor_signals(param, grad, old.momenta[0], moments_of(self._decays(kind), new, step))
 
         statistics, signals = map_tensors(observe, 2, params, grads, state.statistics, kind=self._kind)
         signals = jax.tree.map(lambda *xs: jnp.stack(xs), *structure.flatten_up_to(signals))
         agreement = MEMORY * state.agreement + (1 - MEMORY) * signals.agreement
         scales = units(state.gains, [kind == MATRIX for kind in kinds])
         rates = [self._size(kind, p.shape) for kind, p in zip(kinds, leaves, strict=True)]
-        inputs = tensor_features(
-            [p.shape for p in leaves],
-            jnp.asarray(rates, jnp.float32) * scales,
-            signals,
-            agreement / (1 - jnp.float32(MEMORY) ** step),
-            state.step,
-        )
+        seen = agreement / (1 - jnp.float32(MEMORY) ** step)
+        shapes = [p.shape for p in leaves]
+        inputs = tensor_features(shapes, jnp.asarray(rates, jnp.float32) * scales, signals, seen, state.step)
         if state.num_steps is None or state.losses is None:
             losses, schedule = None, jax.lax.rsqrt(1 + state.step.astype(jnp.float32) / ANYTIME_STEPS)
         else:
@@ -180,7 +183,8 @@ class Blend:
             schedule = 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(share_done(state.step, state.num_steps), 1)))
         outputs = outputs_of(theta, inputs, kinds)
         sizes = [schedule * jnp.exp(SIZE_GAIN * x[0]) for x in outputs]
-        parts = outputs, sizes, list(scales)
+        decays = list(self.weight_decay * jnp.exp(self.decay_gain * jnp.clip(seen, LEAST_AGREEMENT, 0)))
+        parts = outputs, sizes, list(scales), decays
 
         def move(
             kind: Hashable,
@@ -190,16 +194,16 @@ class Blend:
             outputs: jax.Array,
             size: jax.Array,
             scale: jax.Array,
+            decay: jax.Array,
         ) -> tuple[jax.Array]:
-            moments = _moments(self._decays(kind), new, step)
+            moments = moments_of(self._decays(kind), new, step)
             adam = moments.momentum / moments.root
             if kind == VECTOR:
                 return (-size * scale * self.vector_rate * adam,)
             update = (
                 scale * self._size(kind, param.shape) * self._matrix(grad, moments.momentum, adam, outputs[2:], step)
             )
-            decay = self._rate(param.shape) * self.weight_decay * jnp.exp(outputs[1])
-            return (-size * (update + decay * param),)
+            return (-size * (update + self._rate(param.shape) * decay * jnp.exp(outputs[1]) * param),)
 
         trees = statistics, *map(structure.unflatten, parts)
         (updates,) = map_tensors(move, 1, params, grads, *trees, kind=self._kind)
@@ -227,22 +231,15 @@ class Blend:
     def _matrix(
         self, grad: jax.Array, momentum: jax.Array, adam: jax.Array, share: jax.Array, step: jax.Array
     ) -> jax.Array:
-        """sqrt(max(n, m)) O + a A, with Nesterov's momentum, as Muon has it; A alone without O."""
+        """sqrt(max(n, m)) O + (b + a) A, with Nesterov's momentum, as Muon has it; A alone without O."""
         if not self.orthogonalize:
             return adam
         b = jnp.float32(MUON_DECAY)
         ahead = b * momentum * ((1 - b**step) / (1 - b ** (step + 1))) + (1 - b) / (1 - b**step) * grad
         matrix = ahead.reshape(fans(grad.shape))
-        return math.sqrt(max(matrix.shape)) * orthogonalize(matrix).reshape(grad.shape) + share[0] * adam
+        orthogonal = math.sqrt(max(matrix.shape)) * orthogonalize(matrix).reshape(grad.shape)
+        return orthogonal + (self.adam_share + share[0]) * adam
 
 
 def _fan_in(kind: Hashable, shape: tuple[int, ...]) -> int:
     return fans(shape)[0] if kind == MATRIX else 1
-
-
-def _moments(decays: Decays, statistics: Statistics, step: jax.Array) -> Moments:
-    """A tensor's moments after `step` gradients, corrected for their start at zero."""
-    momentum = statistics.momenta[0] / (1 - jnp.float32(decays.momentum[0]) ** step)
-    mean_square = statistics.rms[0] / (1 - jnp.float32(decays.rms[0]) ** step)
-    # A gradient that was always 0 has no finite derivative of the root, which backpropagation would meet.
-    return Moments(momentum, jnp.sqrt(mean_square + TINY) + EPSILON)

@@ -20,6 +20,7 @@ PURPOSES = {
     "blend": "the one to try first: needs the loss and the length of the training",
     "blend_anytime": "for trainings of unknown length; does not need the loss",
     "blend_cheap": "blend without orthogonalized updates: an update costs three times Adam's",
+    "blend_fit": "blend for the lowest training loss: with an eighth of its weight decay",
 }
 SIDE = 1024  # of the matrix whose state is counted: what exists once per tensor, row or column hardly shows
 

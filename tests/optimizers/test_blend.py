@@ -1,5 +1,6 @@
 """`blend`: what it starts as, by optax; and what its network can ask for, in numpy."""
 
+import dataclasses
 import functools
 import math
 from typing import Any
@@ -14,10 +15,14 @@ from optax import contrib
 from lopt.optimizers.blend import ANYTIME_STEPS, Blend
 from lopt.optimizers.parts.blend_features import fans, gain, units
 from lopt.optimizers.parts.blend_network import BOUND
+from lopt.optimizers.parts.progress import init_loss_averages, loss_drop, update_loss_averages
 
 SHAPES = {"scalar": (), "vector": (5,), "tall": (7, 4), "wide": (4, 9), "kernel": (3, 3, 2, 6), "empty": (0, 2)}
 SHAPES["embedding"] = (6, 3)
-PARAMS = {name: np.random.default_rng(1).normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()}
+PARAMS = {
+    name: (np.random.default_rng(1).normal(size=shape) / math.sqrt(max(math.prod(shape[:-1]), 1))).astype(np.float32)
+    for name, shape in SHAPES.items()
+}
 STEPS = 12
 SMALL = Blend(hidden_size=3)
 ONES = np.ones(STEPS, np.float32)
@@ -71,14 +76,33 @@ VARIANTS = [
 ]
 
 
+def sum_of(*transformations):
+    """The sum of their updates."""
+
+    def update(grads, states, params=None):
+        updates, states = zip(
+            *(tx.update(grads, state, params) for tx, state in zip(transformations, states, strict=True)), strict=True
+        )
+        return jax.tree.map(lambda *xs: sum(xs), *updates), states
+
+    return optax.GradientTransformation(lambda params: tuple(tx.init(params) for tx in transformations), update)
+
+
 def hand_made(rule):
-    """Muon with weight decay for matrices, or AdamW, and Adam for all else, on the rule's schedule, by optax."""
+    """Muon with weight decay and a share of Adam for matrices, or AdamW; and Adam for all else; by optax.
+
+    That is the rule without its `decay_gain`.
+    """
     kinds = {name: "matrix" if len(shape) > 1 and 0 not in shape else "other" for name, shape in SHAPES.items()}
     kinds |= {"kernel": "kernel", "embedding": "other"}
     cosine = optax.cosine_decay_schedule(1.0, STEPS)
 
     def rate(peak):
         return lambda count: peak * (1 / jnp.sqrt(1 + count / ANYTIME_STEPS) if rule.anytime else cosine(count))
+
+    over_root_fan_in = optax.stateless(
+        lambda updates, params: jax.tree.map(lambda u: u / math.sqrt(math.prod(u.shape[:-1])), updates)
+    )
 
     def of_matrices(peak, kind):
         if rule.orthogonalize:
@@ -89,10 +113,9 @@ def hand_made(rule):
                 for name in SHAPES
             }
             decay = rule.weight_decay
-            return contrib.muon(rate(peak), weight_decay=decay, muon_weight_dimension_numbers=dimensions)
-        over_root_fan_in = optax.stateless(
-            lambda updates, params: jax.tree.map(lambda u: u / math.sqrt(math.prod(u.shape[:-1])), updates)
-        )
+            muon = contrib.muon(rate(peak), weight_decay=decay, muon_weight_dimension_numbers=dimensions)
+            share = optax.scale(rule.adam_share), optax.scale_by_learning_rate(rate(peak))
+            return sum_of(muon, optax.chain(optax.scale_by_adam(b1=0.95, b2=0.95), over_root_fan_in, *share))
         decay = optax.add_decayed_weights(rule.weight_decay), optax.scale_by_learning_rate(rate(peak))
         return optax.chain(optax.scale_by_adam(b1=0.8, b2=0.95), over_root_fan_in, *decay)
 
@@ -106,7 +129,7 @@ def hand_made(rule):
 
 @pytest.mark.parametrize("rule", VARIANTS, ids=str)
 def test_a_fresh_theta_is_a_hand_made_optimizer(rule):
-    tx = hand_made(rule)
+    tx, rule = hand_made(rule), dataclasses.replace(rule, decay_gain=0.0)
     update = lambda theta, grads, state, params, value: tx.update(grads, state, params)  # noqa: E731
     expected, _ = path(update, None, tx.init(PARAMS), ONES)
     updates, _ = blend_path(rule, fresh(rule), np.linspace(2, 1, STEPS, dtype=np.float32))
@@ -133,6 +156,28 @@ def test_adams_direction_and_weight_decay_of_a_matrix():
     np.testing.assert_allclose(decayed - plain, -RATE * DECAY * (np.e - 1) * p, rtol=1e-3, atol=1e-7)
 
 
+@pytest.mark.parametrize("factor", [-1.0, 1.0])
+def test_decay_falls_where_gradients_disagree(factor):
+    """The second update, in numpy: the first gradient meets no momentum, the second the first gradient."""
+    before = np.sin(3 * PARAMS["wide"])
+    now = factor * before + np.cos(7 * PARAMS["wide"]).astype(np.float32) / 2
+    cosine = np.sum(before * now) / np.linalg.norm(before) / np.linalg.norm(now)
+    agreement = np.clip(0.05 * cosine / (1 - 0.95**2), -0.5, 0)
+    assert (agreement < -0.3) == (factor < 0)
+    updates = {}
+    for k in (0.0, 2.0, 4.0):
+        rule = dataclasses.replace(SMALL, decay_gain=k)
+        state, params = start_of(rule), PARAMS
+        for grad in (before, now):
+            grads = {**{name: np.zeros_like(p) for name, p in PARAMS.items()}, "wide": grad}
+            step, state = update_of(rule)(fresh(rule), grads, state, params, jnp.ones(()))
+            updates[k], at, params = step["wide"], params["wide"], jax.tree.map(jnp.add, params, step)
+    schedule = (1 + np.cos(np.pi / STEPS)) / 2
+    for k in (2.0, 4.0):
+        less = schedule * RATE * DECAY * (1 - np.exp(k * agreement)) * at
+        np.testing.assert_allclose(updates[k] - updates[0.0], less, rtol=2e-3, atol=1e-8)
+
+
 @pytest.mark.parametrize("rule", VARIANTS, ids=str)
 def test_it_does_not_depend_on_units_of_the_loss(rule):
     """Gradients and losses times 1000: the same updates, at a theta that reads every feature."""
@@ -149,20 +194,36 @@ def test_it_does_not_depend_on_units_of_the_loss(rule):
         np.testing.assert_allclose(results[1][name], results[0][name], rtol=1e-4, atol=1e-7)
 
 
+def test_the_drop_of_the_loss():
+    """By running means in numpy, of memories of 10 and 50 losses; 0 where a loss is not above 0."""
+    values, averages = np.linspace(3, 0.01, 30), init_loss_averages(jnp.int32(50))
+    means = []
+    for value in values:
+        averages = update_loss_averages(averages, jnp.float32(value))
+    for memory in (10, 50):
+        weights = np.exp(-1 / memory) ** np.arange(len(values))[::-1]
+        means.append(np.sum(weights * values) / np.sum(weights))
+    np.testing.assert_allclose(loss_drop(averages), np.log(means[0] / means[1]), rtol=1e-5)
+    for _ in range(30):
+        averages = update_loss_averages(averages, jnp.float32(-1))
+    assert loss_drop(averages) == 0 == loss_drop(init_loss_averages(jnp.int32(50)))
+
+
 def test_units():
-    """By hand: usual sizes count as 1, what is a thousand times larger or smaller as a hundred times so."""
+    """By hand: sizes from a tenth to twice the usual one count as 1; 1,000 as 500, a thousandth as a hundredth."""
     np.testing.assert_allclose(gain(jnp.full((3, 3, 2, 6), -0.5), 18), 0.5 * math.sqrt(18), rtol=1e-6)
     np.testing.assert_allclose(gain(jnp.full((5,), 2.0), 1), 2.0, rtol=1e-6)
     matrices = [True, True, True, False, False, True]
-    gains = jnp.array([1e3, 9.0, 1e-3, 1e4, 0.0, 0.0])
-    np.testing.assert_allclose(units(gains, matrices), [100, 1, 0.01, 1e3, 1, 1], rtol=1e-5)
-    np.testing.assert_allclose(units(jnp.array([1e3, 0.0]), [True, False]), [100, 100], rtol=1e-5)
+    gains = jnp.array([1e3, 1.9, 1e-3, 1e4, 0.0, 0.11])
+    mean = (500 * 1 * 0.01 * 1) ** (1 / 4)  # of the matrices
+    np.testing.assert_allclose(units(gains, matrices), [500, 1, 0.01, 5e3, mean, 1], rtol=1e-5)
+    np.testing.assert_allclose(units(jnp.array([1e3, 0.0]), [True, False]), [500, 500], rtol=1e-5)
     np.testing.assert_allclose(units(jnp.array([0.0, 1e-3]), [False, False]), [1, 0.01], rtol=1e-5)
 
 
 @pytest.mark.parametrize("rule", VARIANTS, ids=str)
 def test_updates_have_the_unit_of_the_parameters(rule):
-    """Beyond the factor of 10: parameters a hundred times larger get updates a hundred times larger.
+    """Beyond the usual sizes: parameters a hundred times larger get updates a hundred times larger.
 
     The gradients stay as they are: the rule does not see their unit, up to Adam's epsilon.
     """
@@ -183,7 +244,7 @@ def test_fans():
 def test_theta_is_small():
     for size in (0, 3):
         for orthogonal, outputs in ((True, 4), (False, 3)):
-            for anytime, read in ((False, 10), (True, 7)):
+            for anytime, read in ((False, 11), (True, 7)):
                 theta = fresh(Blend(hidden_size=size, orthogonalize=orthogonal, anytime=anytime))
                 numbers = (read + 1) * outputs + size * (read + 1 + outputs)
                 assert sum(x.size for x in jax.tree.leaves(theta)) == numbers

@@ -12,7 +12,7 @@ from lopt.testing.optimizers import NOT_FINITE, RuleTrials
 
 SIZES = {
     "adafac_mlp": 197,
-    "blend": 44,
+    "blend": 48,
     "celo": 37089,
     "celo2": 347,
     "celo_adam": 36865,

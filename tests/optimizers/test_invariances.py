@@ -107,7 +107,7 @@ def results(name):
         def step(state, now):
             return optimizer.update(theta, now[0], state, params, value=now[1])[::-1]
 
-        state, updates = jax.lax.scan(step, optimizer.init(theta, params, num_steps=jnp.int32(10)), (grads, losses))
+        state, updates = jax.lax.scan(step, optimizer.init(theta, params, num_steps=jnp.int32(200)), (grads, losses))
         return updates, state
 
     cases = changed() | extreme()

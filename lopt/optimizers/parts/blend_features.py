@@ -6,12 +6,17 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from lopt.optimizers.parts.accumulators import Decays, Statistics
 from lopt.optimizers.parts.blocks import sums
-from lopt.optimizers.parts.progress import LossAverages, loss_features, share_done
+from lopt.optimizers.parts.progress import LossAverages, loss_drop, loss_features, share_done
 
 TINY = 1e-30
+EPSILON = 1e-8  # Adam's
 NUM_TENSOR_FEATURES = 7  # of which every variant has all
-NUM_HORIZON_FEATURES = 3  # of the variants that know the length of the training and the loss
+NUM_HORIZON_FEATURES = 4  # of the variants that know the length of the training and the loss
+# Last layers may start near 0. What starts larger than usual has been given that size, such as the factors of a table,
+# whose rows are looked up one at a time, so that no sum over the fan-in makes a small update large.
+USUAL_GAINS = (0.1, 2.0)
 
 
 class Moments(NamedTuple):
@@ -24,6 +29,14 @@ class Moments(NamedTuple):
 
     momentum: jax.Array
     root: jax.Array
+
+
+def moments_of(decays: Decays, statistics: Statistics, step: jax.Array) -> Moments:
+    """A tensor's moments after `step` gradients, corrected for their start at zero."""
+    momentum = statistics.momenta[0] / (1 - jnp.float32(decays.momentum[0]) ** step)
+    mean_square = statistics.rms[0] / (1 - jnp.float32(decays.rms[0]) ** step)
+    # A gradient that was always 0 has no finite derivative of the root, which backpropagation would meet.
+    return Moments(momentum, jnp.sqrt(mean_square + TINY) + EPSILON)
 
 
 class TensorSignals(NamedTuple):
@@ -74,11 +87,11 @@ def gain(param: jax.Array, fan_in: int) -> jax.Array:
 def units(gains: jax.Array, matrices: list[bool]) -> jax.Array:
     """How many times larger or smaller than usual the numbers of each tensor are, `[num_tensors]`.
 
-    A gain within a factor of 10 of 1 counts as 1, as initialisations differ; beyond that, by how much it is beyond. A
-    tensor that starts at 0 gets the geometric mean of those of the matrices, or 1.
+    A gain between USUAL_GAINS counts as 1, as initialisations differ; beyond them, by how much it is beyond. A tensor
+    that starts at 0 gets the geometric mean of those of the matrices, or 1.
     """
     logs, known = jnp.log(jnp.maximum(gains, TINY)), gains > 0
-    own = jnp.sign(logs) * jnp.maximum(jnp.abs(logs) - math.log(10), 0)
+    own = logs - jnp.clip(logs, *map(math.log, USUAL_GAINS))
     counted = known & jnp.asarray(matrices, bool)
     mean = jnp.sum(jnp.where(counted, own, 0)) / jnp.maximum(jnp.sum(counted), 1)
     return jnp.exp(jnp.where(known, own, mean))
@@ -104,6 +117,7 @@ def tensor_features(
 
 
 def horizon_features(losses: LossAverages, step: jax.Array, num_steps: jax.Array) -> jax.Array:
-    """The share of the training that is done, its length, and the trend of the loss, `[NUM_HORIZON_FEATURES]`."""
-    share = jnp.minimum(share_done(step, num_steps), 1)
-    return jnp.stack([jnp.cos(jnp.pi * share), jnp.log(num_steps.astype(jnp.float32)), loss_features(losses).mean()])
+    """The share of the training that is done, its length, trend and drop of the loss, `[NUM_HORIZON_FEATURES]`."""
+    share = jnp.cos(jnp.pi * jnp.minimum(share_done(step, num_steps), 1))
+    length = jnp.log(num_steps.astype(jnp.float32))
+    return jnp.stack([share, length, loss_features(losses).mean(), loss_drop(losses)])

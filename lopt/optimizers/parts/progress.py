@@ -84,6 +84,13 @@ def loss_features(averages: LossAverages) -> jax.Array:
     return jnp.where(count <= 2, 0.0, features)
 
 
+def loss_drop(averages: LossAverages) -> jax.Array:
+    """log of the shortest mean over the longest: 0 at the start, and where a loss is not above 0; a scalar."""
+    means = averages.means / (1 - averages.decays ** jnp.maximum(averages.count, 1))
+    usable = jnp.minimum(means[0], means[-1]) > 0
+    return jnp.where(usable, jnp.log(jnp.where(usable, means[0], 1) / jnp.where(usable, means[-1], 1)), 0.0)
+
+
 def progress_features(step: jax.Array, num_steps: jax.Array, averages: LossAverages) -> jax.Array:
     """`fraction_features`, then `loss_features`; `[18]`."""
     return jnp.concatenate([fraction_features(step, num_steps), loss_features(averages)])

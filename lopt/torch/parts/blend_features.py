@@ -9,13 +9,14 @@ from typing import NamedTuple
 
 import torch
 
-from lopt.torch.parts.progress import loss_features
+from lopt.torch.parts.progress import loss_drop, loss_features
 from lopt.torch.parts.sums import total, whole
 from lopt.torch.types import State
 
 TINY = 1e-30
 NUM_TENSOR_FEATURES = 7  # of which every variant has all
-NUM_HORIZON_FEATURES = 3  # of the variants that know the length of the training and the loss
+NUM_HORIZON_FEATURES = 4  # of the variants that know the length of the training and the loss
+USUAL_GAINS = (0.1, 2.0)
 
 
 class Moments(NamedTuple):
@@ -81,11 +82,11 @@ def gain(param: torch.Tensor, fan_in: int) -> torch.Tensor:
 def units(gains: torch.Tensor, matrices: Sequence[bool]) -> torch.Tensor:
     """How many times larger or smaller than usual the numbers of each tensor are, `[num_tensors]`.
 
-    A gain within a factor of 10 of 1 counts as 1, as initialisations differ; beyond that, by how much it is beyond. A
-    tensor that starts at 0 gets the geometric mean of those of the matrices, or 1.
+    A gain between USUAL_GAINS counts as 1, as initialisations differ; beyond them, by how much it is beyond. A tensor
+    that starts at 0 gets the geometric mean of those of the matrices, or 1.
     """
     logs, known = torch.log(gains.clamp(min=TINY)), gains > 0
-    own = torch.sign(logs) * (torch.abs(logs) - math.log(10)).clamp(min=0)
+    own = logs - logs.clamp(*map(math.log, USUAL_GAINS))
     counted = known & torch.tensor(matrices, device=gains.device)
     mean = torch.where(counted, own, 0).sum() / counted.sum().clamp(min=1)
     return torch.exp(torch.where(known, own, mean))
@@ -115,8 +116,7 @@ def tensor_features(
 
 
 def horizon_features(shared: State, step: torch.Tensor, num_steps: int) -> torch.Tensor:
-    """The share of the training that is done, its length, and the trend of the loss, `[NUM_HORIZON_FEATURES]`."""
-    share = (step / num_steps).clamp(max=1.0)
-    return torch.stack(
-        [torch.cos(math.pi * share), torch.full_like(share, math.log(num_steps)), loss_features(shared).mean()]
-    )
+    """The share of the training that is done, its length, trend and drop of the loss, `[NUM_HORIZON_FEATURES]`."""
+    share = torch.cos(math.pi * (step / num_steps).clamp(max=1.0))
+    length = torch.full_like(share, math.log(num_steps))
+    return torch.stack([share, length, loss_features(shared).mean(), loss_drop(shared)])

@@ -66,6 +66,14 @@ def loss_features(shared: State) -> torch.Tensor:
     return torch.where(count <= 2, torch.zeros_like(features), features)
 
 
+def loss_drop(shared: State) -> torch.Tensor:
+    """log of the shortest mean over the longest: 0 at the start, and where a loss is not above 0; a scalar."""
+    means, decays, count = (shared[f"loss_{name}"] for name in ("means", "decays", "count"))
+    means = means / (1 - torch.pow(decays, count.clamp(min=1)))
+    usable = torch.minimum(means[0], means[-1]) > 0
+    return torch.where(usable, torch.log(means[0] / means[-1]), torch.zeros_like(means[0]))
+
+
 def progress_features(shared: State, num_steps: int) -> torch.Tensor:
     """`fraction_features`, then `loss_features`; `[18]`."""
     return torch.cat([fraction_features(shared["step"], num_steps), loss_features(shared)])

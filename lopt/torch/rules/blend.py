@@ -36,12 +36,12 @@ MATRIX, VECTOR = "matrix", "vector"  # the two kinds of tensors, and theta's hea
 MUON_DECAY, MOMENTUM_DECAY, RMS_DECAY = rounded(0.95, 0.8, 0.95)
 # About the mean and the standard deviation of what is read, over steps, tensors and tasks of `pool_cheap`.
 CENTRES: dict[Hashable, tuple[float, ...]] = {
-    MATRIX: (0.1, 3.3, 2.7, 0.1, 0.1, -2.0, 4.3, 0.0, 6.2, -0.85),
-    VECTOR: (0.1, 0.0, 2.7, 0.0, 0.1, -1.5, 2.0, 0.0, 6.2, -0.85),
+    MATRIX: (0.1, 3.3, 2.7, 0.1, 0.1, -2.0, 4.3, 0.0, 6.2, -0.85, -0.75),
+    VECTOR: (0.1, 0.0, 2.7, 0.0, 0.1, -1.5, 2.0, 0.0, 6.2, -0.85, -0.75),
 }
 SCALES: dict[Hashable, tuple[float, ...]] = {
-    MATRIX: (0.15, 1.0, 1.0, 0.3, 0.25, 1.3, 0.65, 0.7, 1.0, 0.2),
-    VECTOR: (0.15, 1.0, 1.0, 1.0, 0.25, 1.2, 1.3, 0.7, 1.0, 0.2),
+    MATRIX: (0.15, 1.0, 1.0, 0.3, 0.25, 1.3, 0.65, 0.7, 1.0, 0.2, 1.25),
+    VECTOR: (0.15, 1.0, 1.0, 1.0, 0.25, 1.2, 1.3, 0.7, 1.0, 0.2, 1.25),
 }
 EPSILON = 1e-8
 ANYTIME_STEPS = 100.0
@@ -49,6 +49,7 @@ SIZE_GAIN = 2.0
 BOUND = 2.0  # of the outputs, smoothly
 LIMIT = 2.0  # of what the network reads, in standard deviations
 (MEMORY,) = rounded(0.95)  # of the running mean of agreements
+LEAST_AGREEMENT = -0.5  # that the decay of matrices follows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +63,10 @@ class Blend:
       kernel_rate: the same for tensors of four axes and more, the kernels of convolutions over images.
       vector_rate: l, Adam's learning rate of all other tensors at the start.
       weight_decay: w, of matrices.
+      decay_gain: k, by which the decay falls where gradients disagree.
+      adam_share: b, of Adam's direction beside the orthogonalized momentum of matrices.
       adam_keys: parts of the paths (`layer/kernel`) of matrices that are treated as no matrices are.
-      orthogonalize: whether matrices have O. If not, D = r (A / sqrt(n) + w e^y p), without matrix products.
+      orthogonalize: whether matrices have O. If not, D = r (A / sqrt(n) + w e^(k c + y) p), without matrix products.
       anytime: whether the rule works without the length of the training and without the loss.
     """
 
@@ -71,7 +74,9 @@ class Blend:
     matrix_rate: float = 0.025
     kernel_rate: float = 0.1
     vector_rate: float = 0.05
-    weight_decay: float = 0.01
+    weight_decay: float = 0.08
+    decay_gain: float = 4.0
+    adam_share: float = 0.5
     adam_keys: tuple[str, ...] = ("embedding",)
     orthogonalize: bool = True
     anytime: bool = False
@@ -113,11 +118,12 @@ class Blend:
         count, agreement, gains = (_joined(stacks, name) for name in ("step", "agreement", "gain"))
         scales = units(gains, [stack.kind == MATRIX for stack in stacks for _ in stack.params])
         agreement = MEMORY * agreement + (1 - MEMORY) * signals.agreement
+        seen = agreement / weight_seen(MEMORY, count)
         inputs = tensor_features(
             [stack.shape for stack in stacks for _ in stack.params],
             scales.new_tensor([self._size(stack) for stack in stacks for _ in stack.params]) * scales,
             signals,
-            agreement / weight_seen(MEMORY, count),
+            seen,
             shared["step"],
         )
         if self.anytime:
@@ -129,8 +135,11 @@ class Blend:
             inputs = torch.cat([inputs, common[:, None].expand(-1, sum(sizes))])
             schedule = 0.5 * (1 + torch.cos(math.pi * (shared["step"] / num_steps).clamp(max=1.0)))
         updates = []
-        split = (inputs.split(sizes, 1), agreement.split(sizes), scales.split(sizes))
-        for stack, known, adam, read, new_agreement, scale in zip(stacks, moments, directions, *split, strict=True):
+        decays = self.weight_decay * torch.exp(self.decay_gain * seen.clamp(LEAST_AGREEMENT, 0))
+        split = (inputs.split(sizes, 1), *(x.split(sizes) for x in (agreement, scales, decays)))
+        for stack, known, adam, read, new_agreement, scale, decay in zip(
+            stacks, moments, directions, *split, strict=True
+        ):
             stack.state["agreement"].copy_(new_agreement)
             outputs, rank = _outputs(theta, read, stack.kind), len(stack.shape)
             size = per_tensor(schedule * torch.exp(SIZE_GAIN * outputs[:, 0]), rank)
@@ -139,8 +148,8 @@ class Blend:
                 updates.append(-size * scaled * self.vector_rate * adam)
                 continue
             update = scaled * self._size(stack) * self._matrix(stack, known.momentum, adam, outputs[:, 2:])
-            decay = self._rate(stack.shape) * self.weight_decay * per_tensor(torch.exp(outputs[:, 1]), rank)
-            updates.append(-size * (update + decay * stack.params))
+            decayed = self._rate(stack.shape) * per_tensor(decay * torch.exp(outputs[:, 1]), rank) * stack.params
+            updates.append(-size * (update + decayed))
         shared["step"] += 1
         return updates
 
@@ -168,7 +177,7 @@ class Blend:
         return self.kernel_rate if is_kernel(shape) else self.matrix_rate
 
     def _matrix(self, stack: Stack, momentum: torch.Tensor, adam: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-        """sqrt(max(n, m)) O + a A, with Nesterov's momentum, as Muon has it; A alone without O."""
+        """sqrt(max(n, m)) O + (b + a) A, with Nesterov's momentum, as Muon has it; A alone without O."""
         if not self.orthogonalize:
             return adam
         rank, b, count = len(stack.shape), MUON_DECAY, stack.state["step"]
@@ -176,7 +185,7 @@ class Blend:
         ahead = per_tensor(b * old / new, rank) * momentum + per_tensor((1 - b) / old, rank) * stack.grads
         scale = math.sqrt(max(fans(stack.shape)))
         orthogonal = orthogonalize(ahead.reshape(-1, *fans(stack.shape))).reshape(ahead.shape)
-        return scale * orthogonal + per_tensor(share[:, 0], rank) * adam
+        return scale * orthogonal + per_tensor(self.adam_share + share[:, 0], rank) * adam
 
 
 def _fan_in(kind: Hashable, shape: tuple[int, ...]) -> int:
