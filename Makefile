@@ -14,12 +14,12 @@ PAPER := influence_balancing toy_regression ridge_l2 lstm_variance lorenz swimme
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/runs/cache/jax
 export TFDS_DATA_DIR ?= $(CURDIR)/runs/data
 
-.PHONY: help demo test test-all test-thorough test-slow test-lowest test-torch check docs soak dist paper bench clean
+.PHONY: help demo test test-all test-thorough test-slow test-lowest test-torch test-frameworks check docs soak dist paper bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@sed -n '1,2s/^# //p' Makefile
-	@echo 'Also: test-all (test and the full tables), test-slow (minutes), test-lowest (minutes, lowest versions), test-torch (installs PyTorch, which is large), check (linter and type checker), docs (the site), soak (kills commands, an hour), dist (sdist and wheel), paper (experiments, minutes), bench (speed), clean (all that these made).'
+	@echo 'Also: test-all (test and the full tables), test-slow (minutes), test-lowest (minutes, lowest versions), test-torch (installs PyTorch, which is large), test-frameworks (Lightning and Hugging Face too), check (linter and type checker), docs (the site), soak (kills commands, an hour), dist (sdist and wheel), paper (experiments, minutes), bench (speed), clean (all that these made).'
 
 .venv/ready: requirements.txt
 	@test -n "$(PYTHON)" || { echo 'lopt needs Python 3.11 or newer: make PYTHON=/path/to/python demo'; exit 1; }
@@ -62,6 +62,14 @@ test-torch: .venv/torch
 
 .venv/torch: .venv/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	@touch $@
+
+# The snippets of docs/pytorch.md in Lightning, accelerate and the Trainer of transformers, which make test skips.
+test-frameworks: .venv/frameworks
+	$(BIN)/python -m pytest -n0 tests/torch_side/test_frameworks.py
+
+.venv/frameworks: .venv/torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check lightning transformers accelerate "$(TORCH)"
 	@touch $@
 
 check: .venv/ready

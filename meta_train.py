@@ -20,6 +20,7 @@ import dataclasses
 import importlib
 import logging
 import os
+import shlex
 import sys
 from typing import Any
 
@@ -38,6 +39,7 @@ from lopt.meta_training.health import StuckError
 from lopt.meta_training.run import Run, meta_train
 from lopt.meta_training.sweep import Member, members, read_axes, run_sweep, table
 from lopt.names import InputError, check_known
+from lopt.own import foreign
 from lopt.tracking import WANDB_MODES
 
 PRESETS = importlib.import_module(module_name("lopt.presets")).PRESETS
@@ -129,11 +131,19 @@ def _train(workdir: str) -> int:
         pass
     elif run.finished:
         print(f"finished, {done}. The trained optimizer: {run.export}")
-        print(f"compare it with Adam: python -m lopt eval --checkpoint={run.workdir}")
+        print(f"compare it with Adam: {evaluation_command(run.workdir, settings)}")
     else:
         print(f"stopped at {done}, saved. The same command goes on from there.")
     cluster.part()
     return 0 if run.signal is None else 128 + run.signal
+
+
+def evaluation_command(workdir: str | os.PathLike, settings: dict[str, Any]) -> str:
+    """The command that evaluates a run. A person's own rule and tasks are named again: no card has code run."""
+    texts = {name: str(settings.get(name, "")) for name in ("optimizer", "tasks")}
+    own = [f"--{name}={text}" for name, text in texts.items() if foreign.names_code(text)]
+    data_dir = [f"--data_dir={_DATA_DIR.value}"] if _DATA_DIR.value else []
+    return shlex.join(["python", "-m", "lopt", "eval", f"--checkpoint={os.fspath(workdir)}", *own, *data_dir])
 
 
 def _sweep(root: str) -> int:

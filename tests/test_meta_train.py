@@ -92,6 +92,16 @@ def test_help_tells_what_settings_mean():
     assert "standard deviation of the perturbations" in done.stdout
 
 
+def test_the_command_that_is_recommended_names_a_persons_own_code_again(command):
+    assert command() != 0  # which reads the flags
+    recommended = sys.modules["meta_train"].evaluation_command
+    start = "python -m lopt eval --checkpoint=runs/x"
+    assert recommended("runs/x", {"optimizer": "mlp:hidden_sizes=(8,)", "tasks": "quadratic:dimension=4,pool"}) == start
+    own = {"optimizer": "my_rules.py:MyRule:rate=0.02", "tasks": "2*my_tasks.py:spiral,quadratic"}
+    flags_again = " --optimizer=my_rules.py:MyRule:rate=0.02 '--tasks=2*my_tasks.py:spiral,quadratic'"
+    assert recommended("runs/x", own) == start + flags_again
+
+
 SMALL = [
     "--tasks=image_mlp/digits:batch_size=16:hidden_sizes=(4,)", "--optimizer=learnable_adam", "--num_pairs=2",
     "--horizon=20:40", "--truncation=10",

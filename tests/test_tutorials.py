@@ -55,6 +55,18 @@ def check_command(command):
             assert parse_tasks(value if flag == "--tasks" else word, data_dir="runs/data", optimizers=OPTIMIZERS)
 
 
+@pytest.mark.parametrize("page", PAGES, ids=[page.stem for page in PAGES])
+def test_a_command_of_a_page_trains_in_a_folder_of_its_own(page):
+    """A folder holds one run: in that of a block, a command with other settings would be refused."""
+    text = page.read_text()
+    in_blocks = re.findall(r'workdir="([^"]+)"', text)
+    by_commands = re.findall(r"^    lopt train .*--workdir=(\S+)", text, flags=re.MULTILINE)
+    folders = [*in_blocks, *by_commands]
+    assert len(folders) == len(set(folders))
+    read = re.findall(r"(?:--checkpoint=|--learned=|lopt inspect |lopt monitor )(runs/\w+)", text)
+    assert set(read) <= set(folders)
+
+
 def test_every_page_is_linked_and_says_that_it_is_tested():
     linked = "".join(path.read_text() for path in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
     assert len(PAGES) == 4

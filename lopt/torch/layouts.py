@@ -5,7 +5,7 @@
 | `kernel`, the default: Linear, Conv and all others of two axes or more | `[out, in, *window]` | `[*window, in, out]` |
 | `transposed_kernel`: ConvTranspose | `[in, out, *window]` | `[*window, in, out]` |
 | `embedding`: Embedding, EmbeddingBag | `[number, width]` | the same |
-| `as_is` | any | the same |
+| `as_is`: Conv1D of the library transformers, and any other | any | the same |
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,8 @@ from torch import nn
 
 LAYOUTS = ("kernel", "transposed_kernel", "embedding", "as_is")
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+# Known by name, as it need not be installed: the linear layer of GPT-2, whose kernel is [in, out].
+_AS_IS = ("transformers.pytorch_utils", "Conv1D")
 
 
 def flax_axes(layout: str, num_axes: int) -> tuple[int, ...]:
@@ -40,9 +42,13 @@ def flax_path(name: str | None, layout: str, num_axes: int) -> str:
 
 def layout_of(module: nn.Module, num_axes: int) -> str:
     """The layout of a module's own parameters."""
-    if num_axes > 1 and isinstance(module, nn.Embedding | nn.EmbeddingBag):
+    if num_axes < 2:
+        return "kernel"
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag):
         return "embedding"
-    return "transposed_kernel" if num_axes > 1 and isinstance(module, _TRANSPOSED) else "kernel"
+    if any((kind.__module__, kind.__qualname__) == _AS_IS for kind in type(module).__mro__):
+        return "as_is"
+    return "transposed_kernel" if isinstance(module, _TRANSPOSED) else "kernel"
 
 
 def param_groups(model: nn.Module) -> list[dict[str, Any]]:

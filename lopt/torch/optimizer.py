@@ -58,6 +58,8 @@ class Learned(Optimizer):
         weight_decay: float = 0.0,
         num_steps: int | None = None,
     ):
+        if isinstance(params, torch.nn.Module):
+            raise InputError("give lopt.torch.param_groups(model), or model.parameters(), in the place of the model")
         trained = read_trained(name)
         self.rule, self.theta = trained.rule, trained.theta
         self.requires = trained.rule.requires  # of "value", the loss, and "num_steps"

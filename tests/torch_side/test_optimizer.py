@@ -287,6 +287,8 @@ def test_what_cannot_be_trained_is_refused():
     ):
         with pytest.raises(InputError, match=match):
             Learned([torch.zeros(2), param], "star_digits")
+    with pytest.raises(InputError, match=r"give lopt.torch.param_groups\(model\)"):
+        Learned(torch.nn.Linear(2, 2), "star_digits")
     table = torch.nn.Embedding(5, 2, sparse=True)
     optimizer = Learned(table.parameters(), "star_digits")
     table(torch.tensor([1])).sum().backward()

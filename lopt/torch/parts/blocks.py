@@ -51,13 +51,20 @@ def from_local(x: torch.Tensor, local: Local, whole: torch.Tensor) -> torch.Tens
     return as_part(x, whole)
 
 
-def cut(arrays: Tree, shape: torch.Size, axis: int) -> Iterator[tuple[Tree, slice]]:
-    """The arrays in blocks along an axis, where those of length 1 stay as they are, and the place of each block."""
+def cut(arrays: Tree, shape: torch.Size, axis: int, most: int = BLOCK) -> Iterator[tuple[Tree, slice]]:
+    """The arrays in blocks along an axis, where those of length 1 stay as they are, and the place of each block.
+
+    Args:
+      arrays: a tree of arrays that broadcast to the shape.
+      shape: of all elements.
+      axis: is cut.
+      most: elements in a block.
+    """
     count = shape.numel()
-    if count <= BLOCK or _first(arrays).device.type != "cpu":
+    if count <= most or _first(arrays).device.type != "cpu":
         yield arrays, slice(0, shape[axis])
         return
-    length = max(BLOCK * shape[axis] // count, 1)
+    length = max(most * shape[axis] // count, 1)
     for start in range(0, shape[axis], length):
         stop = min(start + length, shape[axis])
 

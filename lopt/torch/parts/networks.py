@@ -7,6 +7,7 @@ second pass computes the features again, and the network on them. Where a tensor
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -16,6 +17,7 @@ from lopt.torch.parts.sums import added_up
 from lopt.torch.types import Theta
 
 Features = Callable[..., list[torch.Tensor]]
+AT_ONCE = 2**20  # most numbers in a layer of a network on a CPU, so that layers stay in a cache; found by measuring
 
 
 def mlp_shapes(num_inputs: int, hidden_sizes: Sequence[int], num_outputs: int) -> dict[str, tuple[int, ...]]:
@@ -60,37 +62,42 @@ def normalized_rule(
     blocks = list(cut(local.arrays, shape, along))
     kept = features(blocks[0][0]) if len(blocks) == 1 else None  # of one block, features are computed once
 
-    means: list[torch.Tensor] = []
+    means: Any = 0.0
     for block, place in blocks:
         inputs = features(block) if kept is None else kept
         share = local.share * (place.stop - place.start) / max(shape[along], 1)
-        squares = [_mean_square(x, axes) * share for x in inputs[: len(inputs) - num_plain]]
-        means = [x + y for x, y in zip(means, squares, strict=True)] if means else squares
-    factors = [torch.rsqrt(epsilon + x) for x in added_up(means, whole)]
+        means = means + share * _mean_squares(inputs[: len(inputs) - num_plain], axes)
+    factors = torch.rsqrt(epsilon + added_up([means], whole)[0])
 
+    width = max(len(x) for name, x in theta.items() if name.startswith(f"{prefix}bias_"))
+    most = AT_ONCE // width if axes else shape.numel()
     result = torch.empty(shape, dtype=torch.float32, device=local.arrays.grad.device)
     for block, place in blocks:
         inputs = features(block) if kept is None else kept
-        outputs = apply_mlp(theta, prefix, inputs[: len(factors)], factors, constants)
-        step = rule(*outputs, *inputs[len(factors) :])
-        result.narrow(along, place.start, place.stop - place.start).copy_(step)
+        target = result.narrow(along, place.start, place.stop - place.start)
+        for part, own in cut(inputs, target.shape, along, most):
+            outputs = apply_mlp(theta, prefix, part[: len(factors)], factors, constants)
+            step = rule(*outputs, *part[len(factors) :])
+            target.narrow(along, own.start, own.stop - own.start).copy_(step)
     return from_local(result, local, whole)
 
 
-def _mean_square(x: torch.Tensor, axes: tuple[int, ...]) -> torch.Tensor:
-    """The mean of x^2 over the axes, which keep length 1; 0 for no elements."""
+def _mean_squares(arrays: Sequence[torch.Tensor], axes: tuple[int, ...]) -> torch.Tensor:
+    """The means of x^2 over the axes, which keep length 1, stacked along a new first axis; 0 for no elements."""
     if not axes:
-        return x.square()
-    count = math.prod(x.shape[axis] for axis in axes)
-    # One pass; it stores no squares.
-    return torch.linalg.vector_norm(x, dim=axes, keepdim=True).square() / max(count, 1)
+        return torch.stack(torch.broadcast_tensors(*arrays)).square()
+    # One pass each; it stores no squares.
+    norms = [torch.linalg.vector_norm(x, dim=axes, keepdim=True) for x in arrays]
+    counts = [max(math.prod(x.shape[axis] for axis in axes), 1) for x in arrays]
+    norms = torch.stack(torch.broadcast_tensors(*norms))
+    return norms.square() / norms.new_tensor(counts).reshape(-1, *[1] * arrays[0].ndim)
 
 
 def apply_mlp(
     theta: Theta,
     prefix: str,
     features: Sequence[torch.Tensor],
-    factors: Sequence[torch.Tensor],
+    factors: torch.Tensor,
     constants: torch.Tensor | None,
 ) -> list[torch.Tensor]:
     """The outputs of an MLP, one array per output, of features that are multiplied by their factors.
@@ -102,15 +109,15 @@ def apply_mlp(
       theta: as for `normalized_rule`.
       prefix: as for `normalized_rule`.
       features: arrays that can be broadcast to one another; their first axis holds the tensors.
-      factors: one per feature, an array that can be broadcast to it.
+      factors: one per feature, arrays `[features, k, ...]` that can be broadcast to them.
       constants: inputs after the features that all parameters share, `[c]`.
     """
     shape = torch.broadcast_shapes(*(x.shape for x in features))
-    if factors[0].numel() != factors[0].shape[0]:
-        features = [x * factor for x, factor in zip(features, factors, strict=True)]
+    if factors[0].numel() != factors.shape[1]:
+        features = [x * factor for x, factor in zip(features, factors.unbind(), strict=True)]
         scales = torch.ones(1, len(features), device=features[0].device)
     else:
-        scales = torch.stack([factor.flatten() for factor in factors], 1)  # [k, features]
+        scales = factors.flatten(1).T  # [k, features]
     kernel, bias = theta[f"{prefix}kernel_0"], theta[f"{prefix}bias_0"]
     if constants is not None:
         bias = bias + constants @ kernel[len(features) :]

@@ -21,7 +21,9 @@ def orthogonalize(x: torch.Tensor, num_steps: int = 5) -> torch.Tensor:
     x = x.mT if tall else x
     x = x * torch.rsqrt(x.square().sum(dim=(-2, -1), keepdim=True) + 1e-16)
     a, b, c = NEWTON_SCHULZ
-    for _ in range(num_steps):
+    shape, x = x.shape, x.reshape(-1, *x.shape[-2:])
+    for _ in range(num_steps):  # the sums are part of the products
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    x = x.reshape(shape)
     return like(x.mT if tall else x, sharded)
