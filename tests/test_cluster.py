@@ -80,7 +80,7 @@ def joined(monkeypatch):
     def initialize(**settings):
         given.update(settings)
         signal.signal(signal.SIGTERM, lambda number, frame: None)  # as JAX does
-        time.sleep(given.get("takes", 0.0))
+        time.sleep(given.get("takes", 0.0))  # pyright: ignore[reportArgumentType]
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
     noise = b"[Gloo] Rank 0 is connected\n"
@@ -104,7 +104,7 @@ def test_who_is_not_told_to_join_works_alone_or_is_asked(joined, monkeypatch):
 
 def test_joining_leaves_signals_output_and_time_as_they_were(joined, capfd):
     before = signal.getsignal(signal.SIGTERM)
-    assert cluster.connect("h:80,2,1", 0.2, "x") is False  # as nobody has really come
+    assert cluster.connect("h:80,2,1", 0.2, "x") is False  # as nobody has really come  # pyright: ignore[reportArgumentType]
     os.write(1, b"after\n")  # the output itself: `print` may have been given another one
     time.sleep(0.4)  # in which a clock that still ran would end the process
     assert signal.getsignal(signal.SIGTERM) is before
@@ -119,7 +119,7 @@ def test_joining_leaves_signals_output_and_time_as_they_were(joined, capfd):
 
 def test_who_waits_in_vain_ends_with_what_to_do(joined, capfd):
     joined["takes"] = 0.5
-    cluster.connect("h:80,2,1", 0.1, "x")
+    cluster.connect("h:80,2,1", 0.1, "x")  # pyright: ignore[reportArgumentType]
     assert joined["exit"] == cluster.LOST
     assert capfd.readouterr().err.startswith("x: process 1 of 2 has waited 0.1 s for the others at h:80, and not all")
 

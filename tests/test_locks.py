@@ -34,6 +34,7 @@ def other(tmp_path):
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:
+        assert process.stdout is not None
         assert process.stdout.readline() == "taken\n"
         yield process
         process.kill()
@@ -184,6 +185,7 @@ def test_two_commands_at_once(tmp_path):
     words = "--checkpoint=learnable_adam_digits --tasks=quadratic --horizon=20 --num_seeds=1 --cache= --devices=1"
     flags, pipe = [*words.split(), f"--out={out}"], {"text": True, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", SLOW, *flags], stdin=subprocess.PIPE, **pipe) as first:
+        assert first.stdout is not None
         assert "writing\n" in first.stdout
         second = subprocess.run([sys.executable, "-m", "lopt", "eval", *flags], **pipe)
         assert "report.html" in first.communicate("\n")[0]

@@ -160,7 +160,7 @@ def test_who_says_nothing_is_not_waited_for(folder, monkeypatch):
     monkeypatch.setattr(serve._Handler, "timeout", 0.2)
     with (
         serving(watcher(folder).look) as site,
-        socket.create_connection(site.server_address[:2], timeout=30) as connection,
+        socket.create_connection(site.server_address[:2], timeout=30) as connection,  # pyright: ignore[reportArgumentType]
     ):
         connection.sendall(b"GET / HTT")
         assert connection.recv(1000) == b""

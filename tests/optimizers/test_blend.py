@@ -76,7 +76,7 @@ VARIANTS = [
 ]
 
 
-def sum_of(*transformations):
+def sum_of(*transformations) -> Any:
     """The sum of their updates."""
 
     def update(grads, states, params=None):
@@ -85,7 +85,7 @@ def sum_of(*transformations):
         )
         return jax.tree.map(lambda *xs: sum(xs), *updates), states
 
-    return optax.GradientTransformation(lambda params: tuple(tx.init(params) for tx in transformations), update)
+    return optax.GradientTransformation(lambda params: tuple(tx.init(params) for tx in transformations), update)  # pyright: ignore[reportArgumentType]
 
 
 def hand_made(rule):
