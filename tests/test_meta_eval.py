@@ -69,7 +69,8 @@ def test_end_to_end(run_folder, tmp_path):
     beyond = "run was meta-trained on at most 20 steps, and is to train for 24"
     assert first.count(f"warning: {beyond}") == 2
     out = run_folder / "eval-24"
-    assert {path.name for path in out.iterdir()} == {*FILES} - {"trials.png", "targets.png"}  # no cosine, no AdamW
+    missing = {"ratios.png", "trials.png", "targets.png"}  # no cosine, no AdamW
+    assert {path.name for path in out.iterdir()} == {*FILES} - missing
     assert str(Path("run", "eval-24")) in first
 
     ((task, result),) = load_results(out / "curves.npz").items()

@@ -20,11 +20,12 @@ from lopt.locks import FolderLock
 from lopt.names import InputError
 from lopt.npz import pack, unpack
 
-CURVES, SCORES, SUMMARY, PICTURE, AGGREGATE, TRIALS, TARGETS, REPORT = FILES = (
+CURVES, SCORES, SUMMARY, PICTURE, RATIOS, AGGREGATE, TRIALS, TARGETS, REPORT = FILES = (
     "curves.npz",
     "scores.csv",
     "summary.json",
     "curves.png",
+    "ratios.png",
     "aggregate.png",
     "trials.png",
     "targets.png",

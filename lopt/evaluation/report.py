@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from lopt.evaluation.budget_plots import draw_targets, draw_trials
 from lopt.evaluation.curve_plots import draw
-from lopt.evaluation.folder import AGGREGATE, PICTURE, TARGETS, TRIALS, open_folder, write_results
+from lopt.evaluation.folder import AGGREGATE, PICTURE, RATIOS, TARGETS, TRIALS, open_folder, write_results
+from lopt.evaluation.ratio_plots import draw_ratios
 from lopt.evaluation.results import TaskResult
 from lopt.evaluation.score_plots import draw_aggregate, draw_sweep
 from lopt.evaluation.scores import TaskScores
@@ -86,6 +87,8 @@ class Report:
     def _pictures(self) -> dict[str, bytes]:
         """The pictures by their file names."""
         pictures = {PICTURE: to_png(self.plot())}
+        if self.summary["deciding"]["tuned"]:
+            pictures[RATIOS] = to_png(draw_ratios(self.summary))
         if self.summary["aggregate"]:
             pictures[AGGREGATE] = to_png(draw_aggregate(self.summary))
         for name, key, draw_it in ((TRIALS, "trials", draw_trials), (TARGETS, "targets", draw_targets)):

@@ -129,7 +129,7 @@ def test_the_report_holds_prints_and_draws_everything(report, tmp_path):
     assert page.count("data:image/png;base64,iVBOR") == 1
 
     files = report.write(tmp_path / "out")
-    assert set(files) == {*FILES} - {"trials.png", "targets.png"}  # neither a cosine nor AdamW takes part
+    assert set(files) == {*FILES} - {"ratios.png", "trials.png", "targets.png"}  # neither a cosine nor AdamW is there
     assert sorted(files) == sorted(path.name for path in (tmp_path / "out").iterdir())
     again = load_results(tmp_path / "out" / "curves.npz")["quadratic"].entries["adam"]
     np.testing.assert_array_equal(again.tuning.loss, report.results["quadratic"].entries["adam"].tuning.loss)

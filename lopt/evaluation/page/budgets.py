@@ -1,10 +1,8 @@
 """What budgets buy: loss over the number of tuning trials, and the time to a target."""
 
-import base64
-from collections.abc import Mapping
 from html import escape
 
-from lopt.evaluation.page.rows import Content, Styles, learned_label, optimizer_table, table_row
+from lopt.evaluation.page.rows import Content, Styles, learned_label, optimizer_table, picture, table_row
 from lopt.evaluation.trials import COUNTS
 from lopt.page.cells import Column, best_value, column_head, data_cell, measure_cell, quantity, significant
 
@@ -25,7 +23,7 @@ def trials_section(content: Content, styles: Styles) -> str:
     return f"""<p>How good a baseline is after k trials: the expected best of k drawn at random from its grid,
 exactly, as a ratio to tuned Adam, geometric mean over the tasks. {learned_label(content)} has nothing to tune.</p>
 <p>Trials that a baseline needs to reach it: {needs}</p>
-{_picture("trials.png", "Loss over that of tuned Adam, by number of tuning trials", content["pictures"])}{tables}
+{picture("trials.png", "Loss over that of tuned Adam, by number of tuning trials", content)}{tables}
 <p class="note">Trials are chosen and measured on the tuning seeds alike, which favours the baselines;
 {learned_label(content)} is measured on the evaluation seeds. So on a task that varies between seeds the last point of a
 line is not the ratio in the tables above.</p>"""
@@ -51,7 +49,7 @@ is AlgoPerf's for self-tuning rules: the mean height of the profile, which is th
 optimizer is at the target within so many times the fastest's time, from 1 to 4 times. 1 is the fastest everywhere.
 Validation losses are measured every 5&nbsp;% of a training, so that is the resolution; seconds are steps times the time
 of a step over Adam's.</p>
-{_picture("targets.png", "Share of tasks at the target, over time", content["pictures"])}{table}"""
+{picture("targets.png", "Share of tasks at the target, over time", content)}{table}"""
 
 
 def _trials_tables(content: Content, styles: Styles) -> str:
@@ -100,11 +98,3 @@ def _targets_table(content: Content, styles: Styles) -> str:
     ]
     heads = [column_head(column.title, column.better) for column in TARGETS]
     return optimizer_table("Time to the target", heads, ["".join(lines)])
-
-
-def _picture(name: str, words: str, pictures: Mapping[str, bytes]) -> str:
-    """A picture within the page; "" where it is not there."""
-    if name not in pictures:
-        return ""
-    data = base64.b64encode(pictures[name]).decode()
-    return f'<img class="picture" alt="{words}" src="data:image/png;base64,{data}">'

@@ -1,5 +1,6 @@
-"""Rows of optimizers, which all tables of the page have: each with a sample of its line and its label."""
+"""What sections of the page share: rows of optimizers, each with a sample of its line and its label; pictures."""
 
+import base64
 from collections.abc import Iterable, Mapping
 from html import escape
 from typing import Any
@@ -24,6 +25,14 @@ def table_row(name: str, content: Content, styles: Styles, cells: Iterable[str])
 def optimizer_table(name: str, heads: Iterable[str], groups: Iterable[str], foot: str = "") -> str:
     """A table of such rows that scrolls on its own; each group of rows sorts within itself."""
     return sortable_table(name, [column_head("Optimizer", None), *heads], groups, foot)
+
+
+def picture(name: str, words: str, content: Content) -> str:
+    """One of the content's pictures, within the page; "" where it is not there."""
+    if name not in content["pictures"]:
+        return ""
+    data = base64.b64encode(content["pictures"][name]).decode()
+    return f'<img class="picture" alt="{words}" src="data:image/png;base64,{data}">'
 
 
 def is_lower_bound(key: str, row: Mapping[str, Any]) -> bool:

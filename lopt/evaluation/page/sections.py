@@ -11,7 +11,7 @@ from lopt.evaluation.page.budgets import targets_section, trials_section
 from lopt.evaluation.page.deciding import deciding_tables
 from lopt.evaluation.page.drawing import drawn, line_styles
 from lopt.evaluation.page.intervals import aggregate_table
-from lopt.evaluation.page.rows import Content, Styles, learned_label
+from lopt.evaluation.page.rows import Content, Styles, learned_label, picture
 from lopt.evaluation.page.tables import cost_table, results_table, sweep_table, tuning_table
 from lopt.page.cells import Cell, quantity, significant
 from lopt.page.sheet import fill, read, sheet
@@ -56,7 +56,7 @@ def _deciding(content: Content, styles: Styles) -> str:
     return f"""<p>Below 1 is better than tuned Adam. On each task, the median over the seeds of the ratio of a run to
 the reference on the same seed, between 0.1 and 10; over the tasks, the geometric mean. A diverged run counts as 10.
 A median far from the mean tells that a few tasks decide the mean.</p>
-{tables}"""
+{picture("ratios.png", "Loss at the end of every task, over that of tuned Adam", content)}{tables}"""
 
 
 def _overall(content: Content, styles: Styles) -> str:
