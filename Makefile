@@ -8,18 +8,19 @@ BIN := .venv/bin
 DEMO := runs/demo
 # What pip is told to install for the PyTorch side; on a machine without a GPU, the index of CPU builds saves gigabytes.
 TORCH ?= torch>=2.5
+SHIPPED := --checkpoint=blend --learned=blend_fit,blend_cheap,blend_anytime --horizon=1000
 PAPER := influence_balancing toy_regression ridge_l2 lstm_variance lorenz swimmer char_rnn many_hyperparameters lr_schedule \
 	learned_optimizer
 # Kept between calls: compiled programs, and the data sets that make demo and make test prepare.
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/runs/cache/jax
 export TFDS_DATA_DIR ?= $(CURDIR)/runs/data
 
-.PHONY: help demo test test-all test-thorough test-slow test-lowest test-torch test-frameworks check docs soak dist paper bench clean
+.PHONY: help demo test test-all test-thorough test-slow test-lowest test-torch test-frameworks check docs report soak dist paper bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@sed -n '1,2s/^# //p' Makefile
-	@echo 'Also: test-all (test and the full tables), test-slow (minutes), test-lowest (minutes, lowest versions), test-torch (installs PyTorch, which is large), test-frameworks (Lightning and Hugging Face too), check (linter and type checker), docs (the site), soak (kills commands, an hour), dist (sdist and wheel), paper (experiments, minutes), bench (speed), clean (all that these made).'
+	@echo 'Also: test-all (test and the full tables), test-slow (minutes), test-lowest (minutes, lowest versions), test-torch (installs PyTorch, which is large), test-frameworks (Lightning and Hugging Face too), check (linter and type checker), docs (the site), report (evaluates what ships, hours), soak (kills commands, an hour), dist (sdist and wheel), paper (experiments, minutes), bench (speed), clean (all that these made).'
 
 .venv/ready: requirements.txt
 	@test -n "$(PYTHON)" || { echo 'lopt needs Python 3.11 or newer: make PYTHON=/path/to/python demo'; exit 1; }
@@ -76,6 +77,13 @@ check: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+# What ships, evaluated again: results/evaluation and results/held_out. Runs are kept, so that it goes on where it was.
+report: .venv/ready
+	$(BIN)/python meta_eval.py $(SHIPPED) --tasks=pool_valid --num_seeds=3 --out=results/evaluation --overwrite \
+		--baselines=adam_cosine,adamw,adamw_grid,muon_cosine,soap_cosine,ademamix_cosine,prodigy_cosine,mechanic_cosine,schedule_free_adamw
+	$(BIN)/python meta_eval.py $(SHIPPED) --tasks=held_out --num_seeds=2 --out=results/held_out --overwrite \
+		--baselines=adam_cosine,muon_cosine
 
 # Before each release: kills training, evaluation and the preparation of data at random moments, hundreds of times.
 soak: .venv/ready
