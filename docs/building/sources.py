@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-CODE = ("lopt", "tasks", "presets", "docs")
+CODE = ("lopt", "tasks", "presets", "examples", "docs")
 
 
 def digest(root: Path) -> str:
