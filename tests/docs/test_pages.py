@@ -118,5 +118,9 @@ def test_links_that_leave_the_pages_become_text():
     assert shown("[a](../b.md#c) [d](e.md)") == "[a](../b.md#c) [d](e.md)"
     assert shown("[the code](../../lopt/x.py)") == "the code (`lopt/x.py`)"
     assert shown("[lopt/x.py](../../lopt/x.py)") == "lopt/x.py"
+    assert (
+        shown("[e.md](e.md), [the page](e.md), [notes/f.md](../notes/f.md#g)")
+        == "[](e.md), [the page](e.md), [](../notes/f.md#g)"
+    )
     assert shown("[log](../../CHANGELOG.md)") == "[log](../changelog.md)"
     assert shown("![picture](../../results/a.png)") == "![picture](../../results/a.png)"
