@@ -52,7 +52,7 @@ def test_all_experiments_are_shown():
 
 
 def test_the_signs_of_a_response_can_be_told_in_grey():
-    """Where the update is minus the gradient, the plus is left and the minus right; what is not finite moves neither."""
+    """Where the update is minus the gradient, plus is left and minus right; what is not finite moves neither."""
     values = np.linspace(-3, 3, 7)
     updates = np.broadcast_to(-values, (7, 7)).copy()
     updates[0, 0] = np.inf
