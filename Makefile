@@ -94,6 +94,7 @@ soak: .venv/ready
 # The site, in runs/docs/html. Its notebooks run once, until they or the code change; its links are checked.
 docs: .venv/docs
 	$(BIN)/python -m sphinx -W --keep-going --quiet -b html docs runs/docs/html
+	$(BIN)/python -m docs.building.notebooks
 	$(BIN)/python -m pytest -n0 tests/docs/test_site.py
 	@echo 'The site: runs/docs/html/index.html'
 

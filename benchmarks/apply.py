@@ -10,7 +10,8 @@ seconds to compile.
 The second table compares some rules with the time that memory or arithmetic alone would take. That time follows from
 `WORK` and from rates that are measured in the same turns: bytes per second in sums of arrays, and multiplications and
 additions per second in products 512^3 and in a fused loop. --write puts both tables into docs/optimizers.md.
---rows=FILE keeps measured rows in a file and does not measure them again.
+--rows=FILE keeps measured rows in a file and does not measure them again. --busy is for a machine that others use too:
+one thread, and processor time in place of the clock.
 """
 
 from lopt import interrupts
@@ -20,6 +21,7 @@ if __name__ == "__main__":
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -33,6 +35,7 @@ import numpy as np
 from benchmarks.machine import Rate, rates
 from benchmarks.updates import (
     BASELINES,
+    OTHERS,
     VARIANTS,
     check_rules,
     compile_update,
@@ -47,6 +50,8 @@ from lopt.optimizers import OPTIMIZERS
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "optimizers.md"
 MARK = "<!-- python -m benchmarks.apply --write -->\n"
 MODELS = ("MLP", "transformer")
+HEAD = ("model", "rule", "ms", "x Adam", "state per parameter", "working memory, MiB", "compile, s")
+RATIO = HEAD.index("x Adam")
 TURNS, SECONDS = 4, 4.0  # least number of turns; seconds after which no turn begins
 
 # Per parameter of a matrix: the bytes that a program which keeps no features must move, the floating-point operations,
@@ -95,15 +100,15 @@ def prepare(name: str, params: Any, grads: Any) -> Rule:
     return Rule(program, arguments, state, numbers, memory.temp_size_in_bytes, taken)
 
 
-def take_turns(rules: dict[str, Rule], programs: dict[str, Rate]) -> dict[str, float]:
-    """Median seconds of each rule's update and of each program; all are called in turn."""
+def take_turns(rules: dict[str, Rule], programs: dict[str, Rate], clock: Callable[[], float]) -> dict[str, float]:
+    """Median seconds of each rule's update and of each program, by a clock; all are called in turn."""
     times: dict[str, list[float]] = {name: [] for name in (*rules, *programs)}
     states = {name: rule.state for name, rule in rules.items()}
 
     def timed(name: str, run: Callable[..., Any], *arguments: Any) -> Any:
-        started = time.perf_counter()
+        started = clock()
         results = jax.block_until_ready(run(*arguments))
-        times[name].append(time.perf_counter() - started)
+        times[name].append(clock() - started)
         return results
 
     began = time.perf_counter()
@@ -111,7 +116,7 @@ def take_turns(rules: dict[str, Rule], programs: dict[str, Rate]) -> dict[str, f
         if turn > TURNS and time.perf_counter() - began > SECONDS:
             break
         for name, rule in rules.items():
-            for _ in range(3 if name in BASELINES else 1):
+            for _ in range(3 if name in BASELINES or name in OTHERS else 1):
                 states[name], _ = timed(name, rule.program, *rule.arguments, states[name])
         for name, program in programs.items():
             for _ in range(3):
@@ -119,7 +124,7 @@ def take_turns(rules: dict[str, Rule], programs: dict[str, Rate]) -> dict[str, f
     return {name: float(np.median(values[1:])) for name, values in times.items()}
 
 
-def measure(name: str, kind: str, size: float, blocks: int) -> tuple[list[str], list[str]]:
+def measure(name: str, kind: str, size: float, blocks: int, clock: Callable[[], float]) -> tuple[list[str], list[str]]:
     """One row of the table of costs, and one of the table of limits; the second is [] for a rule without limits."""
     shapes = mlp_shapes(size) if kind == "MLP" else transformer_shapes(size, blocks)
     generator = np.random.default_rng(0)
@@ -132,7 +137,7 @@ def measure(name: str, kind: str, size: float, blocks: int) -> tuple[list[str], 
     rules[name] = rules["adam"] if name == "adam" else prepare(name, params, grads)
     with_limits = name in WORK and count > 5e6
     programs = rates() if with_limits else {}
-    seconds = take_turns(rules, programs)
+    seconds = take_turns(rules, programs, clock)
     rule = rules[name]
     cells = [*start, f"{1e3 * seconds[name]:.3g}", f"{seconds[name] / seconds['adam']:.1f}"]
     numbers = (rule.state_size / count, rule.working_bytes / 2**20, rule.compile_seconds)
@@ -160,6 +165,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--models", default=",".join(MODELS), help=f"{' or '.join(MODELS)}, or both with a comma")
     parser.add_argument("--blocks", type=int, default=4, help="number of blocks of the transformer")
     parser.add_argument("--rows", type=Path, help="file of the rows measured so far; created if it does not exist")
+    parser.add_argument("--busy", action="store_true", help="one thread, and processor time")
     parser.add_argument("--write", action="store_true", help="put the tables into docs/optimizers.md")
     args = parser.parse_args(arguments)
     check_rules(args.names)
@@ -185,6 +191,9 @@ def main() -> None:
     except InputError as error:
         print(error, file=sys.stderr)
         sys.exit(2)
+    if args.busy:  # before JAX makes its threads
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false"
+    clock = time.process_time if args.busy else time.perf_counter
     jax.config.update("jax_enable_compilation_cache", False)  # seconds to compile are measured
     known = {}
     if args.rows and args.rows.exists():
@@ -193,19 +202,20 @@ def main() -> None:
     for size in args.sizes:
         for kind in args.models:
             for name in args.names:
-                row, far = known.get((name, kind, size)) or measure(name, kind, float(size), args.blocks)
+                row, far = known.get((name, kind, size)) or measure(name, kind, float(size), args.blocks, clock)
                 rows.append(row)
                 limits += [far] if far else []
                 print(" | ".join(row), "\n    " + " | ".join(far) if far else "", flush=True)
                 if args.rows and (name, kind, size) not in known:
                     with args.rows.open("a") as file:
                         file.write(json.dumps([[name, kind, size], row, far]) + "\n")
-    head = ["model", "rule", "ms", "x Adam", "state per parameter", "working memory, MiB", "compile, s"]
     times = ["memory alone, ms", "arithmetic alone, ms", "measured, ms", "measured / the longer"]
     limits_head = ["model", "rule", "per parameter", "memory", "arithmetic", *times]
     if args.write:
         page = PAGE.read_text()
-        PAGE.write_text(page[: page.index(MARK)] + MARK + f"\n{_table(head, rows)}\n{_table(limits_head, limits)}")
+        PAGE.write_text(
+            page[: page.index(MARK)] + MARK + f"\n{_table(list(HEAD), rows)}\n{_table(limits_head, limits)}"
+        )
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

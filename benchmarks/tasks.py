@@ -32,7 +32,7 @@ from jax.extend.core import jaxprs_in_params
 
 from benchmarks import handwritten
 from lopt.distributed import PairLayout
-from lopt.figures import to_png
+from lopt.figures import COLOURS, to_png
 from lopt.files import write_atomic
 from lopt.optimizers import OPTIMIZERS
 from lopt.types import Data, TaskFamily
@@ -200,8 +200,8 @@ def draw_figure(rows: list[Row]) -> "Figure":
     figure = Figure(figsize=(14, 2.5 * -(-len(rows) // columns)), dpi=110, layout="constrained")
     panels = figure.subplots(-(-len(rows) // columns), columns, sharex=True, squeeze=False).ravel()
     for axes, row in zip(panels, rows, strict=False):
-        axes.plot(row.curves.T, color="#0072b2", linewidth=0.8, alpha=0.7)
-        axes.axhline(row.best, color="#d55e00", linewidth=1.2, linestyle="--")
+        axes.plot(row.curves.T, color=COLOURS[0], linewidth=0.8, alpha=0.7)
+        axes.axhline(row.best, color=COLOURS[1], linewidth=1.2, linestyle="--")
         axes.set_title(row.name, fontsize=8, loc="left", family="monospace")
         axes.set_ylim(min(0, row.best), 1.1 * max(1, np.nanmax(np.median(row.curves, 0)[:3])))
         axes.grid(alpha=0.3)

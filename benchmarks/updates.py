@@ -13,6 +13,7 @@ from lopt.names import InputError, build, check_known, parse_spec
 from lopt.optimizers import OPTIMIZERS
 
 BASELINES = {"adam": optax.adam, "adamw": optax.adamw, "muon": optax.contrib.muon}
+OTHERS = {"prodigy": optax.contrib.prodigy}  # measured where they are named
 VARIANTS = ("celo2:orthogonalize=True", "adafac_mlp:hidden_sizes=(32,32)")
 SMALLEST = 1000  # parameters: with fewer, the shapes would have no width
 
@@ -57,10 +58,10 @@ def functions(name: str) -> tuple[Callable[[Any], tuple[Any, Any]], Callable[...
     Returns:
       `init(params) -> (theta, state)` and `update(theta, grads, params, state) -> (updates, state)`.
     """
-    if name in BASELINES:
-        transformation = BASELINES[name](1e-3)
+    if make := (BASELINES | OTHERS).get(name):
+        transformation = make(1e-3)
         return (
-            lambda params: ((), transformation.init(params)),
+            lambda params: ((), jax.jit(transformation.init)(params)),  # a state of its own: it is donated
             lambda theta, grads, params, state: transformation.update(grads, state, params),
         )
     optimizer = build("optimizer", parse_spec(name), OPTIMIZERS)
@@ -76,10 +77,11 @@ def functions(name: str) -> tuple[Callable[[Any], tuple[Any, Any]], Callable[...
 
 
 def check_rules(names: list[str]) -> None:
-    """Raises InputError unless each name is in BASELINES or is a learned optimizer, `NAME[:setting=value]...`."""
+    """Raises InputError unless each is a baseline, one of OTHERS or a learned optimizer, `NAME[:setting=value]...`."""
+    known = [*BASELINES, *OTHERS]
     for name in names:
-        if name not in BASELINES:
-            check_known("rule", name.partition(":")[0], [*BASELINES, *OPTIMIZERS])
+        if name not in known:
+            check_known("rule", name.partition(":")[0], [*known, *OPTIMIZERS])
             build("optimizer", parse_spec(name), OPTIMIZERS)
 
 

@@ -53,7 +53,7 @@ myst_links_external_new_tab = False
 # Notebooks: their outputs are kept until a page or the code changes. An error in one fails the build.
 nb_execution_mode = "cache"
 nb_execution_cache_path = str(ROOT / "runs" / "docs" / "cache" / digest(ROOT))
-nb_execution_timeout = 300  # seconds per cell; a page takes below 60 where nothing else runs
+nb_execution_timeout = 900  # seconds per cell, for busy machines; a page takes below 60 where nothing else runs
 nb_execution_raise_on_error = True
 nb_execution_in_temp = True
 nb_execution_excludepatterns: list[str] = []

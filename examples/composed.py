@@ -12,8 +12,9 @@ import optax
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for a checkout that is not installed
 import lopt
 
+NAME = sys.argv[1] if len(sys.argv) > 1 else "demo_mlp"
 STEPS = 400
-learned = lopt.scale_by_learned(sys.argv[1] if len(sys.argv) > 1 else "demo_mlp", num_steps=STEPS // 2)
+learned = lopt.scale_by_learned(NAME, num_steps=STEPS // 2)
 schedule = optax.cosine_decay_schedule(1.0, STEPS // 2)  # a factor: the rule has its own step size
 decayed = optax.chain(learned, optax.add_decayed_weights(1e-4), optax.scale_by_learning_rate(schedule))
 rules = optax.partition({"learned": decayed, "adam": optax.adam(1e-2)}, {"kernel": "learned", "bias": "adam"})

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for a checkout that is not installed
 import lopt
 
+NAME = sys.argv[1] if len(sys.argv) > 1 else "demo_mlp"
 NUM_STEPS = 200
 
 
@@ -29,7 +30,7 @@ def train_step(model: eqx.nn.MLP, state, x: jax.Array, y: jax.Array):
 x = jax.random.normal(jax.random.key(0), (256, 2))
 y = jnp.sin(2 * x[:, 0]) + x[:, 1] ** 2
 model = eqx.nn.MLP(2, 1, width_size=32, depth=1, key=jax.random.key(1))
-tx = lopt.load(sys.argv[1] if len(sys.argv) > 1 else "demo_mlp", num_steps=NUM_STEPS)
+tx = lopt.load(NAME, num_steps=NUM_STEPS)
 state = tx.init(eqx.filter(model, eqx.is_array))
 losses = []
 for _ in range(NUM_STEPS):

@@ -12,6 +12,7 @@ from flax.training.train_state import TrainState
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for a checkout that is not installed
 import lopt
 
+NAME = sys.argv[1] if len(sys.argv) > 1 else "demo_mlp"
 NUM_STEPS = 200
 
 
@@ -31,7 +32,7 @@ def train_step(state: TrainState, x: jax.Array, y: jax.Array) -> tuple[TrainStat
 x = jax.random.normal(jax.random.key(0), (256, 2))
 y = jnp.sin(2 * x[:, 0]) + x[:, 1] ** 2
 model = nn.Sequential([nn.Dense(32), nn.relu, nn.Dense(1)])
-tx = lopt.load(sys.argv[1] if len(sys.argv) > 1 else "demo_mlp", num_steps=NUM_STEPS)
+tx = lopt.load(NAME, num_steps=NUM_STEPS)
 state = TrainState.create(apply_fn=model.apply, params=model.init(jax.random.key(1), x)["params"], tx=tx)
 losses = [0.0] * NUM_STEPS
 for step in range(NUM_STEPS):

@@ -10,6 +10,7 @@ from flax import nnx
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for a checkout that is not installed
 import lopt
 
+NAME = sys.argv[1] if len(sys.argv) > 1 else "demo_mlp"
 NUM_STEPS = 200
 
 
@@ -31,7 +32,7 @@ def train_step(model: MLP, optimizer: nnx.Optimizer, x: jax.Array, y: jax.Array)
 x = jax.random.normal(jax.random.key(0), (256, 2))
 y = jnp.sin(2 * x[:, 0]) + x[:, 1] ** 2
 model = MLP(nnx.Rngs(0))
-tx = lopt.load(sys.argv[1] if len(sys.argv) > 1 else "demo_mlp", num_steps=NUM_STEPS)
+tx = lopt.load(NAME, num_steps=NUM_STEPS)
 optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
 losses = [train_step(model, optimizer, x, y) for _ in range(NUM_STEPS)]
 print(f"first loss {losses[0]:.4f}, last loss {losses[-1]:.4f}")

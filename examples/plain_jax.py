@@ -10,12 +10,13 @@ import optax
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for a checkout that is not installed
 import lopt
 
+NAME = sys.argv[1] if len(sys.argv) > 1 else "demo_mlp"
 NUM_STEPS = 200
 
 x = jax.random.normal(jax.random.key(0), (256, 10))
 labels = x @ jax.random.normal(jax.random.key(1), (10,)) > 0
 
-tx = lopt.load(sys.argv[1] if len(sys.argv) > 1 else "demo_mlp", num_steps=NUM_STEPS)
+tx = lopt.load(NAME, num_steps=NUM_STEPS)
 params = {"weights": jnp.zeros(10), "bias": jnp.zeros(())}
 state = tx.init(params)
 

@@ -8,6 +8,7 @@ import torch  # pyright: ignore[reportMissingImports]
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for a checkout that is not installed
 import lopt.torch
 
+NAME = sys.argv[1] if len(sys.argv) > 1 else "blend_digits"
 NUM_STEPS = 200
 
 torch.manual_seed(0)
@@ -15,8 +16,7 @@ x = torch.randn(256, 10)
 labels = (x @ torch.randn(10) > 0).float()
 
 model = torch.nn.Sequential(torch.nn.Linear(10, 16), torch.nn.ReLU(), torch.nn.Linear(16, 1))
-name = sys.argv[1] if len(sys.argv) > 1 else "blend_digits"
-optimizer = lopt.torch.Learned(lopt.torch.param_groups(model), name, num_steps=NUM_STEPS)
+optimizer = lopt.torch.Learned(lopt.torch.param_groups(model), NAME, num_steps=NUM_STEPS)
 
 losses = []
 for _ in range(NUM_STEPS):

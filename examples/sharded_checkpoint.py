@@ -15,7 +15,8 @@ from orbax.checkpoint import v1 as ocp
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for a checkout that is not installed
 import lopt
 
-tx = lopt.load(sys.argv[1] if len(sys.argv) > 1 else "demo_mlp", num_steps=200)
+NAME = sys.argv[1] if len(sys.argv) > 1 else "demo_mlp"
+tx = lopt.load(NAME, num_steps=200)
 mesh = jax.make_mesh((jax.device_count(),), ("rows",))
 params = jax.device_put(jnp.zeros((64, 8)), jax.NamedSharding(mesh, jax.P("rows")))
 state = tx.init(params)  # outside jit, so that it is sharded like params

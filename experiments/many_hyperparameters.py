@@ -55,6 +55,7 @@ from experiments import many_hyperparameters_problem as inner
 from experiments import report
 from experiments.common import Job, Run
 from experiments.report import Experiment, Finding
+from lopt.figures import COLOURS
 from lopt.horizons import Horizon
 from lopt.types import Theta
 
@@ -187,7 +188,7 @@ def draw(quick: bool, runs: Mapping[str, Run]) -> "Figure":
     }
     found = random_search(quick)[0]
     curves["random search"] = (STEPS * np.arange(1, found.shape[1] + 1), found)
-    styles = {**report.STYLES, "random search": {"color": "#000000", "linewidth": 1.6, "linestyle": "-."}}
+    styles = {**report.STYLES, "random search": {"color": COLOURS[1], "linewidth": 1.6, "linestyle": "-."}}
     figure = report.new_figure(7.6, 4.2)
     axes = figure.subplots()
     for label, (inner_steps, curve) in curves.items():

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from experiments.common import Job, Run, run_all
 from lopt.evaluation.curve_plots import DPI
-from lopt.figures import to_png
+from lopt.figures import COLOURS, to_png
 from lopt.files import write_atomic
 from lopt.locks import FolderLock
 from lopt.names import InputError
@@ -24,16 +24,16 @@ if TYPE_CHECKING:  # matplotlib is imported when something is drawn
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Colours of Okabe and Ito; methods that would look alike in grey differ in style, width or marker.
+# The colours of all figures; methods that would look alike in grey differ in style, width or marker.
 STYLES = {
-    "pes": {"color": "#d55e00", "linewidth": 2.6, "linestyle": "-", "zorder": 8},
-    "nres": {"color": "#0072b2", "linewidth": 1.8, "linestyle": (0, (5, 1.5)), "zorder": 9},
-    "full_es": {"color": "#000000", "linewidth": 1.6, "linestyle": "-.", "zorder": 7},
-    "rtrl": {"color": "#009e73", "linewidth": 1.8, "linestyle": (0, (1, 1)), "zorder": 10},
-    "uoro": {"color": "#6b4226", "linewidth": 1.1, "linestyle": "-", "zorder": 4},
-    "truncated_es": {"color": "#a8438a", "linewidth": 2.2, "linestyle": (0, (1, 1.6)), "zorder": 6},
-    "tbptt": {"color": "#56b4e9", "linewidth": 1.6, "linestyle": "-", "zorder": 5},
-    "bptt": {"color": "#b59a00", "linewidth": 1.4, "linestyle": (0, (3, 1, 1, 1, 1, 1)), "zorder": 3},
+    "pes": {"color": COLOURS[0], "linewidth": 2.6, "linestyle": "-", "zorder": 8},
+    "nres": {"color": COLOURS[2], "linewidth": 1.8, "linestyle": (0, (5, 1.5)), "zorder": 9},
+    "full_es": {"color": COLOURS[1], "linewidth": 1.6, "linestyle": "-.", "zorder": 7},
+    "rtrl": {"color": COLOURS[3], "linewidth": 1.8, "linestyle": (0, (1, 1)), "zorder": 10},
+    "uoro": {"color": COLOURS[7], "linewidth": 1.1, "linestyle": "-", "zorder": 4},
+    "truncated_es": {"color": COLOURS[4], "linewidth": 2.2, "linestyle": (0, (1, 1.6)), "zorder": 6},
+    "tbptt": {"color": COLOURS[5], "linewidth": 1.6, "linestyle": "-", "zorder": 5},
+    "bptt": {"color": COLOURS[6], "linewidth": 1.4, "linestyle": (0, (3, 1, 1, 1, 1, 1)), "zorder": 3},
 }
 NAMES = {
     "pes": "PES",
@@ -174,5 +174,5 @@ def new_figure(width: float, height: float) -> "Figure":
 def tidy(axes: "Axes") -> None:
     """No frame on top and right, and a faint grid of values."""
     axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#e6e6e6", linewidth=0.6)
+    axes.grid(axis="y", color="#ececec", linewidth=0.6)
     axes.set_axisbelow(True)

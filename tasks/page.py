@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from lopt.figures import line_style
 from lopt.trees import by_name
 from lopt.types import Batch, Data, TaskFamily
 
@@ -70,13 +71,12 @@ def _without_keys(batch: Batch) -> dict[str, Any]:
 
 
 def _draw_losses(axes: "Axes", family: TaskFamily, data: Data, keys: jax.Array, num_steps: int) -> None:
-    for rate, colour, style in zip(RATES, ("#0072b2", "#d55e00"), ("-", "--"), strict=True):
+    for which, rate in enumerate(RATES):
+        style = line_style(which, which, width=1.2)
         for i, key in enumerate(keys):
             losses = np.asarray(adam_losses(family, data, key, jnp.asarray(rate), num_steps))
             label = f"Adam, learning rate {rate:g}" if i == 0 else None
-            axes.plot(
-                np.arange(num_steps), losses, color=colour, linestyle=style, linewidth=1.2, alpha=0.8, label=label
-            )
+            axes.plot(np.arange(num_steps), losses, alpha=0.8, label=label, **style)
     axes.set(xlabel="training step", ylabel="normalised loss", title=f"{NUM_TASKS} tasks drawn from the family")
     axes.set_ylim(min(0, axes.get_ylim()[0]), min(2, axes.get_ylim()[1]))
     axes.grid(alpha=0.3)

@@ -103,7 +103,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     ),
     "tasks.pools": (*SETTINGS, "tasks.checks", "tasks.families"),
     "tasks.sweeps": (*SETTINGS, "tasks.datasets", "tasks.augmentations", "tasks.families"),
-    "tasks.page": (*TYPES, "lopt.trees", "tasks.datasets"),
+    "tasks.page": (*TYPES, "lopt.figures", "lopt.trees", "tasks.datasets"),
     "tasks.__main__": (  # a command
         *("lopt.names", "lopt.interrupts", "lopt.extras", "lopt.files", "lopt.figures", "lopt.own", "lopt.optimizers"),
         *("tasks", "tasks.naming", "tasks.datasets", "tasks.page"),

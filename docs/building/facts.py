@@ -55,7 +55,10 @@ def shipped(docs: Path, name: str) -> list[str]:
     del docs, name
 
     def line(row: Shipped) -> str:
-        weights, steps = f"{row.weights:,}", f"{row.horizon[0]:,} to {row.horizon[1]:,}"
+        weights, steps = (
+            f"{row.weights:,}",
+            f"{row.horizon[0]:,}\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}{row.horizon[1]:,}",
+        )
         page = f"[`{row.rule}`](optimizers/{row.rule}.md)"
         return f"| `{row.name}` | {page} | {', '.join(row.reads)} | {weights} | {row.state:.3g} | {steps} |"
 

@@ -1,4 +1,4 @@
-"""Links of the pages that lead out of `docs/`, to files of the repository, which the site does not have."""
+"""Links that the site has otherwise: those to files of the repository, and those that are called by a file's name."""
 
 import os
 import re
@@ -6,10 +6,14 @@ from pathlib import Path
 from typing import Any
 
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((\.\./[^)\s#]+)(#[^)\s]*)?\)")
+FILE = re.compile(r"\[[\w/-]+\.md\]\((?=[\w/.-]+\.md[#)])")
 
 
 def inside(text: str, page: Path, docs: Path) -> str:
-    """The page with links out of `docs` as plain text; those to the changelog lead to its page of the site."""
+    """The page with links out of `docs` as plain text; those to the changelog lead to its page of the site.
+
+    A link that is called by the name of a page's file gets no text, for which Sphinx puts that page's title.
+    """
 
     def replace(found: re.Match) -> str:
         words, target, _ = found.groups()
@@ -21,7 +25,7 @@ def inside(text: str, page: Path, docs: Path) -> str:
         place = path.relative_to(docs.parent)
         return words if str(place) in words else f"{words} (`{place}`)"
 
-    return LINK.sub(replace, text)
+    return FILE.sub("[](", LINK.sub(replace, text))
 
 
 def rewrite(app: Any, docname: str, source: list[str]) -> None:

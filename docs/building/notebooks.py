@@ -1,4 +1,7 @@
-"""Notebooks that are not in the cache run before the pages are read, as many at a time as there are cores."""
+"""Notebooks that are not in the cache run before the pages are read, as many at a time as there are cores.
+
+`python -m docs.building.notebooks` says how long the slowest of them took.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -6,6 +9,10 @@ from typing import Any
 from jupyter_cache import get_cache
 from jupyter_cache.executors import load_executor
 
+from docs.building.sources import digest
+
+ROOT = Path(__file__).resolve().parents[2]
+SHOWN = 5
 MARK = "file_format: mystnb"
 READER = {"name": "myst_nb_md", "type": "plugin"}
 
@@ -25,6 +32,20 @@ def execute(app: Any) -> None:
     load_executor("temp-parallel", cache).run_and_cache(timeout=app.config.nb_execution_timeout)
 
 
+def seconds(cache: Any, docs: Path) -> dict[str, float]:
+    """How long the cells of each page took when they ran last, the slowest page first."""
+    records = sorted(cache.list_cache_records(), key=lambda record: record.created)
+    taken = {record.uri: record.data["execution_seconds"] for record in records}
+    named = {str(Path(page).relative_to(docs)): found for page, found in taken.items()}
+    return dict(sorted(named.items(), key=lambda row: -row[1]))
+
+
 def setup(app: Any) -> dict[str, bool]:
     app.connect("builder-inited", execute)
     return {"parallel_read_safe": True}
+
+
+if __name__ == "__main__":
+    found = seconds(get_cache(str(ROOT / "runs" / "docs" / "cache" / digest(ROOT))), ROOT / "docs")
+    slowest = ", ".join(f"{page} {taken:.0f}" for page, taken in list(found.items())[:SHOWN])
+    print(f"Slowest pages of {len(found)}, in seconds beside another one: {slowest}")

@@ -22,7 +22,7 @@ import jax
 import numpy as np
 
 from lopt.compile_cache import HELP, keep_programs
-from lopt.figures import to_png
+from lopt.figures import COLOURS, line_style, to_png
 from lopt.files import write_atomic
 from lopt.inspect.probes import DRAWS, HISTORY, Memory, Training, remember, response, train
 from lopt.locks import FolderLock
@@ -35,8 +35,7 @@ if TYPE_CHECKING:
 
 GRID = 41  # values of the gradient, and of the mean past gradient
 MOST_STEPS = 1_000_000  # of the training: its curves fit into some megabytes
-STYLES = (("#0072b2", "-"), ("#d55e00", "--"), ("#007a5a", "-."))
-PLAIN, FAINT = "#333333", "#999999"
+PLAIN, FAINT = "#5c5c5c", COLOURS[8]
 UPDATE = "update, in units of the parameter"
 
 
@@ -49,17 +48,23 @@ def draw_response(values: np.ndarray, updates: np.ndarray) -> "Figure":
     """
     figure = _figure(4.8)
     lines, plane = figure.subplots(1, 2)
-    for mean, (colour, style) in zip((-1.5, 0.0, 1.5), STYLES, strict=True):
+    for i, mean in enumerate((-1.5, 0.0, 1.5)):
         row = int(np.abs(values - mean).argmin())
         # Parameters and pasts are random: neighbours with nearly the same mean are averaged.
         line = updates[max(row - 2, 0) : row + 3].mean(0)
-        lines.plot(values, line, color=colour, linestyle=style, label=f"${mean:g}$")
+        lines.plot(values, line, label=f"${mean:g}$", **line_style(i, i))
     lines.set(xlabel="gradient now", ylabel=UPDATE)
     _plain(lines)
     title = f"mean of the {HISTORY} gradients before"
     lines.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=3, frameon=False, title=title, handlelength=3.5)
-    largest = float(np.abs(np.nan_to_num(updates, posinf=0.0, neginf=0.0)).max()) or 1.0
-    mesh = plane.pcolormesh(values, values, updates, cmap="RdBu_r", vmin=-largest, vmax=largest, shading="nearest")
+    finite = np.nan_to_num(updates, posinf=0.0, neginf=0.0)
+    largest = float(np.abs(finite).max()) or 1.0
+    mesh = plane.pcolormesh(values, values, updates, cmap="PuOr_r", vmin=-largest, vmax=largest, shading="nearest")
+    for sign, part in (("+", np.maximum(finite, 0)), ("\N{MINUS SIGN}", np.maximum(-finite, 0))):
+        if part.any():  # in grey, both ends of the colours are dark
+            place = (part.sum(0) @ values / part.sum(), part.sum(1) @ values / part.sum())
+            ground = {"boxstyle": "circle,pad=0.1", "facecolor": "white", "linewidth": 0}
+            plane.annotate(sign, place, ha="center", va="center", fontsize=14, color=COLOURS[1], bbox=ground)
     bar = figure.colorbar(mesh, ax=plane, label=UPDATE)
     bar.outline.set_visible(False)  # type: ignore[operator]
     plane.set(xlabel="gradient now", ylabel=title)
@@ -77,8 +82,8 @@ def draw_training(training: Training) -> "Figure":
         "root mean square of the update,\nin units of the parameter",
         "effective learning rate,\n$-$⟨update, gradient⟩ / |gradient|²",
     )
-    for axes, values, label, (colour, _) in zip(panels, training, labels, STYLES, strict=True):
-        axes.plot(np.arange(1, len(values) + 1), values, color=colour, linewidth=1.2)
+    for axes, values, label in zip(panels, training, labels, strict=True):
+        axes.plot(np.arange(1, len(values) + 1), values, **line_style(0, 0, width=1.2))
         axes.set(xlabel="step of a noisy quadratic", ylabel=label)
         _plain(axes, zero=axes is not panels[0])
     low, high = training.loss.min(), training.loss.max()
@@ -94,7 +99,7 @@ def draw_memory(memory: Memory, requires: frozenset[str]) -> "Figure":
     """Derivatives with respect to the gradient of k steps ago, to the parameter and to the loss."""
     figure = _figure(3.8)
     past, *others = figure.subplots(1, 3, width_ratios=(5, 1, 1))
-    steps, (colour, _) = np.arange(HISTORY), STYLES[0]
+    steps, colour = np.arange(HISTORY), COLOURS[0]
     margin = 2 * memory.past_error
     past.fill_between(steps, memory.past - margin, memory.past + margin, color=colour, alpha=0.25, linewidth=0)
     past.plot(steps, memory.past, color=colour, marker=".")

@@ -25,9 +25,12 @@ MAX_STEPS = 2**31 - 1
 class Learned(Optimizer):
     """A trained optimizer: p <- p + lr (u - weight_decay p), where u is what the rule says.
 
-        optimizer = lopt.torch.Learned(model.parameters(), num_steps=1000)
-        loss.backward()
-        optimizer.step(loss=loss)
+    >>> import torch, lopt.torch
+    >>> model = torch.nn.Linear(3, 2)
+    >>> optimizer = lopt.torch.Learned(model.parameters(), num_steps=1000)
+    >>> loss = model(torch.ones(4, 3)).square().mean()
+    >>> loss.backward()
+    >>> loss = optimizer.step(loss=loss)
 
     It computes what `lopt.load` computes in JAX, in float32 whatever the parameters are. Elements of gradients that are
     not finite count as zero. A parameter without a gradient is left alone, and so is its state. `docs/pytorch.md` has

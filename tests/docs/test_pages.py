@@ -3,6 +3,7 @@
 import ast
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -118,5 +119,21 @@ def test_links_that_leave_the_pages_become_text():
     assert shown("[a](../b.md#c) [d](e.md)") == "[a](../b.md#c) [d](e.md)"
     assert shown("[the code](../../lopt/x.py)") == "the code (`lopt/x.py`)"
     assert shown("[lopt/x.py](../../lopt/x.py)") == "lopt/x.py"
+    assert (
+        shown("[e.md](e.md), [the page](e.md), [notes/f.md](../notes/f.md#g)")
+        == "[](e.md), [the page](e.md), [](../notes/f.md#g)"
+    )
     assert shown("[log](../../CHANGELOG.md)") == "[log](../changelog.md)"
     assert shown("![picture](../../results/a.png)") == "![picture](../../results/a.png)"
+
+
+def test_a_page_that_ran_again_has_its_last_time():
+    notebooks = pytest.importorskip("docs.building.notebooks", reason="no jupyter-cache: make docs")
+
+    class Cache:
+        def list_cache_records(self):
+            rows = [("/r/docs/a.md", 9.0, 1), ("/r/docs/b/c.md", 5.0, 2), ("/r/docs/a.md", 3.0, 3)]
+            return [SimpleNamespace(uri=x, data={"execution_seconds": s}, created=t) for x, s, t in reversed(rows)]
+
+    found = notebooks.seconds(Cache(), Path("/r/docs"))
+    assert list(found.items()) == [("b/c.md", 5.0), ("a.md", 3.0)]

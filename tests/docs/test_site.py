@@ -16,6 +16,7 @@ from tests.test_imports import ROOT
 
 SITE = ROOT / "runs" / "docs" / "html"
 PAGES = sorted(SITE.rglob("*.html"))
+OPENED = sorted(page.stem for page in (ROOT / "docs").glob("*.md"))  # all that the side of a page names
 LOADING = {"script": "src", "img": "src", "iframe": "src", "source": "src", "video": "src", "object": "data"}
 
 pytestmark = pytest.mark.skipif(not (SITE / "searchindex.js").exists(), reason="no site: make docs")
@@ -72,10 +73,10 @@ def test_every_picture_has_a_text(pages):
 
 
 @pytest.mark.skipif(bool(MISSING), reason=MISSING)
-def test_a_browser_asks_nobody_else_and_the_page_fits_a_phone(tmp_path):
+def test_a_browser_asks_nobody_else_and_the_pages_fit_a_phone(tmp_path):
     with browser(tmp_path) as page:
         page.resize(390, 844)
-        for name in ("index", "which", "estimators/pes", "optimizers/blend", "gallery/variance", "api/lopt.guard"):
+        for name in (*OPENED, "estimators/pes", "optimizers/blend", "gallery/variance", "api/lopt.guard"):
             page.open(SITE / f"{name}.html")
             events = [json.loads(entry["message"])["message"] for entry in page.log("performance")]
             sent = [event["params"] for event in events if event["method"] == "Network.requestWillBeSent"]
