@@ -28,6 +28,7 @@ def test_arguments():
         ([], "how many processes"),
         (["0", "--", "train"], "how many processes"),
         (["train"], "how many processes"),
+        (["1000000", "--", "train"], "1000000 processes are too many for the .* at most 8 per core"),
         (["2"], "one of train, eval"),
         (["2", "--", "plot"], "one of train, eval"),
         (["2", "--", "train", "--distributed=a:1,2,0"], "leave it out"),
