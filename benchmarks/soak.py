@@ -1,6 +1,6 @@
 """Kills a command at random moments, again and again, and compares what it leaves with a run that nobody killed.
 
-    python -m benchmarks.soak --what=train --kills=200 --seconds=1800
+    python -m benchmarks.soak --what=train --kills=200 --seconds=7200
 
 A small `lopt train`, `lopt eval` or `lopt tasks prepare` (`benchmarks/killed.py`) runs once undisturbed. Then it starts
 again and again in another folder, and SIGKILL ends it: one time in four at any moment between its start and its end,
@@ -35,7 +35,7 @@ MOST_WRITES = 12  # which of the writes of a command an aimed kill hits, at most
 MOST_DELAY = 0.03  # seconds from the beginning of that write to the kill
 LOG = "log.txt"
 LIBRARIES = (  # that the commands load
-    *("benchmarks.killed", "absl.app", "filelock", "matplotlib.figure", "rich.logging", "scipy"),
+    *("benchmarks.killed", "absl.app", "filelock", "matplotlib.figure", "rich.logging", "scipy", "sklearn.datasets"),
     *("tensorflow_datasets", "lopt.meta_training.sweep", "lopt.evaluation.evaluate", "lopt.validation.validator"),
 )
 STUCK_SECONDS = 300.0  # after which a command that does not end counts as one that hangs
