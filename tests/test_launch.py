@@ -67,6 +67,7 @@ STAYS, STAYS_DEAF = (
         (["", ""], 0, 5),
         (["raise SystemExit(75)", STAYS], 75, 5),
         (["raise SystemExit(75)", STAYS_DEAF], 75, 5),
+        (["raise SystemExit(75)", STAYS, STAYS_DEAF], 75, 5),
         (["import os, signal; os.kill(os.getpid(), signal.SIGKILL)", STAYS], 128 + signal.SIGKILL, 5),
         (["", "raise SystemExit(3)"], 3, 5),
         (["", STAYS], 128 + signal.SIGTERM, 5),
