@@ -206,7 +206,7 @@ def _status(argv: list[str]) -> int:
 def _parse_flags(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
-    except flags.Error as error:
+    except (flags.Error, ValueError) as error:  # ValueError: --noNAME=VALUE
         print(f"meta_train: {error}", file=sys.stderr)
         raise SystemExit(2) from None
 

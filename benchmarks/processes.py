@@ -87,7 +87,7 @@ def measure(address: str, number: int, index: int) -> dict[str, Any]:
     training, state, _ = runs["weak"]
     found["theta"] = sum(x.nbytes for x in jax.tree.leaves(state.theta))
     found["state"] = sum(x.nbytes for x in jax.tree.leaves(state.estimator_states) if x.dtype != state.key.dtype)
-    found["bytes"] = reduced_bytes(_program(training, state, data)) if number > 1 else 0
+    found["bytes"] = reduced_bytes(step_program(training, state, data)) if number > 1 else 0
     row = np.zeros(max(found["bytes"] // 4, 1), np.float32)
     processes.array_of_first(row)
     times = []
@@ -101,7 +101,8 @@ def measure(address: str, number: int, index: int) -> dict[str, Any]:
     return found
 
 
-def _program(training: MetaTraining, state: Any, data: Any) -> str:
+def step_program(training: MetaTraining, state: Any, data: Any) -> str:
+    """The compiled program of a dispatch of outer steps, as text."""
     from lopt.meta_training.steps import _one_program
 
     lowered = _one_program.lower(training, state, data, np.int32(1), 1.0)

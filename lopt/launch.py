@@ -25,6 +25,7 @@ from lopt.names import InputError
 
 USAGE = "usage: lopt launch N -- train ...   or   lopt launch N -- eval ..."
 VERBS = ("train", "eval")
+MOST_PER_CORE = 8  # processes; a mistyped number would take all of the machine's memory before anybody could stop it
 GRACE_SECONDS = 10.0  # after one has ended: for the others to end by themselves, and again after they are asked to
 POLL_SECONDS = 0.05
 
@@ -36,6 +37,10 @@ def read_arguments(argv: Sequence[str]) -> tuple[int, list[str]]:
         del command[0]
     if not text.isdecimal() or int(text) < 1:
         raise InputError(f"say how many processes: {USAGE}")
+    if int(text) > MOST_PER_CORE * (cores := len(_own_cores())):
+        raise InputError(
+            f"{text} processes are too many for the {cores} cores here: start at most {MOST_PER_CORE} per core"
+        )
     if not command or command[0] not in VERBS:
         raise InputError(f"after the number and -- comes one of {', '.join(VERBS)}: {USAGE}")
     if given := [word for word in command if word.lstrip("-").startswith(("distributed", "nodistributed"))]:
@@ -101,11 +106,16 @@ def wait_for(processes: Sequence[subprocess.Popen], asked: Sequence[int]) -> int
     return 128 - failed if failed < 0 else failed
 
 
+def _own_cores() -> Sequence[int]:
+    """The cores that this process may use."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+
+
 def _on_cores(index: int, number: int) -> Callable[[], None] | None:
     """What a process does before it starts, where the system can bind it to cores."""
     if not hasattr(os, "sched_setaffinity"):
         return None
-    cores = cores_of(index, number, sorted(os.sched_getaffinity(0)))
+    cores = cores_of(index, number, _own_cores())
     return lambda: os.sched_setaffinity(0, cores)
 
 

@@ -193,7 +193,7 @@ def main(argv: list[str]) -> int:
 def _parse_flags(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
-    except flags.Error as error:
+    except (flags.Error, ValueError) as error:  # ValueError: --noNAME=VALUE
         print(f"tasks: {error}", file=sys.stderr)
         raise SystemExit(2) from None
 

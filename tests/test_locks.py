@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 
@@ -125,6 +126,53 @@ def test_a_lock_whose_owner_deletes_it_meanwhile_is_made_again(tmp_path, monkeyp
         assert (tmp_path / LOCK).read_text() == str(os.getpid())
         with pytest.raises(InputError, match="another command is using"):
             FolderLock(tmp_path, "").take()
+
+
+def test_a_lock_is_deleted_while_it_is_still_locked(tmp_path, monkeypatch):
+    """Deleted afterwards, it would be that of the next user, whom a third one would then not see."""
+    with FolderLock(tmp_path, "") as old, FolderLock(tmp_path, "") as new:
+        old.take()
+        real = os.close
+
+        def closed(descriptor):
+            monkeypatch.undo()
+            real(descriptor)
+            new.take()
+
+        monkeypatch.setattr(os, "close", closed)
+        old.__exit__()
+        with pytest.raises(InputError, match=rf"\(process {os.getpid()}\)"):
+            FolderLock(tmp_path, "").take()
+
+
+def test_the_number_of_a_killed_user_is_replaced_as_a_whole(tmp_path):
+    (tmp_path / LOCK).write_text("12345678901")
+    with FolderLock(tmp_path, "") as lock:
+        lock.take()
+        assert (tmp_path / LOCK).read_text() == str(os.getpid())
+
+
+def test_who_waits_by_asking_again_keeps_no_file_open(tmp_path):
+    with FolderLock(tmp_path, "") as lock, FolderLock(tmp_path, "") as other:
+        lock.take()
+        before = len(os.listdir("/dev/fd"))
+        for _ in range(5):
+            with pytest.raises(InputError, match="another command is using"):
+                other.take()
+        assert len(os.listdir("/dev/fd")) == before
+
+
+def test_the_end_of_a_lock_is_no_failure_where_its_folder_is_gone(tmp_path):
+    """What was done in it is done; in its place there may be nothing, or a file."""
+    for in_its_place in (None, "a file"):
+        folder = tmp_path / "folder"
+        folder.mkdir()
+        with FolderLock(folder, "") as lock:
+            lock.take()
+            shutil.rmtree(folder)
+            if in_its_place:
+                folder.write_text(in_its_place)
+        assert folder.exists() == bool(in_its_place)
 
 
 def test_a_file_system_without_locks_is_used_with_a_warning(tmp_path, monkeypatch):

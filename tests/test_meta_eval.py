@@ -114,6 +114,8 @@ def test_bad_input_is_one_line_before_anything_runs(run_folder, tmp_path):
         (run, "extra"): "unexpected argument 'extra'",
         (run, "--horizn=30"): "Did you mean: horizon",
         (run, "--num_seeds=many"): "num_seeds",
+        (run, "--nooverwrite=1"): "--nooverwrite=1 does not take an argument",
+        (run, "--distributed=2"): "write HOST:PORT,NUM,ID",
         ("--checkpoint=absent",): "unknown path or trained optimizer 'absent'",
         (run, "--tasks=image_mpl/digits"): "Did you mean 'image_mlp'?",
         (run, "--tasks=image_mlp/digist"): "digist",

@@ -39,12 +39,14 @@ BAD = [
     (["--workdir=W", "--outer_optimizer=adm"], "Did you mean 'adam'"),
     (["--workdir=W", "x"], "unexpected argument 'x'"),
     (["--workdir=W", "--num_pair=3"], "Did you mean: num_pairs"),
+    (["--workdir=W", "--nodistributed=3"], "--nodistributed=3 does not take an argument"),
     (["--workdir=W", "--sweep=sigma"], "write --sweep=NAME=VALUE,VALUE"),
     (["--workdir=W", "--sweep=seed=0,1", "--seed=1"], "seed is given both as --seed and in --sweep"),
 ]
 # Found after JAX has been told its number of devices, which the tests have told already.
 BAD_LATE = [
     (["--workdir=W", "--sweep=sigma=0,-1"], "sigma"),
+    (["--workdir=W", "--distributed=localhost:80"], "write HOST:PORT,NUM,ID"),
     (["--workdir=W", "--devices=2", "--num_pairs=3"], "cannot share 3 pairs"),
     (["--workdir=W", "--devices=2", "--estimator=truncated_es", "--meta_loss=final"], "final-loss"),
 ]

@@ -114,10 +114,10 @@ def ended(started):
             process.stderr.close()
 
 
-def start(index, port, *words):
-    command = [sys.executable, "-m", "lopt", "train", "--devices=1", f"--distributed=127.0.0.1:{port},2,{index}"]
+def start(index, port, *words, verb="train", cwd=ROOT):
+    command = [sys.executable, "-m", "lopt", verb, "--devices=1", f"--distributed=127.0.0.1:{port},2,{index}"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([*command, *words], cwd=ROOT, env=SET_UP, **pipes)
+    return subprocess.Popen([*command, *words], cwd=cwd, env=SET_UP, **pipes)
 
 
 @pytest.mark.parametrize("lost", [1, 0])
@@ -200,7 +200,9 @@ def test_what_they_tell_each_other():
     both = [subprocess.Popen(command, cwd=ROOT, env=SET_UP, **pipes) for command in commands]
     with ended(both):
         said = [process.communicate(timeout=200) for process in both]
-    assert [out for out, _ in said] == ["all is told\n"] * 2, said
+    # XLA tells of its connections where a layout leaves out a device.
+    own = [[line for line in out.splitlines() if not line.startswith("[Gloo]")] for out, _ in said]
+    assert own == [["all is told"]] * 2, said
     assert [process.returncode for process in both] == [0, 0], said
 
 

@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from benchmarks import soak as module
 from benchmarks.killed import COMMANDS, cut_writes
 from benchmarks.soak import LIBRARIES, Life, Outcome, draw_moment, report, soak
 
@@ -18,6 +19,33 @@ def test_a_killed_command_ends_as_an_undisturbed_one(tmp_path, what):
     outcome = soak(COMMANDS[what], KILLS, 1000, tmp_path)
     assert outcome.differing == []
     assert (outcome.kills, outcome.folders >= 1) == (KILLS, True)
+
+
+@pytest.mark.parametrize("hangs", [1, 3])
+def test_a_command_that_hangs_is_no_kill(tmp_path, monkeypatch, hangs):
+    """The undisturbed one, or one that goes on after a kill."""
+    lives = [Life(0, 3, 1.0), Life(-9, 1, 0.5), Life(-9, 0, 1800.0, hung=True)]
+    if hangs == 1:
+        lives = lives[2:]
+    rest = iter(lives)
+    monkeypatch.setattr(module, "live", lambda command, place, moment: next(rest))
+    monkeypatch.setattr(module, "cut_writes", lambda place: {"file"})
+    (tmp_path / "log.txt").write_text("compiling\n")
+    command = COMMANDS["train"]._replace(result=lambda place: {}, problems=lambda place: [])
+    outcome = soak(command, 200, 1000, tmp_path)
+    assert outcome.kills == (0 if hangs == 1 else 1)
+    (told,) = outcome.differing
+    assert told.endswith(": not at its end after 1800 s, compiling")
+
+
+def test_a_command_is_left_until_it_hangs(tmp_path, monkeypatch):
+    """Neither one that nobody wants to kill, nor one that was to be killed in a write that never comes."""
+    monkeypatch.setattr(module, "STUCK_SECONDS", 0.3)
+    command = COMMANDS["train"]._replace(arguments=lambda place: ["list"])
+    for moment in (None, module.Moment(0.3, 5)):
+        life = module.live(command, tmp_path / "run", moment)
+        assert (life.status, life.hung) == (-9, True)
+    assert not module.live(command, tmp_path / "run", module.Moment(0.2)).hung
 
 
 def test_what_a_kill_has_cut_is_seen(tmp_path):

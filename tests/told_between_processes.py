@@ -1,11 +1,14 @@
 """Run by test_processes.py in each of two processes: `python -m tests.told_between_processes HOST:PORT,2,INDEX`.
 
 Every function of `lopt.processes` and the layout of pairs, with other values in each process. What is wrong is an
-AssertionError in the process that sees it.
+AssertionError in the process that sees it, which ends at once, so that the other does not wait for it; where both wait
+for each other, they say where.
 """
 
+import faulthandler
 import functools
 import sys
+import traceback
 from collections.abc import Callable
 
 import jax
@@ -16,12 +19,21 @@ from lopt.distributed import PairLayout, default_layout
 from lopt.names import InputError
 
 ROWS = np.arange(8.0).reshape(4, 2)
+DEVICES = (2, 3)  # of each process
+SECONDS = 150  # after which they wait for each other
 
 
-def error_of(call: Callable[[], object]) -> Exception | None:
+class Rows:
+    """The part of a task family that a layout uses."""
+
+    def load(self) -> dict[str, np.ndarray]:
+        return {"x": ROWS}
+
+
+def error_of(call: Callable[[], object]) -> BaseException | None:
     try:
         call()
-    except Exception as error:
+    except BaseException as error:
         return error
     return None
 
@@ -67,6 +79,13 @@ def failures(mine: int) -> None:
         else:
             assert (type(error), str(error)) == (processes.ToldElsewhere, told)
 
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    error = error_of(functools.partial(processes.first_does, interrupted))  # which has no text of its own
+    wanted = (KeyboardInterrupt, "") if mine == 0 else (processes.ToldElsewhere, "KeyboardInterrupt")
+    assert (type(error), str(error)) == wanted
+
 
 def differences(mine: int) -> None:
     x = np.arange(4, dtype=np.int32)
@@ -76,6 +95,7 @@ def differences(mine: int) -> None:
         "type": ({"x": x}, {"x": x.view(np.float32)}),
         "shape": ({"x": x}, {"x": x.reshape(2, 2)}),
         "value": ({"x": x}, {"x": x + 1}),
+        "first of two": ({"x": x, "y": x}, {"x": x + 1, "y": x}),
     }.items():
         error = error_of(functools.partial(processes.check_same, {"settings": "a", name: values[mine]}))
         assert isinstance(error, InputError)
@@ -83,8 +103,10 @@ def differences(mine: int) -> None:
 
 
 def layouts(mine: int) -> None:
-    """Pairs lie over the processes in order, as many on each."""
+    """Pairs lie over the processes in order, as many on each, though the second one has a device more."""
+    assert len(jax.local_devices()) == DEVICES[mine]
     assert default_layout(8) == PairLayout(4)
+    assert default_layout(6) == PairLayout(2)
     for pairs, devices in ((3, None), (8, 3), (6, 2)):
         assert isinstance(error_of(functools.partial(default_layout, pairs, devices)), InputError)
     for layout in (PairLayout(2), PairLayout(4)):
@@ -100,14 +122,29 @@ def layouts(mine: int) -> None:
             assert (found is None) == (mine == 1)
             if found is not None:
                 np.testing.assert_array_equal(found, wanted)
+        loaded, doubled = layout.load(Rows())["x"], jax.jit(lambda x, layout=layout: layout.for_all(2 * x))(placed)
+        for array, wanted in ((loaded, ROWS), (doubled, 2 * ROWS)):  # all of it on every device of the layout
+            assert array.is_fully_replicated
+            assert array.sharding.device_set == set(layout.mesh.devices.flat)
+            np.testing.assert_array_equal(array.addressable_data(0), wanted)
+
+
+def main(place: str) -> int:
+    jax.config.update("jax_num_cpu_devices", DEVICES[int(place[-1])])
+    cluster.connect(place, 60, "told")
+    faulthandler.dump_traceback_later(SECONDS, exit=True)
+    index = jax.process_index()
+    try:
+        assert (processes.number(), processes.is_first()) == (2, index == 0)
+        for part in (values_of_the_first, values_of_all, failures, differences, layouts):
+            part(index)
+    except BaseException:
+        traceback.print_exc()
+        return cluster.leave(1)
+    cluster.part()
+    print("all is told", flush=True)
+    return 0
 
 
 if __name__ == "__main__":
-    jax.config.update("jax_num_cpu_devices", 2)
-    cluster.connect(sys.argv[1], 60, "told")
-    index = jax.process_index()
-    assert (processes.number(), processes.is_first()) == (2, index == 0)
-    for part in (values_of_the_first, values_of_all, failures, differences, layouts):
-        part(index)
-    cluster.part()
-    print("all is told", flush=True)
+    sys.exit(main(sys.argv[1]))

@@ -1,4 +1,7 @@
-"""What `benchmarks.meta_training` counts: operations against formulas, memory against what grows with what."""
+"""What `benchmarks.meta_training` counts: operations against formulas, memory against what grows with what.
+
+And what `benchmarks.processes` counts: the bytes that cross devices.
+"""
 
 import argparse
 import functools
@@ -8,6 +11,7 @@ import jax.numpy as jnp
 import pytest
 
 from benchmarks.meta_training import TASK, Setting, compile_estimate, flops_per_inner_step, read_settings
+from benchmarks.processes import reduced_bytes, step_program, training_of
 from benchmarks.products import product_flops
 from lopt.distributed import PairLayout
 from lopt.names import InputError
@@ -105,3 +109,14 @@ def test_each_combination_is_a_row():
     assert len(rows) == 8
     assert rows[1][0] == "`mlp` | `quadratic` | 8 | 10"
     assert rows[1][1].num_pairs == 8
+
+
+@pytest.mark.thorough  # two large programs are compiled
+@pytest.mark.parametrize("num_pairs", [2, 6])
+def test_what_crosses_devices_is_as_large_as_theta_whatever_the_pairs(num_pairs):
+    """The sum of the meta-gradient, and 14 numbers; no state of a trajectory, and none of a task."""
+    training = training_of(num_pairs, PairLayout(2))
+    data = jax.device_put(tuple(family.load() for family in training.families), training.layout.replicated)
+    state = training.template(data)
+    theta = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state.theta))
+    assert reduced_bytes(step_program(training, state, data)) == theta + 14 * 4

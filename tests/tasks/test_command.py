@@ -112,6 +112,7 @@ WRONG_COMMANDS = [
     (["show", "image_mlp/nothing"], "unknown data set 'nothing'"),
     (["list", "x"], "takes no names"),
     (["list", "--dir=x"], "Unknown command line flag"),
+    (["list", "--nologtostderr=1"], "--nologtostderr=1 does not take an argument"),
     (["show", "test_function", "--steps=0"], "flag --steps=0"),
     (["show", "test_function", "--steps=1000000000000"], "flag --steps="),
     (["show", "test_function", "--seed=-1"], "flag --seed="),
