@@ -191,6 +191,6 @@ def _from_zero(state: Any) -> Any:
 def _mean_loss(state: Any) -> tuple[jax.Array, jax.Array]:
     """The mean over all steps of the particles that outlive the window, and whether there were such."""
     particles = [x for x in jax.tree.leaves(state, is_leaf=_is_counted) if _is_counted(x)]
-    number = sum(x.number.sum() for x in particles)
-    total = sum(x.total.sum() for x in particles)
+    number = jnp.sum(jnp.stack([x.number.sum() for x in particles]))
+    total = jnp.sum(jnp.stack([x.total.sum() for x in particles]))
     return total / jnp.maximum(number, 1).astype(total.dtype), number > 0

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -47,6 +48,7 @@ def scripted(*, weight=None) -> InnerProblem:
         return {"n": n, "t": jnp.zeros((), jnp.int32), "T": horizon, "s": 0 * theta}
 
     def weigh(state):
+        assert weight is not None
         return 1.0 * weight(state["t"] / state["T"].astype(float))
 
     def step(theta, state, key):
@@ -69,7 +71,9 @@ def replay(lengths, numbers, noises, draws, probability, rise, tells):
       rise: threshold.
       tells: `t / T -> whether` the loss of a step can be told from what it is weighted to.
     """
-    found, stored, run = [], None, None  # a trajectory: length, script, position, c, loss before
+    found: list[tuple[int, int, bool]] = []
+    stored: Any = None
+    run: Any = None  # a trajectory: length, script, position, c, loss before
     for w, (noise, draw) in enumerate(zip(noises, draws, strict=True)):
         restarted = run is None and stored is not None and draw < probability
         if restarted:
@@ -177,7 +181,7 @@ def test_the_estimate_of_a_restarted_window_has_what_was_gathered_before(kind):
     paths = {3: [0, 3], 4: [0, 3, 4], 5: [0, 5], 6: [0, 5, 6]}  # the windows whose noises made the state
     for w, path in paths.items():
         used = [noises[i if kind is PES else 0] for i in path]
-        halves = [sum(theta + sign * noise for noise in used).sum() ** 2 + bump[len(path) - 1] for sign in (1, -1)]
+        halves = [np.sum([theta + sign * noise for noise in used]) ** 2 + bump[len(path) - 1] for sign in (1, -1)]
         credit = sum(used) if kind is PES else noises[0]
         np.testing.assert_allclose(grads[w], credit / SIGMA**2 * (halves[0] - halves[1]) / 2, rtol=1e-9)
 

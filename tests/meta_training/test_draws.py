@@ -94,8 +94,9 @@ def test_the_mean_over_all_draws_is_the_weighted_mean_over_the_families(number):
 def test_the_cost_is_that_of_an_inner_step():
     """Of the rule and the task together, at their shapes."""
     training = drawing()
-    chances, _ = training.odds(DATA)
-    costs = []
+    odds = training.odds(DATA)
+    assert odds is not None
+    chances, costs = odds.chances, []
     for i in range(3):
         problem, theta = training.problem(i, {}, lambda x: x), LearnableAdam().init_theta(jax.random.key(0))
         state = problem.init(theta, jax.random.key(0), jnp.asarray(10))
