@@ -28,12 +28,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.extend.core import jaxprs_in_params
 
 from benchmarks import handwritten
 from lopt.distributed import PairLayout
 from lopt.figures import COLOURS, to_png
 from lopt.files import write_atomic
+from lopt.meta_training.draws import count
 from lopt.optimizers import OPTIMIZERS
 from lopt.types import Data, TaskFamily
 from tasks import FAMILIES, parse_tasks
@@ -65,27 +65,6 @@ class Row(NamedTuple):
     end: float
     best: float
     curves: np.ndarray
-
-
-def count_flops(jaxpr: Any) -> float:
-    """FLOPs of a jaxpr: the body of a scan counts as often as it runs, and of several branches the most expensive."""
-    total = 0.0
-    for equation in jaxpr.eqns:
-        inner = [count_flops(sub) for sub in jaxprs_in_params(equation.params)]
-        outs = sum(math.prod(v.aval.shape) for v in equation.outvars if hasattr(v.aval, "shape"))
-        name = equation.primitive.name
-        if inner:
-            total += max(inner) if name == "cond" else sum(inner) * equation.params.get("length", 1)
-        elif name == "dot_general":
-            ((contracted, _), _) = equation.params["dimension_numbers"]
-            shape = equation.invars[0].aval.shape
-            total += 2 * outs * math.prod(shape[axis] for axis in contracted)
-        elif name == "conv_general_dilated":
-            kernel = equation.invars[1].aval.shape
-            total += 2 * outs * math.prod(kernel) / kernel[-1]
-        elif jnp.issubdtype(equation.outvars[0].aval.dtype, jnp.floating):
-            total += outs
-    return total
 
 
 def seconds(run: Any, tries: int = 3) -> float:
@@ -147,7 +126,7 @@ def measure(name: str) -> Row:
     return Row(
         family.name,
         sum(math.prod(x.shape) for x in jax.tree.leaves(params)),
-        count_flops(gradient.jaxpr),
+        count(gradient.jaxpr).flops,
         len(keys) * STEPS / taken,
         max(0.0, 1 - without / taken),
         float(np.mean(curves[:, 0])),

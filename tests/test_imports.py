@@ -113,7 +113,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
 APART = {
     "lopt.optimizers": ("parts",),
     "lopt.torch.rules": (),
-    "lopt.estimators": ("problems", "shaping", "pairs", "windows", "evolution", "gradients", "carrying"),
+    "lopt.estimators": ("problems", "shaping", "pairs", "restarts", "windows", "evolution", "gradients", "carrying"),
 }
 
 

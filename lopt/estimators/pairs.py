@@ -97,6 +97,7 @@ class PairTerms(NamedTuple):
       steps: inner steps of its particles.
       by_third: `[2, 3]`, loss and 1 in the column of the third of the trajectory that the window's middle lies in, and
         0 in the others; `[2, 0]` for a method that runs whole trajectories.
+      restarted: 1 if the window went on from a stored state; None for a method that stores none.
     """
 
     grad: jax.Array
@@ -112,6 +113,7 @@ class PairTerms(NamedTuple):
     position_square: jax.Array
     steps: jax.Array
     by_third: jax.Array
+    restarted: jax.Array | None = None
 
 
 def half_difference(losses: jax.Array) -> jax.Array:
@@ -187,6 +189,8 @@ def mean_over_pairs(sums: PairTerms, num_pairs: int, theta: Theta, *, final_loss
         "position_std": jnp.sqrt(jnp.maximum(sums.position_square / num_pairs - position**2, 0)),
         "inner_steps": sums.steps,
     }
+    if sums.restarted is not None:
+        info["restarted"] = sums.restarted / num_pairs
     if sums.by_third.size and not final_loss:
         losses, number = sums.by_third
         info |= dict(zip(THIRDS, losses / number, strict=True))  # NaN where no window lies

@@ -23,6 +23,12 @@ def check(problem: InnerProblem, theta: Theta) -> None:
         _check_loss("evaluate(theta, state, key)", jax.eval_shape(problem.evaluate, theta, state, key))
 
 
+def loss_dtype(problem: InnerProblem, theta: Theta) -> jnp.dtype:
+    """The dtype of the loss of a step; shapes only."""
+    key, horizon = jax.eval_shape(lambda: jax.random.key(0)), jax.ShapeDtypeStruct((), jnp.int32)
+    return check_step(problem, theta, jax.eval_shape(problem.init, theta, key, horizon), key)
+
+
 def check_theta(theta: Theta) -> None:
     """Raises InputError unless theta is a pytree of floating-point arrays, with one number or more."""
     leaves = jax.tree.leaves_with_path(theta)

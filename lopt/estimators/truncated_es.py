@@ -44,6 +44,8 @@ class TruncatedES(windows.WindowedEstimator):
       truncation: K, inner steps per window.
       horizon: T, lengths of trajectories.
       staggered: whether trajectories start spread out over their horizons, rather than all at their first step.
+      restarts: probability that a pair whose trajectory ended goes on from its stored hard state (`restarts.py`).
+      restart_rise: rise of the mean loss above the trajectory's lowest, in its units, that makes a state hard.
       layout: which device runs which pair.
     """
 
@@ -55,6 +57,8 @@ class TruncatedES(windows.WindowedEstimator):
     truncation: int = 50
     horizon: Horizon = Horizon(200, 2000)
     staggered: bool = True
+    restarts: float = 0.0
+    restart_rise: float = 0.1
     layout: PairLayout = PairLayout()
 
     def __post_init__(self):

@@ -1,13 +1,14 @@
 """The base of estimators that work window by window: a trajectory's clock, the staggered start, the map over pairs."""
 
 import abc
+import functools
 from typing import Any, NamedTuple, final
 
 import jax
 import jax.numpy as jnp
 
 from lopt.distributed import PairLayout
-from lopt.estimators import pairs, problems
+from lopt.estimators import pairs, problems, restarts
 from lopt.horizons import Horizon
 from lopt.names import InputError
 from lopt.types import Estimate, InnerProblem, PyTree, Theta
@@ -50,6 +51,8 @@ class WindowedEstimator(abc.ABC):
     staggered: bool
     layout: PairLayout
     pair_shaping = "none"  # evolution strategies declare it; other methods have no pairs
+    restarts = 0.0  # those of them whose windows have a loss declare it, and the one below
+    restart_rise = 0.1
     combine = None  # what makes one estimate of sums over pairs, in a method that has more than one
 
     @abc.abstractmethod
@@ -80,6 +83,7 @@ class WindowedEstimator(abc.ABC):
         problems.check_key(key)
         problems.check(problem, theta)
         self.check(problem, theta)
+        restarts.check_problem(self, problem)
         zero = jnp.zeros((), jnp.int32)
 
         def start_pair(pair_key):
@@ -88,7 +92,10 @@ class WindowedEstimator(abc.ABC):
             if self.staggered:
                 length = self.horizon.sample_running(length_key, self.truncation)
                 phase = jax.random.randint(phase_key, (), 0, length // self.truncation).astype(jnp.int32)
-            return self._blank(problem, theta, Clock(zero, length, zero, phase, run_key))
+            clock = Clock(zero, length, zero, phase, run_key)
+            if not self.restarts:
+                return self._blank(problem, theta, clock)
+            return restarts.begin(self._blank(restarts.counted(problem), theta, clock), problem, theta)
 
         return self.layout.map_pairs(start_pair, pairs.pair_keys(key, self.num_pairs))
 
@@ -98,7 +105,10 @@ class WindowedEstimator(abc.ABC):
     ) -> tuple[Estimate, Any]:
         """One window of every pair, and the mean of their estimates; arguments as in `GradientEstimator`."""
         if step is not None:
-            state = state._replace(clock=state.clock._replace(step=jnp.full_like(state.clock.step, step)))
+            state = restarts.with_clock(state, state.clock._replace(step=jnp.full_like(state.clock.step, step)))
+        own_window, seen = self._window, problem
+        if self.restarts:
+            own_window, seen = functools.partial(restarts.window, self), restarts.counted(problem)
 
         def one_pair(pair_state, pair_key):
             start: Clock = pair_state.clock
@@ -107,16 +117,16 @@ class WindowedEstimator(abc.ABC):
             @jax.jit  # traced once, for its shapes and for the loop
             def window(state, i):
                 # The windows of the way to the first estimate count as made at the same moment as that one.
-                state = state._replace(clock=state.clock._replace(step=start.step))
+                state = restarts.with_clock(state, state.clock._replace(step=start.step))
                 on_the_way = i < start.behind
                 window_key = jax.lax.cond(on_the_way, lambda: jax.random.fold_in(start.key, i), lambda: pair_key)
-                return self._window(problem, theta, state, window_key)
+                return own_window(seen, theta, state, window_key)
 
             shapes = jax.eval_shape(window, pair_state, zero)[0]
             nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
             run = lambda i, carry: window(carry[1], i)  # noqa: E731
             terms, state = jax.lax.fori_loop(zero, start.behind + 1, run, (nothing, pair_state))
-            return terms, state._replace(clock=state.clock._replace(behind=zero))
+            return terms, restarts.with_clock(state, state.clock._replace(behind=zero))
 
         return pairs.estimate(
             one_pair,
@@ -166,9 +176,10 @@ class WindowedEstimator(abc.ABC):
 
 
 def check_windows(method: WindowedEstimator) -> None:
-    """Raises InputError unless there is a pair, and trajectories can consist of whole windows."""
+    """Raises InputError unless there is a pair, trajectories can consist of whole windows, and restarts make sense."""
     pairs.check_num_pairs(method.num_pairs)
     method.horizon.check(method.truncation)
+    restarts.check(method)
 
 
 def check_every_window_has_a_loss(

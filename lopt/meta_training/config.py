@@ -52,7 +52,12 @@ class MetaTrainConfig:
         "tasks to train on: a comma list of [WEIGHT*]FAMILY[/DATASET][:setting=value]...[+AUGMENTATION...], or a named "
         "pool, or your own, FILE.py:CLASS[:setting=value]...; python -m lopt tasks list shows them all",
     )
-    tasks_per_step: int = setting(0, "task families drawn per outer step, by their weights; 0: all of them")
+    tasks_per_step: int = setting(0, "task families drawn per outer step; 0: all of them")
+    draw: str = setting(
+        "weight",
+        "how they are drawn: weight, by their weights; or cost, by weight over the square root of what an inner step "
+        "costs, where expensive ones count more when they are drawn, so that the mean stays the same",
+    )
     family_scale: str = setting(
         "none",
         "how each task family's meta-gradient is scaled before the mean: none; normalised, by its running root mean "
@@ -186,6 +191,7 @@ class MetaTrainConfig:
             families=tasks.families,
             weights=tasks.weights,
             families_per_step=self.tasks_per_step,
+            draw=self.draw,
             frozen=tuple(split_list(self.freeze)),
             family_scale=self.family_scale,
             estimator=self._build_estimator(layout),

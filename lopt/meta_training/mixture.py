@@ -101,7 +101,7 @@ def scale(kind: str, squares: PyTree, family: int | jax.Array, estimate: Estimat
 def gather(
     estimates: Sequence[Estimate],
     drawn: jax.Array,
-    weights: Sequence[float],
+    weights: Sequence[float] | jax.Array,
     kind: str,
     squares: PyTree,
     num_families: int,
@@ -111,7 +111,7 @@ def gather(
     Args:
       estimates: of the families.
       drawn: which family each one is of, int32 `[estimates]`; a family may be there more than once.
-      weights: of the estimates; their mean is 1.
+      weights: of the estimates, as for `mean`.
       kind: one of `FAMILY_SCALES`.
       squares: the running squares before.
       num_families: number of families in the mixture.
@@ -126,8 +126,11 @@ def gather(
     return FamilyEstimates(mean(jax.tree.map(lambda *xs: jnp.stack(xs), *scaled), weights), squares, losses, norms)
 
 
-def mean(estimates: Estimate, weights: Sequence[float]) -> Estimate:
+def mean(estimates: Estimate, weights: Sequence[float] | jax.Array) -> Estimate:
     """mean_i w_i estimate_i, of estimates stacked along a leading axis, for weights whose mean is 1.
+
+    The mean of an array of weights is 1 in expectation only, over draws: the gradient, which has to be right in
+    expectation, takes them as they are, and what is logged takes them over their mean.
 
     A family without any usable pair, whose gradient is NaN, adds nothing to the mean; if no family is usable, the mean
     is NaN. The loss, and that of each third of the trajectories, is the mean over the families that have one.
@@ -135,11 +138,12 @@ def mean(estimates: Estimate, weights: Sequence[float]) -> Estimate:
     is the variance for those drawn, not what the draw adds.
     """
     w = jnp.asarray(weights, jnp.float32)
+    logged = w / jnp.mean(w) if isinstance(weights, jax.Array) else w
 
     def per_family(x: jax.Array, like: jax.Array) -> jax.Array:
         return x.reshape(-1, *[1] * (like.ndim - 1))
 
-    def mean_of(x: jax.Array) -> jax.Array:
+    def mean_of(x: jax.Array, w: jax.Array = logged) -> jax.Array:
         return jnp.mean(per_family(w, x) * x, axis=0)
 
     def mean_of_told(x: jax.Array) -> jax.Array:
@@ -148,7 +152,7 @@ def mean(estimates: Estimate, weights: Sequence[float]) -> Estimate:
 
     usable = jnp.isfinite(jax.vmap(optax.tree.norm)(estimates.grad))
     nothing = jnp.where(usable.any(), 0, jnp.nan)
-    grad = jax.tree.map(lambda x: mean_of(jnp.where(per_family(usable, x), x, nothing)), estimates.grad)
+    grad = jax.tree.map(lambda x: mean_of(jnp.where(per_family(usable, x), x, nothing), w), estimates.grad)
     loss = mean_of_told(estimates.loss)
     info = {name: (mean_of_told if name in THIRDS else mean_of)(x) for name, x in estimates.info.items()}
     if INNER_STEPS in info:

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 
 from lopt.distributed import PairLayout
-from lopt.meta_training import mixture
+from lopt.meta_training import draws, mixture
 from lopt.meta_training.freezing import Rebuild, check_frozen, of_trained_part, split_theta
 from lopt.meta_training.inner import inner_training
 from lopt.meta_training.measures import measure
@@ -54,8 +54,9 @@ class MetaTraining:
 
     The meta-gradient is that of sum_i w_i J_i / sum_i w_i over the families. An outer step estimates it from all of
     them, or from `families_per_step` of them, drawn independently with probability w_i / sum_j w_j, which is unbiased
-    too. A `family_scale` divides each family's estimate by its usual size before; `mixture.scale` says what that
-    biases. `data` is always a tuple with one entry per family, as its `load` returned it.
+    too; or more often where an estimate costs less, as `draws.py` says. A `family_scale` divides each family's estimate
+    by its usual size before; `mixture.scale` says what that biases. `data` is always a tuple with one entry per family,
+    as its `load` returned it.
 
     Attributes:
       optimizer: the rule whose theta is trained.
@@ -66,6 +67,7 @@ class MetaTraining:
       layout: which device runs which pair.
       weights: w, one per family; empty for equal weights.
       families_per_step: number of families that an outer step draws; 0 for all of them.
+      draw: by weight, or by weight over the square root of the cost.
       frozen: paths of the parts of theta that are not trained.
       family_scale: none; normalised, by a running root mean square of each family's estimates; or signed.
       theta_ema: decay d of the average m of theta, m <- d m + (1 - d) theta; 0 for none.
@@ -79,12 +81,19 @@ class MetaTraining:
     layout: PairLayout = PairLayout()
     weights: tuple[float, ...] = ()
     families_per_step: int = 0
+    draw: str = "weight"
     frozen: tuple[str, ...] = ()
     family_scale: str = "none"
     theta_ema: float = 0.0
 
     def __post_init__(self):
         check_known("family_scale", self.family_scale, mixture.FAMILY_SCALES)
+        check_known("draw", self.draw, draws.DRAWS)
+        if self.draw != "weight" and not self.families_per_step:
+            raise InputError(
+                f"draw={self.draw} is about the families that an outer step draws, and tasks_per_step is 0, so that it "
+                "runs all of them: give the number to draw, or leave draw out"
+            )
         if not 0 <= self.theta_ema < 1:
             raise InputError(f"theta_ema must be at least 0 and below 1, not {self.theta_ema}")
         check_frozen(self.optimizer, self.frozen)
@@ -112,6 +121,28 @@ class MetaTraining:
         """Weights of an outer step's estimates: drawn families count alike, as the draw has used their weights."""
         return [1.0] * self.families_per_step if self.families_per_step else self.shares()
 
+    def odds(self, data: tuple[Data, ...]) -> draws.Odds | None:
+        """How families are drawn by cost; None where the weights alone decide."""
+        if self.draw == "weight":
+            return None
+        return draws.odds(self.shares(), [count.cost for count in self.counts(data)])
+
+    def counts(self, data: tuple[Data, ...]) -> list[draws.Count]:
+        """What an inner step of each family runs, by tracing one: rule and task together."""
+        theta, key = jax.eval_shape(self.optimizer.init_theta, jax.random.key(0)), jax.eval_shape(jax.random.key, 0)
+        found = []
+        for family, each in zip(self.families, data, strict=True):
+
+            def problem(data: Data, family: TaskFamily = family) -> InnerProblem:
+                return inner_training(self.optimizer, family, data, objective=self.objective)
+
+            shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(jnp.shape(x), jnp.result_type(x)), each)
+            horizon = jax.ShapeDtypeStruct((), jnp.int32)
+            state = jax.eval_shape(lambda d, *given, of=problem: of(d).init(*given), shapes, theta, key, horizon)
+            step = jax.make_jaxpr(lambda d, *given, of=problem: of(d).step(*given))(shapes, theta, state, key)
+            found.append(draws.count(step.jaxpr))
+        return found
+
     def problem(self, family: int, data: Data, rebuild: Rebuild, step: jax.Array | int = 0) -> InnerProblem:
         """The inner problem of one family in outer step `step`, as a function of the trained part of theta."""
         problem = inner_training(self.optimizer, self.families[family], data, objective=self.objective, outer_step=step)
@@ -137,7 +168,12 @@ class MetaTraining:
         return self.estimator.estimate(problem, trained, state, jax.random.fold_in(key, family), step=step)
 
     def follow(
-        self, state: OuterState, estimates: Sequence[Estimate], drawn: jax.Array, rate_scale: jax.Array | float
+        self,
+        state: OuterState,
+        estimates: Sequence[Estimate],
+        drawn: jax.Array,
+        rate_scale: jax.Array | float,
+        odds: draws.Odds | None = None,
     ) -> tuple[OuterState, Mapping[str, jax.Array]]:
         """The outer step that follows from estimates, and its metrics; estimator states stay as they are.
 
@@ -146,8 +182,10 @@ class MetaTraining:
           estimates: one per family, or one per draw.
           drawn: the families that they are of, int32 `[estimates]`.
           rate_scale: what the outer learning rate is multiplied by.
+          odds: by which families are drawn; None for their weights.
         """
-        said = mixture.gather(estimates, drawn, self._weights(), self.family_scale, state.squares, len(self.families))
+        weights = self._weights() if odds is None else odds.ratios[drawn]
+        said = mixture.gather(estimates, drawn, weights, self.family_scale, state.squares, len(self.families))
         trained, rebuild = split_theta(state.theta, self.frozen)
         grad = said.mean.grad
         transformation = self.outer_optimizer.transformation()

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lopt.distributed import num_cores
+from lopt.meta_training.draws import Odds
 from lopt.meta_training.outer import MetaTraining, OuterState, Visit
 from lopt.types import Data, Estimate, PyTree, Theta
 
@@ -83,12 +84,16 @@ class _Programs:
     def __init__(self, training: MetaTraining):
         self._training = training
         self._estimates: dict[int, jax.stages.Compiled] = {}
+        self._odds: list[Odds | None] = []  # one, once data were seen, on whose shapes it depends
 
     def run(
         self, state: OuterState, data: tuple[Data, ...], num_steps: int, rate_scale: Any
     ) -> tuple[OuterState, Rows]:
         training, rows, num_steps = self._training, [], int(num_steps)
-        visits = np.asarray(_visits(training, state.key, state.step))[:num_steps]
+        if not self._odds:
+            self._odds.append(training.odds(data))
+        odds = self._odds[0]
+        visits = np.asarray(_visits(training, state.key, state.step, odds))[:num_steps]
         states, rest = list(state.estimator_states), state._replace(estimator_states=())
         self._compile(visits.ravel().tolist(), rest, states, data)
         for drawn in visits:
@@ -97,7 +102,7 @@ class _Programs:
                 arguments = _arguments(rest, states[family], data[family], slot)
                 estimate, states[family] = self._estimates[family](*arguments)
                 estimates.append(estimate)
-            rest, metrics = _follow(training, rest, estimates, drawn, rate_scale)
+            rest, metrics = _follow(training, rest, estimates, drawn, rate_scale, odds)
             rows.append(metrics)
         filled = jax.tree.map(lambda *xs: np.stack(xs), *jax.device_get(rows))
         unfilled = BLOCK_STEPS - num_steps
@@ -144,20 +149,25 @@ def _estimate(
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnums=1)
 def _follow(
-    training: MetaTraining, rest: OuterState, estimates: Sequence[Estimate], drawn: jax.Array, rate_scale: Any
+    training: MetaTraining,
+    rest: OuterState,
+    estimates: Sequence[Estimate],
+    drawn: jax.Array,
+    rate_scale: Any,
+    odds: Odds | None,
 ) -> tuple[OuterState, Rows]:
     """The outer step that follows from estimates, of a state without estimator states."""
-    rest, metrics = training.follow(rest, estimates, drawn, rate_scale)
+    rest, metrics = training.follow(rest, estimates, drawn, rate_scale, odds)
     return jax.lax.with_sharding_constraint(rest, training.shardings(rest)), training.layout.for_all(metrics)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _visits(training: MetaTraining, key: jax.Array, step: jax.Array) -> jax.Array:
+def _visits(training: MetaTraining, key: jax.Array, step: jax.Array, odds: Odds | None) -> jax.Array:
     """The families that the next `BLOCK_STEPS` outer steps visit, int32 `[BLOCK_STEPS, estimates per step]`."""
     number = training.families_per_step
     if not number:
         return jnp.broadcast_to(jnp.arange(len(training.families)), (BLOCK_STEPS, len(training.families)))
-    logits = jnp.log(jnp.asarray(training.shares()))
+    logits = jnp.log(jnp.asarray(training.shares() if odds is None else odds.chances))
 
     def draw(step: jax.Array, slot: jax.Array) -> jax.Array:
         draw_key, _ = _draw_keys(jax.random.fold_in(key, step))

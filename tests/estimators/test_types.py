@@ -8,6 +8,7 @@ from lopt.estimators import ESTIMATORS
 from lopt.horizons import Horizon
 from lopt.types import InnerProblem
 from tests.estimators import toys
+from tests.estimators.test_restarts import RESTARTING
 
 F32, F64 = jnp.float32, jnp.float64
 # All that depends on the number of estimates: schedules compute in the widest type that is switched on.
@@ -32,9 +33,9 @@ def described(tree):
     return jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), tree)
 
 
-def check_types(name, theta_dtype, problem_dtype):
+def check_types(name, theta_dtype, problem_dtype, **settings):
     """One trace: `init`, then estimates in a `scan` and in a `while_loop`, both of which refuse a type that changes."""
-    estimator = toys.make(name, num_pairs=2, **SCHEDULES)
+    estimator = toys.make(name, num_pairs=2, **SCHEDULES, **settings)
     own = problem(problem_dtype, final=name == "pes_telescoping")
     theta = {"a": jnp.ones(2, theta_dtype), "b": jnp.ones((), theta_dtype)}
 
@@ -70,3 +71,10 @@ def test_types_stay(name):
 def test_types_stay_under_x64(name, theta_dtype, problem_dtype):
     """Both thetas, with inner problems of their own dtype and of the other."""
     check_types(name, theta_dtype, problem_dtype)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize(("theta_dtype", "problem_dtype"), [(F32, F32), (F64, F32), (F32, F64)])
+@pytest.mark.parametrize("name", RESTARTING)
+def test_types_stay_with_restarts(name, theta_dtype, problem_dtype):
+    check_types(name, theta_dtype, problem_dtype, restarts=0.5)
