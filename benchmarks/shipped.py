@@ -152,8 +152,8 @@ def _draw_panel(axes: "Axes", ratios: Mapping[str, float], costs: Mapping[str, S
     for name, ratio in ratios.items():
         label, rule, marker, colour = DRAWN[name]
         low, high = min(costs[rule]), max(costs[rule])
-        own = {"color": COLOURS[colour], "zorder": 3}
-        hollow = {"markerfacecolor": "white"} if "tuned" in label else {}
+        own: dict[str, Any] = {"color": COLOURS[colour], "zorder": 3}
+        hollow: dict[str, Any] = {"markerfacecolor": "white"} if "tuned" in label else {}
         axes.plot([low, high], [ratio, ratio], linewidth=1.6, **own)
         axes.plot(
             (low * high) ** 0.5, ratio, linestyle="none", marker=marker, markersize=8, label=label, **own, **hollow

@@ -10,6 +10,7 @@ import functools
 import sys
 import traceback
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -122,7 +123,8 @@ def layouts(mine: int) -> None:
             assert (found is None) == (mine == 1)
             if found is not None:
                 np.testing.assert_array_equal(found, wanted)
-        loaded, doubled = layout.load(Rows())["x"], jax.jit(lambda x, layout=layout: layout.for_all(2 * x))(placed)
+        rows: Any = Rows()
+        loaded, doubled = layout.load(rows)["x"], jax.jit(lambda x, layout=layout: layout.for_all(2 * x))(placed)
         for array, wanted in ((loaded, ROWS), (doubled, 2 * ROWS)):  # all of it on every device of the layout
             assert array.is_fully_replicated
             assert array.sharding.device_set == set(layout.mesh.devices.flat)

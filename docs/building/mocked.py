@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from sphinx.ext.autodoc.mock import _MockObject
+from sphinx.ext.autodoc.mock import _MockObject  # pyright: ignore[reportPrivateImportUsage]
 
 
 def without_sources(app: Any) -> Iterator[Any]:

@@ -99,5 +99,5 @@ def _by_name(rows: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
 
 def _both(row: Mapping[str, Any]) -> float | None:
     """Product of both ratios; None where there are none."""
-    ratios = row.get("train_ratio"), row.get("valid_ratio")
-    return None if None in ratios else float(ratios[0]) * float(ratios[1])
+    train, valid = row.get("train_ratio"), row.get("valid_ratio")
+    return None if train is None or valid is None else float(train) * float(valid)

@@ -4,6 +4,7 @@ import json
 import math
 import re
 
+import numpy as np
 import pytest
 
 from benchmarks import shipped
@@ -45,7 +46,11 @@ def test_marks_lie_at_the_mean_loss_and_the_middle_of_the_costs():
     ratios = [{"blend": {"train": x, "valid": x}, "adam_cosine": {"train": 1.0, "valid": 0.9}} for x in (0.2, 0.8)]
     ratios[0]["muon_cosine"] = {"train": 1.0, "valid": 1.0}  # not in all tasks, so not drawn
     figure = shipped.draw({"some": {"ratios": dict(enumerate(ratios))}}, {"blend": [2.0, 8.0], "adam": [1.0, 1.0]})
-    marks = {line.get_label(): line.get_xydata()[0] for line in figure.axes[0].lines if line.get_marker() != "None"}
+    marks = {
+        line.get_label(): np.asarray(line.get_xydata())[0]
+        for line in figure.axes[0].lines
+        if line.get_marker() != "None"
+    }
     assert set(marks) == {"blend", "Adam + cosine, tuned on each task"}
     assert marks["blend"] == pytest.approx([4.0, 0.4])
 

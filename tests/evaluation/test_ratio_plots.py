@@ -23,11 +23,15 @@ def content(**ratios):
     return found | {"tasks": tasks, "deciding": {"tuned": means}}
 
 
+def points(axes):
+    """x and y of what has a mark for every row, which the line at 1 has not; and whose it is."""
+    found = [(line, np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)) for line in axes.lines]
+    return [(line.get_marker(), str(line.get_label()), x, y) for line, x, y in found if len(x) > 2]
+
+
 def marks(axes):
     """x of every optimizer's marks, from the lowest row up."""
-    return {
-        str(line.get_label()): np.asarray(line.get_xdata(), float) for line in axes.lines if len(line.get_xdata()) > 2
-    }
+    return {label: x for _, label, x, _ in points(axes)}
 
 
 def test_marks_are_the_ratios_and_the_best_task_is_on_top():
@@ -42,13 +46,13 @@ def test_marks_are_the_ratios_and_the_best_task_is_on_top():
 def test_adam_is_the_line_at_1():
     train, _ = draw_ratios(content(a=0.9, b=0.2)).axes
     assert set(marks(train)) == set(LABELS.values())  # neither Adam, nor the same rule untrained
-    assert sum(list(line.get_xdata()) == [1, 1] for line in train.lines) == 1
+    assert sum(np.array_equal(line.get_xdata(), [1, 1]) for line in train.lines) == 1
 
 
 def test_each_optimizer_has_a_mark_of_its_own_and_hides_no_other():
-    lines = [line for line in draw_ratios(content(a=0.9, b=0.2)).axes[0].lines if len(line.get_xdata()) > 2]
-    assert len({line.get_marker() for line in lines}) == len(lines)
-    heights = np.sort([line.get_ydata()[0] for line in lines])
+    drawn = points(draw_ratios(content(a=0.9, b=0.2)).axes[0])
+    assert len({marker for marker, *_ in drawn}) == len(drawn)
+    heights = np.sort([y[0] for *_, y in drawn])
     assert (np.diff(heights) > 0.05).all()
     assert heights[-1] - heights[0] < 0.6  # and the rows are apart
 
