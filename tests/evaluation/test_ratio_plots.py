@@ -26,7 +26,7 @@ def content(**ratios):
 def points(axes):
     """x and y of what has a mark for every row, which the line at 1 has not; and whose it is."""
     found = [(line, np.asarray(line.get_xdata(), float), np.asarray(line.get_ydata(), float)) for line in axes.lines]
-    return [(line.get_marker(), str(line.get_label()), x, y) for line, x, y in found if len(x) > 2]
+    return [(str(line.get_marker()), str(line.get_label()), x, y) for line, x, y in found if len(x) > 2]
 
 
 def marks(axes):

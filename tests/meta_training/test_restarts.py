@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lopt.distributed import PairLayout
-from lopt.estimators.windows import WindowedEstimator
+from lopt.estimators import PES
 from lopt.meta_training.config import MetaTrainConfig
 from lopt.meta_training.loop import Invocation, train
 from lopt.meta_training.objective import Objective
@@ -22,7 +22,7 @@ LAYOUTS = [PairLayout(1), PairLayout(2), PairLayout(2, sequential=False)]
 
 def restarting(layout):
     plain = test_outer.of_one_family(layout)
-    assert isinstance(plain.estimator, WindowedEstimator)
+    assert isinstance(plain.estimator, PES)
     estimator = dataclasses.replace(plain.estimator, restarts=0.8, restart_rise=RISE)
     return dataclasses.replace(plain, estimator=estimator, objective=Objective("train", weight="late:2"))
 
