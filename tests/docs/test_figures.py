@@ -19,6 +19,7 @@ PAGES = {
 COMMANDS = {
     "docs/demo.png": "make demo",
     "docs/monitor.png": "lopt monitor",
+    "docs/weights.png": "lopt monitor runs/weights --png=docs/weights.png",
     "docs/tasks.png": "python -m benchmarks.tasks",
     "results/evaluation": "--out=results/evaluation",
     "results/shipped": "python -m benchmarks.shipped",
