@@ -21,7 +21,7 @@ COMMANDS = {
     "docs/monitor.png": "lopt monitor",
     "docs/weights.png": "lopt monitor runs/weights --png=docs/weights.png",
     "docs/tasks.png": "python -m benchmarks.tasks",
-    "results/evaluation": "--out=results/evaluation",
+    "results/evaluation": "make report",
     "results/shipped": "python -m benchmarks.shipped",
     "results/sweeps": "--out=results/sweeps",
 }
