@@ -110,7 +110,7 @@ def example() -> dict[str, Any]:
     return {
         "title": "nn_adam, evaluated on three tasks",
         "headline": "Its final loss is half of tuned Adam's (score 2.00 [1.80, 2.30]) and it gets there in less than a "
-        "quarter of the steps, but a step takes 1.9 times as long.",
+        "quarter of the steps, but a step takes 1.9 times as long: text_bilinear/python_docs:length=16:batch_size=8.",
         "optimizer": "nn_adam:hidden_size=32",
         "checkpoint": "runs/nn_adam/export",
         "theta_sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
