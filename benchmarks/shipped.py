@@ -184,16 +184,19 @@ def parse_evaluations(texts: Iterable[str]) -> dict[str, list[Path]]:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Quality against cost of what ships; see the module's docstring.")
     parser.add_argument("evaluations", nargs="*", help="TASKS=FOLDER[,FOLDER]...; default: draw anew what was kept")
+    parser.add_argument("--out", type=Path, default=FOLDER, help="folder of quality.json and cost.png")
     args = parser.parse_args(arguments)
     try:
         quality = json.loads(QUALITY.read_text()) if QUALITY.exists() else {}
         quality |= {tasks: read_quality(folders) for tasks, folders in parse_evaluations(args.evaluations).items()}
-        write_atomic(QUALITY, json.dumps(quality, indent=1, allow_nan=False) + "\n")
-        write_atomic(PICTURE, to_png(draw(quality, read_costs(COSTS))))
+        picture = args.out / PICTURE.name
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(args.out / QUALITY.name, json.dumps(quality, indent=1, allow_nan=False) + "\n")
+        write_atomic(picture, to_png(draw(quality, read_costs(COSTS))))
     except (InputError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(PICTURE)
+    print(picture)
     return 0
 
 

@@ -121,6 +121,7 @@ SMALL = {
     "lopt/inspect/__main__.py": "run --steps=3 --out=inspect",
     "tasks/__main__.py": "show test_function --steps=3 --out=pages",
     "lopt/listing.py": "",
+    "benchmarks/shipped.py": "--out=shipped",
     "lopt/__main__.py": "monitor run --html=again.html",
 }
 UNDER_X64 = """
