@@ -29,8 +29,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from benchmarks.apply import RATIO
-from lopt.evaluation.curve_plots import DPI
 from lopt.evaluation.ratios import geometric_mean
+from lopt.evaluation.style import DPI, FAINT
 from lopt.figures import COLOURS, to_png
 from lopt.files import write_atomic
 from lopt.names import InputError
@@ -148,7 +148,7 @@ def draw(quality: Mapping[str, Any], costs: Mapping[str, Sequence[float]]) -> "F
 
 
 def _draw_panel(axes: "Axes", ratios: Mapping[str, float], costs: Mapping[str, Sequence[float]]) -> None:
-    axes.axhline(1, color="#c4c4c4", linewidth=1, zorder=0)
+    axes.axhline(1, color=FAINT, linewidth=1, zorder=0)
     for name, ratio in ratios.items():
         label, rule, marker, colour = DRAWN[name]
         low, high = min(costs[rule]), max(costs[rule])

@@ -1,11 +1,12 @@
-"""The examples in docstrings are right: each file that has one is run as a doctest."""
+"""Docstrings: each file that has an example is run as a doctest, and each begins with what the thing is."""
 
+import ast
 import doctest
 import importlib
 
 import pytest
 
-from tests.test_imports import ROOT
+from tests.test_imports import ROOT, parse, sources
 
 PLACES = ("lopt", "tasks", "presets", "experiments", "benchmarks", "docs/building", "tests")
 FILES = sorted(
@@ -28,3 +29,12 @@ def test_the_examples_of_a_file_run(file):
 
 def test_the_examples_are_found():
     assert {"lopt/trained/pretrained.py", "lopt/trained/guard.py", "lopt/own/task.py", "tests/tiers.py"} <= set(FILES)
+
+
+@pytest.mark.parametrize("source", sources(*PLACES))
+def test_a_docstring_says_first_what_it_is_about(source):
+    """One that begins with "Of" leaves it to the name."""
+    for node in ast.walk(parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            text = ast.get_docstring(node) or ""
+            assert not text.startswith("Of "), text.splitlines()[0]

@@ -55,10 +55,8 @@ def shipped(docs: Path, name: str) -> list[str]:
     del docs, name
 
     def line(row: Shipped) -> str:
-        weights, steps = (
-            f"{row.weights:,}",
-            f"{row.horizon[0]:,}\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}{row.horizon[1]:,}",
-        )
+        weights = f"{row.weights:,}"
+        steps = "\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}".join(f"{x:,}" for x in row.horizon)
         page = f"[`{row.rule}`](optimizers/{row.rule}.md)"
         return f"| `{row.name}` | {page} | {', '.join(row.reads)} | {weights} | {row.state:.3g} | {steps} |"
 

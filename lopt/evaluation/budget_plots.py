@@ -6,19 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lopt.evaluation.style import styles
+from lopt.evaluation.style import DPI, FAINT, PARTS, labels_of, styles
 from lopt.evaluation.targets import CLOCKS, MOST, TARGET
 from lopt.evaluation.trials import COUNTS
-from lopt.figures import plain_text
 
 if TYPE_CHECKING:  # matplotlib is imported when something is drawn
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-DPI = 150
-FAINT = "#c4c4c4"
 MOST_LINES, MOST_PROFILES = 8, 5  # baselines; more could not be told apart, and profiles cross often
-TITLES = {"train": "final training loss", "valid": "validation loss"}
 TARGETS = {"steps": "in steps", "seconds": "in seconds"}
 ALWAYS = ("adam", "adam_cosine", "adamw")  # baselines whose trials are always drawn
 
@@ -31,7 +27,7 @@ def draw_trials(trials: Mapping[str, Any], optimizers: Mapping[str, Mapping[str,
       optimizers: by name, their labels.
     """
     figure, panels = _panels()
-    labels = _labels(optimizers)
+    labels = labels_of(optimizers)
     last = {name: sum(math.log(part["curves"][name][-1]) for part in trials.values()) for name in _names(trials)}
     shown = _shown(sorted(last, key=lambda name: last[name]), ALWAYS, MOST_LINES)
     most = max(len(curve) for part in trials.values() for curve in part["curves"].values())
@@ -48,7 +44,7 @@ def draw_trials(trials: Mapping[str, Any], optimizers: Mapping[str, Mapping[str,
             xscale="log",
             yscale="log",
             xlabel="number of tuning trials\n(baselines on the seeds that they are tuned on)",
-            title=TITLES[key],
+            title=PARTS[key],
         )
         axes.set_xlim(0.95, most * 1.05)
         axes.set_xticks(sorted({*(k for k in COUNTS if k < 0.8 * most), most}))
@@ -67,7 +63,7 @@ def draw_targets(targets: Mapping[str, Any], optimizers: Mapping[str, Mapping[st
       optimizers: by name, their labels.
     """
     figure, panels = _panels()
-    labels = _labels(optimizers)
+    labels = labels_of(optimizers)
     scores = {row["optimizer"]: row for row in targets["rows"]}
     ranked = sorted((x for x in scores if x != "learned"), key=lambda x: -scores[x]["steps"])
     shown = ["learned", *_shown(ranked, (TARGET,), MOST_PROFILES)]
@@ -125,7 +121,3 @@ def _shown(ranked: Sequence[str], needed: Sequence[str], most: int) -> list[str]
 
 def _names(trials: Mapping[str, Any]) -> list[str]:
     return list(next(iter(trials.values()))["curves"])
-
-
-def _labels(optimizers: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    return {name: plain_text(row["label"]) for name, row in optimizers.items()}

@@ -7,7 +7,7 @@ import numpy as np
 
 from lopt.evaluation.measures import VALID_POINTS, final_loss, moving_average, valid_steps
 from lopt.evaluation.results import Curves, Entry, TaskResult
-from lopt.evaluation.style import styles
+from lopt.evaluation.style import DPI, styles
 from lopt.figures import plain_text
 
 if TYPE_CHECKING:  # matplotlib is imported when something is drawn
@@ -15,7 +15,6 @@ if TYPE_CHECKING:  # matplotlib is imported when something is drawn
     from matplotlib.figure import Figure
 
 SMOOTHING = 0.9  # decay of the moving average that is drawn
-DPI = 150
 NAMED = ("learned", "adam", "adam_default", "untrained")  # entries that are always drawn, with bands
 MOST_OTHERS = 5  # further optimizers that are drawn; more could not be told apart
 GRID = {"color": "#c4c4c4", "linewidth": 0.7, "linestyle": "-", "zorder": 1}

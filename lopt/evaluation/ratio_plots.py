@@ -6,19 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 from lopt.evaluation.deciding import VALID_REFERENCES
 from lopt.evaluation.ratios import MAX_RATIO
-from lopt.evaluation.style import styles
+from lopt.evaluation.style import DPI, FAINT, PARTS, labels_of, styles
 from lopt.figures import plain_text
 
 if TYPE_CHECKING:  # matplotlib is imported when something is drawn
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-DPI = 150
-FAINT = "#c4c4c4"
 MOST_OPTIMIZERS = 6  # more could not be told apart
 MARKERS = "osD^vP"  # one each, to be told apart in grey
 SPREAD = 0.55  # of the optimizers of a task, so that none hides another
-TITLES = {"train": "final training loss", "valid": "validation loss"}
 MEANS = "all tasks, geometric mean"
 
 
@@ -33,24 +30,24 @@ def draw_ratios(content: Mapping[str, Any]) -> "Figure":
     from matplotlib.figure import Figure
 
     means = {row["optimizer"]: row for row in content["deciding"]["tuned"]}
-    shown = _shown(content["optimizers"], means)
+    shown, labels = _shown(content["optimizers"], means), labels_of(content["optimizers"])
     tasks = [(plain_text(task["name"]), _by_name(task["rows"])) for task in content["tasks"]]
     tasks = [(name, rows) for name, rows in tasks if _both(rows["learned"]) is not None]
     tasks.sort(key=lambda task: -(_both(task[1]["learned"]) or 0))
     names = [name for name, _ in tasks] + ([MEANS] if len(tasks) > 1 else [])
     figure = Figure(figsize=(11, 1.7 + 0.42 * len(names)), dpi=DPI, layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
-    for axes, (part, title) in zip(panels, TITLES.items(), strict=True):
+    for axes, (part, title) in zip(panels, PARTS.items(), strict=True):
         _frame(axes, names, title, mean_row=len(tasks) if len(tasks) > 1 else None)
         for i, name in enumerate(shown):
             ratios = [rows.get(name, {}).get(f"{part}_ratio") for _, rows in tasks]
             ratios += [means[name][part]] if len(tasks) > 1 else []
             numbers = [math.nan if x is None else float(x) for x in ratios]
-            label = plain_text(content["optimizers"][name]["label"])
             rows_at = [row + SPREAD * (0.5 - (i + 0.5) / len(shown)) for row in range(len(names))]
-            axes.plot(numbers, rows_at, MARKERS[i], label=label, **_look(name, content["optimizers"]))
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(shown), frameon=False, fontsize=9)
+            axes.plot(numbers, rows_at, MARKERS[i], label=labels[name], **_look(name, content["optimizers"]))
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(shown), frameon=False, fontsize=9
+    )
     return figure
 
 

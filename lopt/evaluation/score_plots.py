@@ -6,15 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lopt.evaluation.style import styles
+from lopt.evaluation.style import DPI, FAINT, labels_of, styles
 from lopt.figures import plain_text
 
 if TYPE_CHECKING:  # matplotlib is imported when something is drawn
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-DPI = 150
-FAINT = "#c4c4c4"
 MOST_LINES = 7  # lines among the profiles
 LIMIT = 4.0  # where the colours of a sweep end: four times better or worse
 
@@ -27,7 +25,7 @@ def draw_aggregate(content: Mapping[str, Any]) -> "Figure":
     """
     from matplotlib.figure import Figure
 
-    rows, labels = content["aggregate"], _labels(content)
+    rows, labels = content["aggregate"], labels_of(content["optimizers"])
     height = 1.6 + 0.32 * len(rows)
     figure = Figure(figsize=(11, height + 3.2), dpi=DPI, layout="constrained")
     grid = figure.add_gridspec(2, 2, height_ratios=[height, 3.2])
@@ -72,7 +70,7 @@ def draw_sweep(sweep: Mapping[str, Any], optimizers: Mapping[str, Mapping[str, s
         text = "diverged" if score == 0 else "-" if math.isnan(score) else f"{score:.2f}"
         axes.text(column, row, text, ha="center", va="center", fontsize=9, color="white" if dark else "black")
     axes.set_xticks(range(len(values)), [str(value) for value in values])
-    axes.set_yticks(range(len(names)), [plain_text(optimizers[name]["label"]) for name in names])
+    axes.set_yticks(range(len(names)), [labels_of(optimizers)[name] for name in names])
     axes.set_xlabel(sweep["axis"].replace("_", " "))
     axes.set_title(plain_text(sweep["task"]), fontsize=11, loc="left")
     axes.spines[:].set_visible(False)
@@ -118,10 +116,6 @@ def _profiles(
     axes.minorticks_off()
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), frameon=False, fontsize=9, handlelength=3.2)
-
-
-def _labels(content: Mapping[str, Any]) -> dict[str, str]:
-    return {name: plain_text(row["label"]) for name, row in content["optimizers"].items()}
 
 
 def _has_worst(rows: Sequence[Mapping[str, Any]]) -> bool:

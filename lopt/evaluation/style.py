@@ -1,10 +1,14 @@
-"""How each optimizer is drawn: one colour and one kind of line, the same in all pictures and on the page."""
+"""What all pictures of an evaluation and its page share: each optimizer has one colour and one kind of line."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from lopt.evaluation.baselines import BASELINES
-from lopt.figures import COLOURS, DASHES, line_classes, line_style
+from lopt.figures import COLOURS, DASHES, line_classes, line_style, plain_text
+
+DPI = 150
+FAINT = "#c4c4c4"  # lines to compare with
+PARTS = {"train": "final training loss", "valid": "validation loss"}  # the ratios that decide, in words
 
 # The order in which optimizers get their styles, whoever else takes part.
 ORDER = ("adam", "adam_default", "untrained", *(name for name in BASELINES if name != "adam"))
@@ -37,3 +41,8 @@ def styles(names: Iterable[str]) -> dict[str, Style]:
         name: Style(0, 0) if name == "learned" else Style(1 + places[name] % colours, places[name] % dashes)
         for name in names
     }
+
+
+def labels_of(optimizers: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """What pictures call each optimizer, from its entry in the content of summary.json."""
+    return {name: plain_text(row["label"]) for name, row in optimizers.items()}

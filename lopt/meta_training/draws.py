@@ -37,7 +37,7 @@ class Count(NamedTuple):
 
     @property
     def cost(self) -> float:
-        """In FLOPs."""
+        """The time that it stands for, in FLOPs."""
         return self.flops + OPERATION * self.operations
 
 
@@ -59,7 +59,7 @@ def count(jaxpr: Any) -> Count:
 
 
 def _flops(equation: Any) -> float:
-    """Of an equation without a jaxpr of its own."""
+    """FLOPs of an equation that has no jaxpr of its own."""
     outs = sum(math.prod(v.aval.shape) for v in equation.outvars if hasattr(v.aval, "shape"))
     name = equation.primitive.name
     if name == "dot_general":
@@ -73,7 +73,7 @@ def _flops(equation: Any) -> float:
 
 
 class Odds(NamedTuple):
-    """Of the families of a mixture; arguments of programs, float32 `[families]`.
+    """How often each family of a mixture is drawn, and what it counts; arguments of programs, float32 `[families]`.
 
     Attributes:
       chances: p, probabilities of a draw.

@@ -84,16 +84,15 @@ class _Programs:
     def __init__(self, training: MetaTraining):
         self._training = training
         self._estimates: dict[int, jax.stages.Compiled] = {}
-        self._odds: list[Odds | None] = []  # one, once data were seen, on whose shapes it depends
+        self._odds: Odds | None = None  # until data were seen, on whose shapes they depend
 
     def run(
         self, state: OuterState, data: tuple[Data, ...], num_steps: int, rate_scale: Any
     ) -> tuple[OuterState, Rows]:
         training, rows, num_steps = self._training, [], int(num_steps)
-        if not self._odds:
-            self._odds.append(training.odds(data))
-        odds = self._odds[0]
-        visits = np.asarray(_visits(training, state.key, state.step, odds))[:num_steps]
+        if self._odds is None:
+            self._odds = training.odds(data)
+        visits = np.asarray(_visits(training, state.key, state.step, self._odds))[:num_steps]
         states, rest = list(state.estimator_states), state._replace(estimator_states=())
         self._compile(visits.ravel().tolist(), rest, states, data)
         for drawn in visits:
@@ -102,7 +101,7 @@ class _Programs:
                 arguments = _arguments(rest, states[family], data[family], slot)
                 estimate, states[family] = self._estimates[family](*arguments)
                 estimates.append(estimate)
-            rest, metrics = _follow(training, rest, estimates, drawn, rate_scale, odds)
+            rest, metrics = _follow(training, rest, estimates, drawn, rate_scale, self._odds)
             rows.append(metrics)
         filled = jax.tree.map(lambda *xs: np.stack(xs), *jax.device_get(rows))
         unfilled = BLOCK_STEPS - num_steps

@@ -121,7 +121,7 @@ def scripted_run(probability, rise, weight=None, name="pes", num_windows=60, num
     + [("pes", 1.0, None), ("nres", 0.6, LATE), ("pes", 0.6, LATEST)],
 )
 def test_what_is_stored_and_run_again_is_that_of_the_cusum(name, probability, weight):
-    """Of every pair, window by window; the lengths of fresh trajectories and the draws are the run's own."""
+    """All pairs are replayed, window by window, with the run's own lengths of fresh trajectories and draws."""
     num_pairs, rise = 3, 0.3
     first, (scripts, positions, shares), keys = scripted_run(probability, rise, weight, name)
     scripts, positions, shares = (np.asarray(x) for x in (scripts, positions, shares))

@@ -92,7 +92,7 @@ def test_the_mean_over_all_draws_is_the_weighted_mean_over_the_families(number):
 
 
 def test_the_cost_is_that_of_an_inner_step():
-    """Of the rule and the task together, at their shapes."""
+    """It counts the rule and the task together, at their shapes."""
     training = drawing()
     odds = training.odds(DATA)
     assert odds is not None

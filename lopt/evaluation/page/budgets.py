@@ -3,10 +3,10 @@
 from html import escape
 
 from lopt.evaluation.page.rows import Content, Styles, learned_label, optimizer_table, picture, table_row
+from lopt.evaluation.style import PARTS
 from lopt.evaluation.trials import COUNTS
 from lopt.page.cells import Column, best_value, column_head, data_cell, measure_cell, quantity, significant
 
-PARTS = {"train": "final training loss", "valid": "validation loss"}
 TARGETS = (
     Column("steps", "Score, steps", "high", significant),
     Column("seconds", "Score, seconds", "high", significant),
